@@ -1,4 +1,4 @@
-"""How long `audit` takes in a project with a long history: builds one with git fast-import, then times the commands.
+"""The time of `audit` in a project with a long history. Builds the project with git fast-import, then times commands.
 
 Run: python -m benchmarks.audit [--commits 1000] [--images 100000] [--keep DIR]
 """
@@ -20,23 +20,23 @@ import yaml
 
 from rfdetr_core.base import files
 
-_CHANGED = 100  # images that differ from one commit to the next
+_CHANGED = 100  # images that change in each commit
 _CODE = 75  # files that a stage depends on
 
 
 def main() -> None:
-    """Build, pack as a clone is packed, and time each command in a fresh process, cold and again."""
+    """Build the project, pack it like a clone, and time each command twice (cold, warm) in a fresh process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--commits", type=int, default=1000)
     parser.add_argument("--images", type=int, default=100_000)
-    parser.add_argument("--keep", type=Path, help="build here and leave it")
+    parser.add_argument("--keep", type=Path, help="build the project in this folder and keep it")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         _build(folder, options.commits, options.images)
         changed, last = (_digest(image, 0) for image in (0, options.images - 1))
         asked = {"in the first commit": ["--image", changed], "in all, last row": ["--image", last]}
-        asked |= {"in none": ["--image", "0" * 64], "FILE": [str(folder / "scores.json")]}
+        asked |= {"in no commit": ["--image", "0" * 64], "FILE": [str(folder / "scores.json")]}
         asked |= {"source": ["--where", "source=site7"], "before a date": ["--where", "date<2020-01-01"]}
         for name, arguments in asked.items():
             command = [sys.executable, "-m", "rfdetr_core", "audit", *arguments, "--repo", str(folder), "--json"]
@@ -58,7 +58,7 @@ def _row(image: int, version: int) -> bytes:
 
 
 def _metadata(image: int, version: int) -> bytes:
-    """A line of metadata/train.csv, whose date is that of the commit."""
+    """A line of metadata/train.csv. Its date is the date of the commit."""
     return b"train/%06d.jpg,20%02d-%02d-01,site%d" % (
         image,
         10 + version // 80,
@@ -68,7 +68,7 @@ def _metadata(image: int, version: int) -> bytes:
 
 
 def _changed(number: int, images: int) -> Iterator[int]:
-    """The images that differ from the commit before."""
+    """The images that differ from the previous commit."""
     for place in range(_CHANGED if number else 0):
         yield ((number - 1) * _CHANGED + place) % max(images - 1, 1)
 
@@ -82,7 +82,7 @@ def _build(folder: Path, commits: int, images: int) -> None:
         assert process.stdin is not None
         rows, tables = ([make(image, 0) for image in range(images)] for make in (_row, _metadata))
         manifests, known = [], []
-        # All manifests first, then all tables: fast-import keeps a file as a change to the one before it.
+        # All manifests first, then all tables: fast-import stores a file as a change of the previous file.
         for number in range(commits):
             for image in _changed(number, images):
                 rows[image] = _row(image, number)
@@ -104,13 +104,16 @@ def _build(folder: Path, commits: int, images: int) -> None:
 
 
 def _stage(deps: dict[str, str], outs: dict[str, str]) -> dict[str, object]:
-    """As DVC writes it."""
-    rows = ([{"path": path, "hash": "md5", "md5": md5, "size": 1} for path, md5 in one.items()] for one in (deps, outs))
+    """A stage as DVC writes it into dvc.lock."""
+    rows = (
+        [{"path": path, "hash": "md5", "md5": md5, "size": 1} for path, md5 in digests.items()]
+        for digests in (deps, outs)
+    )
     return {"cmd": "python", **dict(zip(("deps", "outs"), rows, strict=True))}
 
 
 def _commit(pipe: IO[bytes], number: int, commits: int, git: str, outs: dict[str, str]) -> None:
-    """outs: MD5 by path of what validate wrote."""
+    """Write a commit. outs: MD5 of each file that validate wrote, by path."""
     tensors = hashlib.sha256(f"tensors {number}".encode()).hexdigest()
     training = {key: {} for key in ("params", "inputs", "counts", "parents", "code", "packages", "machine")}
     training["files"] = {"manifest/train.json": {"git": git}}

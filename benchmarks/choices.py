@@ -1,10 +1,11 @@
-"""What two choices cost and save: strictly deterministic algorithms, and gradient checkpointing.
+"""Time and memory of two options: deterministic algorithms, and gradient checkpointing.
 
     python benchmarks/choices.py [--device cpu|cuda] [--variant nano] [--batch 4] [--rounds 5] [--threads 2]
 
-First each operation alone, forward and backward, by torch's kernel and by the deterministic one in the sizes of the
-variant; on a CPU torch's own are deterministic, so training never takes the others there. Then whole steps.
-Seconds are medians of runs in turn: of the process on a CPU (another's load does not count), of the clock on CUDA.
+First single operations, forward and backward, in the sizes of the variant: torch's kernel against the deterministic
+one. On a CPU torch's kernels are deterministic, so training does not use the other ones there. Then whole steps. The
+runs are in turn, and times are medians: CPU time of the process on a CPU, so that other programs do not count; clock
+time on CUDA.
 """
 
 from __future__ import annotations
@@ -32,7 +33,13 @@ Operation = Callable[[], Tensor]
 
 
 def seconds(calls: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
-    """Medians of calls in turn, after one round that does not count."""
+    """The median time of each call in seconds. The calls take turns. The first round does not count.
+
+    Args:
+        calls: by name.
+        rounds: how many count.
+        device: cpu or cuda.
+    """
     clock = time.perf_counter if device == "cuda" else time.process_time
     spent: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
@@ -46,15 +53,29 @@ def seconds(calls: dict[str, Callable[[], object]], rounds: int, device: str) ->
 
 
 def operations(variant: str, batch: int, device: str) -> dict[str, dict[str, Operation]]:
-    """Each place that needs a deterministic backward pass: the usual and the strict way, on one input."""
-    one = VARIANTS[variant]
-    side, heads = one.resolution // one.patch_size, one.cross_heads
-    values = torch.randn(batch * heads, one.width // heads, side, side, device=device, requires_grad=True)
-    places = torch.rand(batch * heads, one.points, one.groups * one.queries, 2, device=device, requires_grad=True)
-    masks = torch.randn(10 * one.groups * batch, 1, 4 * side, 4 * side, device=device, requires_grad=True)
+    """Operations whose backward pass must be deterministic: the fast and the strict function, on the same input."""
+    architecture = VARIANTS[variant]
+    side, heads = architecture.resolution // architecture.patch_size, architecture.cross_heads
+    values = torch.randn(batch * heads, architecture.width // heads, side, side, device=device, requires_grad=True)
+    places = torch.rand(
+        batch * heads,
+        architecture.points,
+        architecture.groups * architecture.queries,
+        2,
+        device=device,
+        requires_grad=True,
+    )
+    masks = torch.randn(10 * architecture.groups * batch, 1, 4 * side, 4 * side, device=device, requires_grad=True)
     points = torch.rand(len(masks), 1, side * side, 2, device=device)
-    grid = torch.randn(1, one.encoder_width, one.position_grid, one.position_grid, device=device, requires_grad=True)
-    features = torch.randn(batch, one.width, side, side, device=device, requires_grad=True)
+    grid = torch.randn(
+        1,
+        architecture.encoder_width,
+        architecture.position_grid,
+        architecture.position_grid,
+        device=device,
+        requires_grad=True,
+    )
+    features = torch.randn(batch, architecture.width, side, side, device=device, requires_grad=True)
     size = (side + 4, side + 4)
     return {
         "deformable sampling": {
@@ -77,7 +98,7 @@ def operations(variant: str, batch: int, device: str) -> dict[str, dict[str, Ope
 
 
 def whole_step(options: argparse.Namespace) -> None:
-    """Seconds of a step and peak memory of one choice, in this process."""
+    """Print the seconds of a step and the peak memory of one option, measured in this process."""
     torch.use_deterministic_algorithms("strict" in options.step)
     if options.step == "gathered":
         sampling._forbidden_on = lambda device: True
@@ -108,7 +129,8 @@ def main() -> None:
         spent = seconds(calls, options.rounds, options.device)
         print(f"| {name} | {spent['fast']:.4f} | {spent['strict']:.4f} |", flush=True)
     print("\n| step | precision | seconds | peak MiB |\n|---|---|---|---|", flush=True)
-    # Each in a process of its own, for its peak memory. On a CPU "gathered" forces what CUDA does under "strict".
+    # Each in a separate process, because of its peak memory. On a CPU, "gathered" forces the kernels of "strict" on
+    # CUDA.
     for choice in ("fast", "strict", *(["gathered"] if options.device == "cpu" else []), "checkpointing"):
         subprocess.run([sys.executable, *sys.argv, "--step", choice], check=True)
 

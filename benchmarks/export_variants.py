@@ -3,10 +3,10 @@
     python -m benchmarks.export_variants [--variants nano pico] [--formats onnx openvino] [--complete]
         [--large nano pico] [--threads 2]
 
-Weights are random, from a seed, and images are noise: alone and in batches of 3, and for the variants of --large in
-batches of 16, which need much memory. They are compared query by query as the stage export does it. Nearly equal scores
-are frequent with random weights: `ties` counts the queries that start from another place in the image. Each variant has
-a process of its own, which frees its memory.
+Weights are random, from a seed. Images are noise: single ones and batches of 3; for the variants of --large also
+batches of 16, which need much memory. Every query is compared, as the stage export does it. With random weights nearly
+equal scores are frequent: `ties` counts the queries whose proposal differs for this reason. Each variant runs in a
+separate process, which frees its memory at its end.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ HEAD = "| variant | format | MB | seconds to export | batches | boxes | scores |
 
 
 def random_source(variant: str, folder: Path) -> Source:
-    """A checkpoint of a variant whose queries have different boxes and scores."""
+    """A checkpoint of a variant with random weights, whose queries have different boxes and scores."""
     architecture = VARIANTS[variant]
     torch.manual_seed(0)
     detector = build_detector(architecture)
-    with torch.no_grad():  # as built, all boxes are the proposals, and all scores are alike
+    with torch.no_grad():  # a new detector leaves all boxes at the proposals and gives all scores alike
         detector.class_head.weight.normal_(0, 0.1)
         detector.query_boxes.normal_(0, 0.2)
         detector.box_head.layers[-1].weight.normal_(0, 0.02)
@@ -59,7 +59,7 @@ def row(variant: str, kind: Format, options: argparse.Namespace) -> str:
         start = time.perf_counter()
         draft = export_draft(source, config, kind)
         seconds = time.perf_counter() - start
-        path = draft.write_opened(folder)
+        path = draft.write_with_tokens(folder)
         size = sum(
             path.with_suffix(suffix).stat().st_size for suffix in {path.suffix, *[".bin"] * (kind == "openvino")}
         )
@@ -67,19 +67,20 @@ def row(variant: str, kind: Format, options: argparse.Namespace) -> str:
         gc.collect()
         session = open_session(path, threads=options.threads)
         opened = parity.Opened(session, session, config.images if config.postprocess else "normalised")
-        told = [variant, kind, f"{size / 2**20:.1f}", f"{seconds:.0f}"]
-        found: list[parity.Differences] = []
+        cells = [variant, kind, f"{size / 2**20:.1f}", f"{seconds:.0f}"]
+        comparisons: list[parity.Differences] = []
         try:
             for batch in (None, LARGE) if variant in options.large else (None,):
-                found.append(parity.compare(opened, source.detector, source.architecture, [], batch))
+                comparisons.append(parity.compare(opened, source.detector, source.architecture, [], batch))
         except UserError as error:
-            return f"| {' | '.join([*told, str(error)])} |"
-    worst = [max((getattr(one, name) or 0.0) for one in found) for name in ("boxes", "scores", "masks")]
-    batches = sorted({size for one in found for size in one.batches})
-    told += [", ".join(map(str, batches)), *(f"{value:.1e}" if value else "" for value in worst)]
-    return (
-        f"| {' | '.join([*told, *(str(sum(getattr(one, name) for one in found)) for name in ('queries', 'ties'))])} |"
-    )
+            return f"| {' | '.join([*cells, str(error)])} |"
+    worst = [
+        max((getattr(comparison, name) or 0.0) for comparison in comparisons) for name in ("boxes", "scores", "masks")
+    ]
+    batches = sorted({size for comparison in comparisons for size in comparison.batches})
+    cells += [", ".join(map(str, batches)), *(f"{value:.1e}" if value else "" for value in worst)]
+    cells += [str(sum(getattr(comparison, name) for comparison in comparisons)) for name in ("queries", "ties")]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -87,9 +88,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[*VARIANTS])
     parser.add_argument("--formats", nargs="+", choices=("onnx", "openvino"), default=["onnx"])
-    parser.add_argument("--complete", action="store_true", help="files from photographs to detections")
+    parser.add_argument("--complete", action="store_true", help="complete files: photographs in, detections out")
     parser.add_argument(
-        "--large", nargs="*", choices=VARIANTS, default=[], help="variants to run with a batch of 16, too"
+        "--large", nargs="*", choices=VARIANTS, default=[], help="variants to run also with a batch of 16"
     )
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)

@@ -1,11 +1,10 @@
-"""Exported files, checkpoints and upstream, side by side, with random weights.
+"""Speed of exported files, checkpoints and upstream, with random weights.
 
     python -W ignore -m benchmarks.exported [--variants nano pico] [--batch 1 8] [--threads 2] [--seconds 5]
 
-The figures are those of `python -m rfdetr_core benchmark`, measured by its code, all in one process and in turns:
-upstream's predict() and its optimised model, our checkpoint, and the files that the stage export makes of it. Pico has
-no class in upstream. Upstream sets the precision of float32 products to "high" when it is imported; it runs with that,
-and ours with torch's default.
+Measured by the code of `python -m rfdetr_core benchmark`, in one process and in turns: upstream's predict() and its
+optimised model, our checkpoint, and the files that the stage export makes of it. Upstream has no class for Pico. When
+upstream is imported, it sets the precision of float32 products to "high". It runs with that; ours with torch's default.
 """
 
 from __future__ import annotations
@@ -47,7 +46,14 @@ FORMATS = ("onnx", "openvino")
 
 
 def write_files(variant: str, folder: Path, formats: list[str], *, postprocess: bool) -> list[Path]:
-    """A checkpoint of random weights, and the files that are exported from it."""
+    """Write a checkpoint with random weights, and export files from it.
+
+    Args:
+        variant: of the model.
+        folder: for the files.
+        formats: of the exported files.
+        postprocess: export complete files.
+    """
     architecture = VARIANTS[variant]
     names = tuple(f"class{number}" for number in range(architecture.classes))
     torch.manual_seed(0)
@@ -60,7 +66,7 @@ def write_files(variant: str, folder: Path, formats: list[str], *, postprocess: 
 
 
 def upstream_contenders(variant: str, batch: int, options: argparse.Namespace) -> Iterator[Contender]:
-    """Upstream at its default, and optimised in float32 and bfloat16. Each is a model of its own."""
+    """Upstream at its default, and optimised in float32 and bfloat16. Each is a separate model."""
     runtime = f"rfdetr {metadata.version('rfdetr')}"
     for form, precision in (("default", "fp32"), ("optimised", "fp32"), ("optimised", "bf16")):
         model = upstream(argparse.Namespace(variant=variant, device="cpu"))
@@ -111,13 +117,13 @@ def main() -> None:
             paths = write_files(variant, Path(folder), options.formats, postprocess=options.postprocess)
             models = [(f"{variant}, {path.name}", open_model(path, "cpu", options.threads)) for path in paths]
             for batch in options.batch:
-                made = [one for name, model in models for one in contenders(name, model, batch, [*DTYPES])]
+                made = [contender for name, model in models for contender in contenders(name, model, batch, [*DTYPES])]
                 made += upstream_contenders(variant, batch, options) if VARIANTS[variant].weights_file else []
                 rows += measure(made, pictures, batch, options.seconds)
     measured = Benchmark(machine({"cpu"}), about, options.seconds, rows)
     print(measured.text())
     if options.output:
-        files.write_json(options.output, measured.plain())
+        files.write_json(options.output, measured.to_dict())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Every value of a model file replaced by every odd one, read by every command; prints what ends in a traceback.
+"""Replaces each value of a model file by each odd value, and runs each command on it. Prints each traceback.
 
-python -m benchmarks.hostile            # all: some hours on two cores
-python -m benchmarks.hostile 20         # every twentieth
+python -m benchmarks.hostile            # all values: some hours on two cores
+python -m benchmarks.hostile 20         # every twentieth value
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections import Counter
 from itertools import product
 from pathlib import Path
 
-from tests.hostile import ODD, Target, bounded_memory, fault
+from tests.hostile import ODD, Target, bad_ending, bounded_memory
 
 
 def main() -> None:
-    """Print the faults, then the count."""
-    step, found, tried = int(sys.argv[1]) if len(sys.argv) > 1 else 1, Counter[str](), 0
+    """Print the tracebacks, then their count."""
+    step, bad, tried = int(sys.argv[1]) if len(sys.argv) > 1 else 1, Counter[str](), 0
     with tempfile.TemporaryDirectory() as folder:
         target = Target(Path(folder))
         with bounded_memory(2**31):
@@ -25,11 +25,11 @@ def main() -> None:
                 target.write(place, ODD[name])
                 for command, run in target.commands().items():
                     tried += 1
-                    if (wrong := fault(run)) is not None:
-                        found[wrong.strip().splitlines()[-1]] += 1
+                    if (wrong := bad_ending(run)) is not None:
+                        bad[wrong.strip().splitlines()[-1]] += 1
                         print(f"{command}: {'.'.join(map(str, place))} = {name}\n{wrong}", flush=True)
-    print(f"{tried} runs, {found.total()} faults")
-    for message, count in found.most_common():
+    print(f"{tried} runs, {bad.total()} tracebacks")
+    for message, count in bad.most_common():
         print(f"{count:6} {message}")
 
 

@@ -1,8 +1,8 @@
-"""Validate, convert and a no-op `dvc repro` on a generated COCO dataset: images per second, memory, seconds.
+"""Images per second, memory and time of validate, convert and a no-op `dvc repro`, on a generated COCO dataset.
 
     python benchmarks/ingest.py FOLDER [--images 100000]
 
-FOLDER gets the dataset (kept for the next run; 8 kB of disk an image) and a copy of this checkout to run in.
+FOLDER gets the dataset (8 kB per image; used again in the next run) and a copy of this checkout, in which it runs.
 Memory is the largest sum of the proportional set sizes (PSS) of a stage's processes. Needs Linux and psutil.
 """
 
@@ -31,7 +31,7 @@ PARTS = {"train": 0.9, "valid": 0.05, "test": 0.05}
 
 
 def picture(seed: int) -> bytes:
-    """A JPEG of about 5 kB, another one for each seed: smooth colours with a grain."""
+    """A JPEG of about 5 kB: smooth colours with noise. Each seed gives another picture."""
     random = np.random.default_rng(seed)
     smooth = Image.fromarray(random.integers(30, 226, (9, 9, 3), dtype=np.uint8)).resize((SIDE, SIDE))
     grain = random.integers(-12, 13, (SIDE, SIDE, 1), dtype=np.int16)
@@ -47,7 +47,7 @@ def write_pictures(task: tuple[str, int, int]) -> None:
 
 
 def annotations(first: int, last: int) -> dict[str, list[dict[str, object]]]:
-    """COCO of the images [first, last): 1 to 5 boxes each, 3 in the mean."""
+    """COCO annotations of the images from first to last - 1, with 1 to 5 boxes each, 3 on average."""
     random = np.random.default_rng(first)
     images = [{"id": k, "file_name": f"{k:06}.jpg", "width": SIDE, "height": SIDE} for k in range(first, last)]
     objects: list[dict[str, object]] = []
@@ -55,8 +55,8 @@ def annotations(first: int, last: int) -> dict[str, list[dict[str, object]]]:
         for _ in range(int(random.integers(1, 6))):
             x, y, w, h = (float(v) for v in (random.uniform((0, 0, 6, 6), (80, 80, 48, 48))).round(2))
             kind = int(random.integers(0, 10))
-            one = {"id": len(objects), "image_id": image["id"], "category_id": kind, "bbox": [x, y, w, h]}
-            objects.append(one | {"area": round(w * h, 4), "iscrowd": 0, "segmentation": []})
+            annotation = {"id": len(objects), "image_id": image["id"], "category_id": kind, "bbox": [x, y, w, h]}
+            objects.append(annotation | {"area": round(w * h, 4), "iscrowd": 0, "segmentation": []})
     return {
         "categories": [{"id": k, "name": f"class {k}"} for k in range(10)],
         "images": images,
@@ -78,7 +78,7 @@ def make_dataset(folder: Path, count: int) -> None:
 
 
 def make_project(folder: Path, data: Path) -> None:
-    """A copy of the working tree with the dataset as hard links, so that each run starts cold."""
+    """Copy the working tree, with hard links to the dataset, so that each run starts without results."""
     shutil.rmtree(folder, ignore_errors=True)
     listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, text=True)
     for name in filter(None, listed.split("\0")):
@@ -97,7 +97,7 @@ def environment() -> dict[str, str]:
 
 
 def measured(*command: str, folder: Path) -> tuple[float, float]:
-    """Run a command; its seconds, and the peak of its processes' summed PSS in MiB, looked at ten times a second."""
+    """Run a command. Returns seconds, and the peak of the summed PSS of its processes in MiB (10 samples a second)."""
     start, peak, done = time.perf_counter(), 0.0, threading.Event()
     process = psutil.Popen(command, cwd=folder, env=environment())
 
@@ -105,9 +105,9 @@ def measured(*command: str, folder: Path) -> tuple[float, float]:
         nonlocal peak
         while not done.wait(0.1):
             total = 0
-            for one in processes(process):
+            for child in processes(process):
                 try:
-                    total += pss(one)
+                    total += pss(child)
                 except OSError:
                     continue
             peak = max(peak, total / 1024)
@@ -125,9 +125,9 @@ def measured(*command: str, folder: Path) -> tuple[float, float]:
 
 def processes(parent: psutil.Process) -> list[int]:
     try:
-        return [parent.pid, *(one.pid for one in parent.children(recursive=True))]
+        return [parent.pid, *(child.pid for child in parent.children(recursive=True))]
     except psutil.Error:
-        return []  # it has just ended
+        return []  # the process has just ended
 
 
 def pss(process: int) -> int:
@@ -154,7 +154,7 @@ def main() -> None:
         ("dvc repro convert, nothing to do", ("dvc", "repro", "-q", "convert")),
     ):
         seconds, peak = measured(*command, folder=project)
-        rows.append(f"{name:34} {seconds:7.1f} s {options.images / seconds:9,.0f} images/s {peak:7,.0f} MiB at most")
+        rows.append(f"{name:34} {seconds:7.1f} s {options.images / seconds:9,.0f} images/s {peak:7,.0f} MiB peak")
         print(rows[-1], flush=True)
 
 

@@ -1,11 +1,11 @@
-"""The whole pipeline, killed again and again: does it always end with the same bytes, and the cache whole?
+"""Kills the whole pipeline again and again. It must always end with the same bytes and an undamaged cache.
 
     python -m benchmarks.kills [--kills 300] [--seed 0] [--folder DIR]
 
-Trainings of one and of two processes, with each way in which DVC links files, share the kills. A victim (`dvc`, its
-process group, the stage, or one of its children) gets a signal at a random moment; `check` mends, or says how to mend,
-what is cut; `dvc repro` goes on, until it ends. Then every out is compared with that of an uninterrupted run, and
-every object of the cache with its name.
+The kills are divided between trainings of one and of two processes, and between DVC's link types. A victim (`dvc`, its
+process group, the stage, or one of its children) gets a signal at a random moment. `check` repairs truncated files, or
+says how. `dvc repro` resumes, until it ends. Then every out is compared with that of an uninterrupted run, and every
+object of the cache with its name.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from collections import Counter
 from pathlib import Path
 
 from rfdetr_core.lineage.lock import Lock
-from tests.pipeline.killing import LINKS, SHELLS, changed_in_cache, ended, mend, processes, started
+from tests.pipeline.killing import LINKS, SHELLS, changed_in_cache, ended, processes, repair, started
 from tests.pipeline.project import Project
 from tests.pipeline.test_interruption import create
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 KINDS = [(ranks, link) for ranks in (1, 2) for link in LINKS]
-RUN_FACTS = "output/record.json"  # when and where the run was
+RUN_FACTS = "output/record.json"  # they contain time and place of the run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=300, help="in all (default 300)")
+    parser.add_argument("--kills", type=int, default=300, help="number of kills (default 300)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     options = parser.parse_args()
@@ -42,11 +42,19 @@ def main() -> None:
         for place, (ranks, link) in enumerate(KINDS):
             kills = (options.kills + place) // len(KINDS)
             counted += killed(Path(folder) / f"{ranks}-{link}", ranks, link, kills, draw)
-    print(*(f"{count:5} {what}" for what, count in sorted(counted.items())), sep="\n")
+    print(*(f"{count:5} {outcome}" for outcome, count in sorted(counted.items())), sep="\n")
 
 
 def killed(folder: Path, ranks: int, link: str, kills: int, draw: random.Random) -> Counter[str]:
-    """Kill the pipeline so many times, in chains that each end with a result; what happened, counted."""
+    """Kill the pipeline so many times, in series that each end with a result. Returns the counts of all events.
+
+    Args:
+        folder: for the project.
+        ranks: processes of a training.
+        link: how DVC links files (cache.type).
+        kills: how many.
+        draw: random numbers.
+    """
     several = {"devices": ranks, "strategy": "ddp", "accelerator": "cpu", "batch_size": 1} if ranks > 1 else {}
     project, counted = create(folder, epochs=4, lr=3e-3, **several), Counter[str]()
     project.run("dvc", "config", "--local", "cache.type", link)
@@ -64,12 +72,12 @@ def killed(folder: Path, ranks: int, link: str, kills: int, draw: random.Random)
         if dvc.poll() is None:
             victim, number = kill(project, dvc.pid, draw)
             counted.update(["kills", f"{number.name} to {victim}"])
-        status, told = ended(project, dvc)
-        of_stages = told.partition("Running stage")[2]
-        assert "Traceback" not in of_stages or "KeyboardInterrupt" in told, told
-        if message := mend(project):
+        status, printed = ended(project, dvc)
+        of_stages = printed.partition("Running stage")[2]
+        assert "Traceback" not in of_stages or "KeyboardInterrupt" in printed, printed
+        if message := repair(project):
             counted["dvc.lock was cut" if "dvc.lock is damaged" in message else "rwlock was cut"] += 1
-        print(ranks, link, counted["kills"], status, told.strip().splitlines()[-1:], flush=True)
+        print(ranks, link, counted["kills"], status, printed.strip().splitlines()[-1:], flush=True)
         if status == 0:
             counted["results"] += 1
             assert outs(project) == whole
@@ -84,9 +92,9 @@ def killed(folder: Path, ranks: int, link: str, kills: int, draw: random.Random)
 
 
 def kill(project: Project, dvc: int, draw: random.Random) -> tuple[str, signal.Signals]:
-    """Send a signal to dvc, to its group, or to a process below it."""
+    """Send a random signal to dvc, its group, or one of its processes. Returns victim and signal."""
     number = draw.choice(SIGNALS)
-    below = sorted((one for one in processes(project) if one.pid != dvc), key=lambda one: one.pid)
+    below = sorted((process for process in processes(project) if process.pid != dvc), key=lambda process: process.pid)
     victim = draw.choice(["dvc", "group", *(["stage"] if below else []), *(["child"] if len(below) > 1 else [])])
     pid = {"stage": below[:1], "child": below[1:]}.get(victim)
     with contextlib.suppress(ProcessLookupError):
@@ -98,7 +106,7 @@ def kill(project: Project, dvc: int, draw: random.Random) -> tuple[str, signal.S
 
 
 def start(project: Project) -> None:
-    """Undo every run, as if there had been none."""
+    """Remove all results, so that the next run is the first."""
     project.run("git", "checkout", "-q", "--", ".")
     project.run("git", "clean", "-q", "-f", "-d")
     for folder in ("output", "annotations", "reports", ".dvc/cache", ".cache"):
@@ -106,7 +114,7 @@ def start(project: Project) -> None:
 
 
 def outs(project: Project) -> dict[str, str]:
-    """The MD5 of every out, as dvc.lock has it, when `dvc status` finds them to be so."""
+    """The MD5 of every out in dvc.lock, after `dvc status` has confirmed them."""
     assert not project.changed_stages()
     return {path: md5 for _, path, md5 in Lock.read(project.folder).outs() if path != RUN_FACTS}
 

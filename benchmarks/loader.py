@@ -1,10 +1,11 @@
-"""Images per second of the training loader, ours and upstream's, at Nano's multi-scale size; and what parts of it cost.
+"""Images per second of the training loader, ours and upstream's, at Nano's largest size; and the time of its parts.
 
     python benchmarks/loader.py [--images 200] [--workers 0 1 2] [--rounds 3] [--large 8]
 
-Generates JPEGs in a temporary folder: 640 x 480, quality 90, 7 boxes each, read by both in turn at 544 pixels (the
-largest size of Nano), batch 4, until normalised; and for ours alone some of 4000 x 3000, decoded whole and reduced.
-Needs the parity tools (`make setup-dev`); installs nothing. Upstream picks its transforms by the packages it finds.
+Generates JPEGs in a temporary folder: 640 x 480, quality 90, 7 boxes each. Both loaders read them in turn at 544 pixels
+(the largest size of Nano), in batches of 4, up to normalised tensors. Only ours also reads JPEGs of 4000 x 3000,
+decoded at full and at reduced size. Needs the parity tools (`make setup-dev`). Upstream chooses its transforms by
+installed packages.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from rfdetr_core.base import files
 from rfdetr_core.data.augmentation import AugmentConfig, View
 from rfdetr_core.data.batching import multi_scale_sizes
 from rfdetr_core.data.datamodule import TrainingData
-from rfdetr_core.data.dataset import DetectionDataset, Draw
+from rfdetr_core.data.dataset import DetectionDataset, SampleKey
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.convert import convert_dataset
@@ -46,7 +47,13 @@ SIZES = multi_scale_sizes(NANO.resolution, NANO.patch_size, NANO.windows)
 
 
 def write_dataset(root: Path, count: int, width: int, height: int) -> None:
-    """COCO in Roboflow's layout: blobs with a grain, of which JPEGs are as large as of photographs."""
+    """Write COCO in Roboflow's layout. The images are noisy blobs, so that JPEGs are as large as photographs.
+
+    Args:
+        root: folder of the dataset.
+        count: of images.
+        width, height: of images in pixels.
+    """
     random = np.random.default_rng(0)
     for split, number in (("train", count), ("valid", 2), ("test", 2)):
         (root / split).mkdir(parents=True)
@@ -59,14 +66,14 @@ def write_dataset(root: Path, count: int, width: int, height: int) -> None:
             rows.append({"id": k + 1, "file_name": f"{k:05}.jpg", "width": width, "height": height})
             for _ in range(BOXES):
                 x, y, w, h = random.uniform([0, 0, 10, 10], [width * 0.6, height * 0.6, width * 0.3, height * 0.3])
-                one = {"id": len(objects) + 1, "image_id": k + 1, "category_id": 1, "iscrowd": 0, "area": w * h}
-                objects.append(one | {"bbox": [x, y, w, h], "segmentation": []})
+                annotation = {"id": len(objects) + 1, "image_id": k + 1, "category_id": 1, "iscrowd": 0, "area": w * h}
+                objects.append(annotation | {"bbox": [x, y, w, h], "segmentation": []})
         content = {"images": rows, "annotations": objects, "categories": [{"id": 1, "name": "thing"}]}
         (root / split / "_annotations.coco.json").write_text(json.dumps(content))
 
 
 def samples_of(root: Path, folder: Path) -> list[Sample]:
-    """What validate and convert leave of the train split."""
+    """The samples of train, as validate and convert write them. folder: for their files."""
     config = ValidateConfig()
     with contextlib.redirect_stdout(io.StringIO()):
         validate_dataset(root, config, folder / "reports", folder / "manifest")
@@ -97,7 +104,7 @@ def upstream_batches(root: Path, workers: int) -> Iterable[Any]:
 
 
 def rate(batches: Callable[[], Iterable[Any]], count: int) -> float:
-    """Images per second from the first batch on: processes have started by then."""
+    """Images per second after the first batch: then all worker processes have started."""
     stream = iter(batches())
     next(stream)
     start = time.perf_counter()
@@ -109,7 +116,7 @@ def rate(batches: Callable[[], Iterable[Any]], count: int) -> float:
 def seconds_an_image(images: DetectionDataset) -> float:
     start = time.perf_counter()
     for index in range(len(images)):
-        _ = images[Draw(1, index)]
+        _ = images[SampleKey(1, index)]
     return (time.perf_counter() - start) / len(images)
 
 
@@ -138,9 +145,9 @@ def main() -> None:
             for _ in range(options.rounds):
                 for way, batches in ways.items():
                     rates[way].append(rate(batches, options.images))
-            found = {way: statistics.median(values) for way, values in rates.items()}
-            told = ", ".join(f"{way} {value:6.1f}" for way, value in found.items())
-            print(f"workers {workers}: images per second {told} ({found['ours'] / found['upstream']:.2f} times)")
+            medians = {way: statistics.median(values) for way, values in rates.items()}
+            summary = ", ".join(f"{way} {value:6.1f}" for way, value in medians.items())
+            print(f"workers {workers}: images per second {summary} ({medians['ours'] / medians['upstream']:.2f} times)")
         images = DetectionDataset(samples, folder / "small", max(SIZES), augmentation=AugmentConfig(), seed=0)
         whole = min(seconds_an_image(images) for _ in range(options.rounds))
         hashed = min(_hashing(folder / "small", samples) for _ in range(options.rounds))
@@ -150,7 +157,7 @@ def main() -> None:
 
 
 def _hashing(root: Path, samples: list[Sample]) -> float:
-    """Seconds that the check of the bytes takes, an image."""
+    """Seconds per image that the check of the SHA-256 takes."""
     contents = [(root / sample.path).read_bytes() for sample in samples]
     start = time.perf_counter()
     for content in contents:
@@ -166,8 +173,8 @@ def _compare_reduced(folder: Path, count: int, rounds: int) -> None:
     with mock.patch.object(View, "reduction", return_value=1):
         whole = min(seconds_an_image(images) for _ in range(rounds))
     hashed = min(_hashing(folder / "large", samples) for _ in range(rounds))
-    told = f"{reduced * 1e3:.0f} ms an image, decoded whole {whole * 1e3:.0f} ms ({whole / reduced:.1f} times)"
-    print(f"{count} JPEGs of 4000 x 3000: {told}; sha256 {hashed * 1e3:.1f} ms ({hashed / reduced:.1%})")
+    times = f"{reduced * 1e3:.0f} ms an image, decoded whole {whole * 1e3:.0f} ms ({whole / reduced:.1f} times)"
+    print(f"{count} JPEGs of 4000 x 3000: {times}; sha256 {hashed * 1e3:.1f} ms ({hashed / reduced:.1%})")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""One row per published variant: parameters, largest difference of the outputs from upstream's, seconds of both.
+"""Compares each published variant with upstream: parameters, largest differences of the outputs, time.
 
     python benchmarks/parity.py [VARIANT ...]
 
-Random weights, one image at full resolution, fp32, one forward pass each in evaluation mode. Swaps count proposals
-whose order differs (their scores are closer than 1e-5). Needs the parity tools (`make setup-dev`).
+Random weights, one image at full resolution, fp32, one forward pass each in evaluation mode. Swaps are proposals whose
+order differs, because their scores are closer than 1e-5. Needs the parity tools (`make setup-dev`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The digests of a small training with train.portable, and the processor: python -m benchmarks.portable
 
-Run it on two machines with the same packages: the lines with digests are the same, or portable is not.
+Run it on two machines with the same packages. If the lines with digests differ, `train.portable` does not work there.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Prediction and evaluation beside upstream's, each in a process of its own.
+"""Speed of prediction and evaluation, ours and upstream's, each in a separate process.
 
     python -m benchmarks.prediction [--variant nano] [--device cpu] [--threads 2] [--images 40] [--only evaluate]
 
-predict: one 640 x 480 picture in memory, the median of some calls, and what its parts take. The floor: the model's
-FLOPs at the speed of products of 2,048 x 2,048 matrices. evaluate: JPEG files with 3 objects each, from the files to
-the scores, with random weights; upstream at its defaults, without the start of its loader.
+predict: one 640 x 480 picture in memory; the median time of a call, and the times of its parts. The theoretical minimum
+is the model's FLOPs at the speed of products of 2,048 x 2,048 matrices. evaluate: JPEG files with 3 objects each, from
+the files to the scores, with random weights. Upstream runs at its defaults; the start of its loader does not count.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CALLS, WARM = 15, 3
 
 
 def milliseconds(call: Callable[[], Any]) -> float:
-    """The median time of a call."""
+    """The median time of a call in milliseconds."""
     spent = []
     for _ in range(WARM + CALLS):
         start = time.perf_counter()
@@ -43,8 +43,8 @@ def milliseconds(call: Callable[[], Any]) -> float:
     return statistics.median(spent[WARM:]) * 1e3
 
 
-def row(what: str, figure: str) -> None:
-    print(f"| {what} | {figure} |", flush=True)
+def row(name: str, figure: str) -> None:
+    print(f"| {name} | {figure} |", flush=True)
 
 
 def ours(options: argparse.Namespace) -> Any:
@@ -63,7 +63,7 @@ def upstream(options: argparse.Namespace) -> Any:
 
 
 def ours_predict(options: argparse.Namespace) -> None:
-    """The parts of a call, the whole, and the optimised copies."""
+    """The times of a call, of its parts, and of the optimised copies."""
     from torch.utils.flop_counter import FlopCounterMode
 
     from rfdetr_core.base import images
@@ -85,7 +85,7 @@ def ours_predict(options: argparse.Namespace) -> None:
     flops = counted.get_total_flops() / 1e9
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         if options.device == "cpu":
-            row(f"floor, {name}: {flops:.1f} GFLOP", f"{flops / peak(dtype) * 1e3:.1f} ms")
+            row(f"theoretical minimum, {name}: {flops:.1f} GFLOP", f"{flops / peak(dtype) * 1e3:.1f} ms")
     with torch.inference_mode():
         row("model", f"{milliseconds(lambda: detector(inputs)):.1f} ms")
         output = detector(inputs)
@@ -115,13 +115,13 @@ def upstream_predict(options: argparse.Namespace) -> None:
         try:
             model.inference(batch_size=1, dtype=getattr(torch, name))
             row(f"upstream: predict, optimised, {name}", f"{milliseconds(call):.1f} ms")
-        except Exception as error:  # noqa: BLE001 - whatever upstream does not take
+        except Exception as error:  # noqa: BLE001 - upstream may not support it
             row(f"upstream: predict, optimised, {name}", f"fails: {str(error).strip().splitlines()[-1][:80]}")
         model.remove_optimized_model()
 
 
 def dataset(folder: Path, count: int) -> None:
-    """The same images in every split, in Roboflow's COCO layout: upstream wants train and valid, too."""
+    """Write a dataset with the same images in every split, because upstream also needs train and valid."""
     for split in ("train", "valid", "test"):
         (folder / split).mkdir(parents=True)
         content: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 0, "name": "thing"}]}
@@ -136,7 +136,7 @@ def dataset(folder: Path, count: int) -> None:
 
 
 def ours_evaluate(options: argparse.Namespace) -> None:
-    """The function of the stage, on a dataset that was validated before the clock starts."""
+    """Time the function of the stage. The dataset is validated before the clock starts."""
     from rfdetr_core.api import model as api
     from rfdetr_core.data.samples import read_samples
     from rfdetr_core.evaluation import evaluate as stage
@@ -150,7 +150,7 @@ def ours_evaluate(options: argparse.Namespace) -> None:
         model = kind(pretrain_weights=None, num_classes=1, device=options.device)
         model._predictor.class_names = ("thing",)
         samples = read_samples(*made.split("test"))
-        list(model._predictor.detect(samples[:2], load=lambda one: stage._picture(made.dataset, one)))
+        list(model._predictor.detect(samples[:2], load=lambda sample: stage._picture(made.dataset, sample)))
         for size in (1, 8):
             model._predictor.batch_size = size
             start = time.perf_counter()
@@ -163,9 +163,9 @@ def ours_evaluate(options: argparse.Namespace) -> None:
 
 
 def upstream_evaluate(options: argparse.Namespace) -> None:
-    """Its loader, model and boxes at its defaults, after the first batch, and pycocotools' scores of them.
+    """Time upstream's loader, model and boxes at its defaults, from the second batch on, with pycocotools' scores.
 
-    Its `evaluate` needs a scorer that is not installed here; it does this, and the loss.
+    Upstream's `evaluate` does the same and computes the loss, but it needs a scorer that is not installed here.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -182,17 +182,17 @@ def upstream_evaluate(options: argparse.Namespace) -> None:
         with torch.no_grad():
             for samples, targets in data.test_dataloader():
                 sizes = torch.stack([target["orig_size"] for target in targets]).to(options.device)
-                found = model.model.postprocess(network(samples.to(options.device)), sizes)
+                results = model.model.postprocess(network(samples.to(options.device)), sizes)
                 if not start:
                     start = time.perf_counter()
                     continue
                 seen += len(sizes)
-                for target, one in zip(targets, found, strict=True):
-                    boxes = one["boxes"].cpu()
+                for target, result in zip(targets, results, strict=True):
+                    boxes = result["boxes"].cpu()
                     boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
                     rows += [
                         {"image_id": int(target["image_id"]), "category_id": 0, "bbox": box, "score": score}
-                        for box, score in zip(boxes, one["scores"].tolist(), strict=True)
+                        for box, score in zip(boxes, result["scores"].tolist(), strict=True)
                     ]
         row("upstream: loader, model, boxes", f"{seen / (time.perf_counter() - start):.2f} images/s")
         truth = COCO(f"{name}/data/test/_annotations.coco.json")
@@ -229,10 +229,10 @@ def main() -> None:
     for kind in [options.only] if options.only else PARTS:
         for number in range(2):
             command = [sys.executable, "-W", "ignore", "-m", "benchmarks.prediction", *sys.argv[1:]]
-            told = subprocess.run([*command, "--part", f"{kind}:{number}"], capture_output=True, text=True)
-            print(*[line for line in told.stdout.splitlines() if line.startswith("| ")], sep="\n", flush=True)
-            if told.returncode:
-                sys.exit(told.stderr[-3000:])
+            done = subprocess.run([*command, "--part", f"{kind}:{number}"], capture_output=True, text=True)
+            print(*[line for line in done.stdout.splitlines() if line.startswith("| ")], sep="\n", flush=True)
+            if done.returncode:
+                sys.exit(done.stderr[-3000:])
 
 
 if __name__ == "__main__":

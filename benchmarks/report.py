@@ -1,7 +1,7 @@
-"""Time, memory and size of the page of an evaluation: python -m benchmarks.report FOLDER [--images N] [--classes K]
+"""Time, memory and size of the evaluation page: python -m benchmarks.report FOLDER [--images N] [--classes K]
 
-Makes JPEGs of 96 x 80 with some 6 objects and 20 detections each, most of them near an object, and writes the report
-in a process of its own. What FOLDER has is used again.
+Makes JPEGs of 96 x 80 with about 6 objects and 20 detections each, most of them near an object. Writes the page in a
+separate process. Files that FOLDER already has are used again.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from tests.report.made import make_evaluation, where_of
 
 
 def make(folder: Path, images: int, classes: int) -> None:
-    """Write what stage report reads."""
+    """Write the files that the stage report reads."""
     annotations, rows = random_scene(0, images=images, classes=classes, objects=6, detections=20)
     for image in annotations["images"]:
         image["file_name"] = f"{image['id']:06}.jpg"
     make_evaluation(folder, annotations, rows)
 
 
-def measure(folder: Path, told: Any) -> None:
+def measure(folder: Path, results: Any) -> None:
     begun = time.perf_counter()
     write_report(where_of(folder), ReportConfig(), folder / "reports", folder / "run")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    told.put((time.perf_counter() - begun, peak))
+    results.put((time.perf_counter() - begun, peak))
 
 
 def main() -> None:
@@ -46,10 +46,10 @@ def main() -> None:
         make(folder, options.images, options.classes)
         print(f"made in {time.perf_counter() - begun:.0f} s")
     context = multiprocessing.get_context("spawn")
-    told = context.Queue()
-    process = context.Process(target=measure, args=(folder, told))
+    results = context.Queue()
+    process = context.Process(target=measure, args=(folder, results))
     process.start()
-    seconds, peak = told.get()
+    seconds, peak = results.get()
     process.join()
     size = (folder / "reports" / "index.html").stat().st_size
     print(f"{options.images} images, {options.classes} classes: {seconds:.1f} s, {peak:,.0f} MiB, {size / 1e6:.1f} MB")

@@ -1,10 +1,10 @@
-"""Scoring of a validation set of COCO's kind: pycocotools (what is reported) and the quick scores of training.
+"""Time of scoring a validation set like COCO's: by pycocotools (reported scores) and by the quick scorer of training.
 
     python benchmarks/scoring.py [--images 1000] [--detections 295] [--classes 80] [--masks]
     python benchmarks/scoring.py --only quick | --hold rows
 
-Detections per image are what a Nano finds: as many as queries, a few of them right. Prints seconds of CPU of both, the
-largest difference of their numbers, and the seconds for COCO's 5,000 images and two tracks (EMA and regular).
+Each image has as many detections as Nano has queries, and a few of them are right. Prints the CPU time of both scorers,
+the largest difference of their scores, and the time for COCO's 5,000 images and two tracks (EMA and regular).
 """
 
 from __future__ import annotations
@@ -32,27 +32,41 @@ SCORERS = {"pycocotools": score, "quick": quick_score}
 
 
 def dataset(images: int, detections: int, classes: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Annotations, 7 an image as in COCO; detections: each annotation three times, shifted, and the rest anywhere."""
+    """Annotations (7 per image, as in COCO) and detections: each annotation three times, shifted; the rest anywhere.
+
+    Args:
+        images: how many.
+        detections: per image.
+        classes: how many.
+    """
     random = np.random.default_rng(0)
-    truth, found = [], []
+    truth, guesses = [], []
     for image in range(1, images + 1):
         own = []
         for _ in range(int(random.poisson(7))):
             w, h = np.exp(random.uniform(np.log(8), np.log(320), 2))
             box = [float(v) for v in (*random.uniform(0, 320, 2), w, h)]
             own.append({"image_id": image, "category_id": int(random.integers(classes)), "bbox": box})
-        for one in own:
-            truth.append(one | {"id": len(truth) + 1, "area": one["bbox"][2] * one["bbox"][3]})
-            truth[-1] |= {"iscrowd": int(random.random() < 0.01), "segmentation": outline(one["bbox"])}
+        for annotation in own:
+            truth.append(annotation | {"id": len(truth) + 1, "area": annotation["bbox"][2] * annotation["bbox"][3]})
+            truth[-1] |= {"iscrowd": int(random.random() < 0.01), "segmentation": outline(annotation["bbox"])}
         for number in range(detections):
-            one = own[number % len(own)] if own and number < 3 * len(own) else None
-            box = random.uniform(0, 320, 4) if one is None else np.array(one["bbox"]) * random.normal(1, 0.1, 4)
-            label = int(random.integers(classes)) if one is None or random.random() < 0.2 else one["category_id"]
+            annotation = own[number % len(own)] if own and number < 3 * len(own) else None
+            box = (
+                random.uniform(0, 320, 4)
+                if annotation is None
+                else np.array(annotation["bbox"]) * random.normal(1, 0.1, 4)
+            )
+            label = (
+                int(random.integers(classes))
+                if annotation is None or random.random() < 0.2
+                else annotation["category_id"]
+            )
             row = {"image_id": image, "category_id": label, "bbox": [float(v) for v in box.clip(1, 640)]}
-            found.append(row | {"score": float(random.beta(1, 8) if one is None else random.beta(2, 3))})
+            guesses.append(row | {"score": float(random.beta(1, 8) if annotation is None else random.beta(2, 3))})
     listed = [{"id": image, "height": 640, "width": 640} for image in range(1, images + 1)]
     kinds = [{"id": index, "name": f"class {index}"} for index in range(classes)]
-    return {"images": listed, "categories": kinds, "annotations": truth}, found
+    return {"images": listed, "categories": kinds, "annotations": truth}, guesses
 
 
 def outline(box: list[float]) -> list[list[float]]:
@@ -66,37 +80,44 @@ def main() -> None:
     parser.add_argument("--detections", type=int, default=295)
     parser.add_argument("--classes", type=int, default=80)
     parser.add_argument("--masks", action="store_true")
-    parser.add_argument("--only", choices=SCORERS, help="one of the two, with the memory it takes")
-    parser.add_argument("--hold", choices=("rows", "table", "streaming"), help="only the memory of a validation")
+    parser.add_argument("--only", choices=SCORERS, help="run only this scorer, and print its memory")
+    parser.add_argument("--hold", choices=("rows", "table", "streaming"), help="print only the memory of a validation")
     options = parser.parse_args()
-    annotations, found = dataset(options.images, options.detections, options.classes)
+    annotations, detections = dataset(options.images, options.detections, options.classes)
     if options.masks:
         from pycocotools import mask as rle
 
-        for one in found:
-            one["segmentation"] = rle.merge(rle.frPyObjects(outline(one["bbox"]), 640, 640))
+        for detection in detections:
+            detection["segmentation"] = rle.merge(rle.frPyObjects(outline(detection["bbox"]), 640, 640))
     if options.hold:
-        print(f"{options.hold}: {held(options.hold, annotations, found):.1f} KiB an image")
+        print(f"{options.hold}: {held(options.hold, annotations, detections):.1f} KiB per image")
         return
     results = []
     for name in [options.only] if options.only else SCORERS:
         start, before = time.process_time(), peak_memory("cpu")
-        results.append(list(SCORERS[name](annotations, found, "segm" if options.masks else "bbox").numbers().values()))
+        results.append(
+            list(SCORERS[name](annotations, detections, "segm" if options.masks else "bbox").numbers().values())
+        )
         seconds = time.process_time() - start
         whole = seconds / options.images * COCO_IMAGES * TRACKS
         more = f"; {peak_memory('cpu') - before:.0f} MiB more than before" if options.only else ""
         print(f"{name}: {seconds:.1f} s for {options.images} images; {whole:.0f} s an epoch of COCO{more}", flush=True)
     if len(results) == 2:
-        print(f"largest difference {np.abs(np.subtract(*results)).max():.1e} over {len(found):,} detections")
+        print(f"largest difference {np.abs(np.subtract(*results)).max():.1e} over {len(detections):,} detections")
 
 
-def held(form: str, annotations: dict[str, Any], found: list[dict[str, Any]]) -> float:
-    """KiB an image that the detections of a validation take: as rows (what training keeps), a table, or as what
-    hotcoco's StreamingEval keeps of their matches; in batches of 8, from the second tenth of the images on."""
+def held(form: str, annotations: dict[str, Any], detections: list[dict[str, Any]]) -> float:
+    """The memory of the detections of a validation in KiB per image, in batches of 8, after the first tenth of images.
+
+    Args:
+        form: rows (as training keeps them), table, or streaming (hotcoco's StreamingEval).
+        annotations: of the images.
+        detections: of the images.
+    """
     of_image, truth = (defaultdict[int, list[dict[str, Any]]](list) for _ in range(2))
-    for rows, groups in ((found, of_image), (annotations["annotations"], truth)):
-        for one in rows:
-            groups[one["image_id"]].append(one)
+    for rows, groups in ((detections, of_image), (annotations["annotations"], truth)):
+        for entry in rows:
+            groups[entry["image_id"]].append(entry)
     streaming, kept, images = hotcoco.StreamingEval(annotations["categories"]), list[Any](), annotations["images"]
     process, borders = psutil.Process(), range(0, len(images), 8)
     for place in borders:

@@ -1,10 +1,10 @@
-"""Where the time of a training step goes, beside the floor: its FLOPs at the machine's own speed of matrix products.
+"""The time of a training step by operation, and the theoretical minimum: its FLOPs at the speed of matrix products.
 
     python -m benchmarks.step_profile [--variant nano] [--batch 4] [--bf16] [--threads 2] [--top 40]
 
-The step is that of `train_step.py`, on a CPU, with freed memory kept as in training. The peak is measured first, with
-products of 2,048 x 2,048 matrices. Operations are timed one by one, by a dispatch mode: torch's profiler, which keeps
-what it sees in memory of its own, made some of them ten times slower than they are.
+The step is that of `train_step.py`, on a CPU, and freed memory is kept as in training. The speed of products is
+measured first, with 2,048 x 2,048 matrices. Each operation is timed by a dispatch mode, because torch's profiler made
+some of them ten times slower.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rfdetr_core.training.trainer import keep_freed_memory
 STEPS = 4
 SIDE = 2048
 
-# An operation belongs to the first group of which a part is in its name.
+# An operation belongs to the first group that has a part of its name.
 GROUPS = {
     "attention": ("flash_attention",),
     "convolutions": ("convolution",),
@@ -44,18 +44,18 @@ GROUPS = {
 
 
 def peak(dtype: torch.dtype) -> float:
-    """GFLOP/s of matrix products."""
-    one, other = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
+    """The speed of matrix products in GFLOP/s."""
+    first, other = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
     spent = []
     for _ in range(12):
         start = time.perf_counter()
-        one @ other
+        first @ other
         spent.append(time.perf_counter() - start)
     return 2 * SIDE**3 / min(spent) / 1e9
 
 
 def flop_formulas() -> dict[object, object]:
-    """Of the operations that torch counts on CUDA alone."""
+    """FLOP formulas of operations that torch counts only on CUDA."""
 
     def forward(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
         return sdpa_flop_count(query, key, value)
@@ -77,7 +77,7 @@ def flop_formulas() -> dict[object, object]:
 
 
 class Stopwatch(TorchDispatchMode):
-    """Seconds and calls of each operation with the shapes and types of its tensors."""
+    """Counts seconds and calls of each operation, by the shapes and types of its tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,16 +88,16 @@ class Stopwatch(TorchDispatchMode):
         start = time.perf_counter()
         result = func(*args, **(kwargs or {}))
         spent = time.perf_counter() - start
-        tensors = (one for one in args if isinstance(one, torch.Tensor))
-        key = str(func), ", ".join(f"{[*one.shape]} {str(one.dtype)[6:]}" for one in tensors)
+        tensors = (tensor for tensor in args if isinstance(tensor, torch.Tensor))
+        key = str(func), ", ".join(f"{[*tensor.shape]} {str(tensor.dtype)[6:]}" for tensor in tensors)
         self.seconds[key] += spent
         self.calls[key] += 1
         return result
 
 
 def group_of(name: str) -> str:
-    found = (group for group, parts in GROUPS.items() if any(part in name for part in parts))
-    return next(found, "the rest")
+    matching = (group for group, parts in GROUPS.items() if any(part in name for part in parts))
+    return next(matching, "the rest")
 
 
 def main() -> None:
@@ -106,7 +106,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--bf16", dest="precision", action="store_const", const="bf16", default="fp32")
-    parser.add_argument("--top", type=int, default=0, help="operations to list as well, those that take longest")
+    parser.add_argument(
+        "--top", type=int, default=0, help="also list this number of single operations, the slowest first"
+    )
     options = parser.parse_args()
     options.device, options.weights = "cpu", None
     torch.set_num_threads(options.threads)
@@ -124,9 +126,12 @@ def main() -> None:
         step()
         taken.append(time.perf_counter() - start)
     seconds = statistics.median(taken)
-    what = f"{options.variant}, batch {options.batch}, {options.precision}, {options.threads} threads"
-    print(f"{what}: {seconds:.3f} s a step")
-    print(f"{flops:.0f} GFLOP; products run at {speed:.0f} GFLOP/s, so the floor is {flops / speed:.3f} s", end=" ")
+    setting = f"{options.variant}, batch {options.batch}, {options.precision}, {options.threads} threads"
+    print(f"{setting}: {seconds:.3f} s a step")
+    print(
+        f"{flops:.0f} GFLOP; products run at {speed:.0f} GFLOP/s, so the theoretical minimum is {flops / speed:.3f} s",
+        end=" ",
+    )
     print(f"({flops / speed / seconds:.2f} of the step)")
     with Stopwatch() as watch:
         for _ in range(STEPS):

@@ -1,11 +1,10 @@
-"""How many labels that were broken on purpose are among the first suspects, against a random order.
+"""Breaks labels on purpose and counts how many are among the first suspects, compared with a random order.
 
     python benchmarks/suspects.py [--project DIR] [--broken 20] [--first 40] [--seeds 30]
 
-In a project after `dvc repro`: detections and labels are those of its evaluation, and no model runs. Boxes alone. The
-labels are broken in turn: moved, removed, added, and where there are several classes changed to another. By chance:
-who looks at as many labels in a random order, removed ones among them as if they were there, finds on average
-broken x first / labels.
+Run it in a project after `dvc repro`. Detections and labels are those of its evaluation; no model runs. Only boxes are
+used. The labels are broken in turn: moved, removed, added and, with several classes, changed to another class. "By
+chance" is the expected number in a random order of as many labels: broken x first / labels.
 """
 
 from __future__ import annotations
@@ -39,17 +38,18 @@ def main() -> None:
     chance = options.broken * min(1.0, options.first / labels)
     print(f"{split}: {labels} labels of {len(right['images'])} images, AP50 of all: "
           f"{files.read_json(reports / 'metrics.json')['map_50']:.3f}")  # fmt: skip
-    found, kinds, all_kinds = list[int](), Counter[str](), Counter[str]()
+    hits_per_seed, kinds, all_kinds = list[int](), Counter[str](), Counter[str]()
     for seed in range(options.seeds):
         annotations, broken = break_labels(right, options.broken, seed)
-        first = suspects(Analysis.of(annotations, results)).head(options.first)
-        hits = [one.kind for one in broken if one.is_suspected(first)]
-        found.append(len(hits))
+        first = suspects(Analysis.from_results(annotations, results)).head(options.first)
+        hits = [label.kind for label in broken if label.is_suspected(first)]
+        hits_per_seed.append(len(hits))
         kinds.update(hits)
-        all_kinds.update(one.kind for one in broken)
+        all_kinds.update(label.kind for label in broken)
         print(f"seed {seed}: {len(hits)} of {options.broken} broken labels are among the first {options.first}")
-    mean = statistics.mean(found)
-    print(f"mean {mean:.1f}, {min(found)} to {max(found)}; by chance {chance:.1f}: lift {mean / chance:.1f}")
+    mean = statistics.mean(hits_per_seed)
+    fewest, most = min(hits_per_seed), max(hits_per_seed)
+    print(f"mean {mean:.1f}, {fewest} to {most}; by chance {chance:.1f}: lift {mean / chance:.1f}")
     print("; ".join(f"{kind}: {kinds[kind]} of {count}" for kind, count in all_kinds.items()))
 
 

@@ -2,10 +2,10 @@
 
     python benchmarks/train_step.py [--variant nano] [--batch 4] [--rounds 8] [--threads 2] [--device cpu|cuda]
 
-First at equal precision (fp32, or `--bf16`) with the fast algorithms, then each at its defaults: upstream's is fp32 on
-a CPU and bf16 on CUDA; ours what `amp_dtype: auto` gives, deterministic algorithms and, on a CPU, freed memory kept. A
-step is forward, loss with matching, backward, gradient clipping, AdamW and the moving average, as both train.
-Each runs in a process of its own, one at a time. Needs the parity tools (`make setup-dev`); it installs nothing.
+First both at equal precision (fp32, or `--bf16`) with fast algorithms, then each at its defaults. Upstream's defaults
+are fp32 on a CPU and bf16 on CUDA. Ours are `amp_dtype: auto`, deterministic algorithms and, on a CPU, keeping freed
+memory. A step is forward, loss with matching, backward, gradient clipping, AdamW and EMA. Each project runs in a
+separate process, one at a time. Needs the parity tools (`make setup-dev`).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def our_step(options: argparse.Namespace, **model: Any) -> Step:
     detector = build_detector(architecture, **model)
     if options.weights:
         weights = torch.load(options.weights)
-        detector.load_state_dict({to_ours(name): one for name, one in weights.items() if name != KEYPOINT_MASK})
+        detector.load_state_dict({to_ours(name): tensor for name, tensor in weights.items() if name != KEYPOINT_MASK})
     detector.to(options.device)
     if getattr(options, "compile", "off") != "off":
         compile_regions(detector)
@@ -129,7 +129,7 @@ def default_precision(name: str, device: str) -> str:
 
 
 def work(options: argparse.Namespace) -> None:
-    """Make a step for each line that comes, and answer with its seconds and loss; at the end, with the peak memory."""
+    """Run a step for each input line, and print its seconds and loss. At the end, print the peak memory."""
     from rfdetr_core.training.compilation import compiler_settings
     from rfdetr_core.training.config import TrainConfig
 
@@ -150,7 +150,7 @@ def work(options: argparse.Namespace) -> None:
     with compiler_settings(TrainConfig(compile=options.compile)):
         for _ in sys.stdin:
             start = time.perf_counter()
-            loss = step().item()  # on CUDA this waits for the forward pass alone
+            loss = step().item()  # on CUDA this waits only for the forward pass
             if options.device == "cuda":
                 torch.cuda.synchronize()
             print(time.perf_counter() - start, loss, flush=True)
@@ -158,10 +158,10 @@ def work(options: argparse.Namespace) -> None:
 
 
 def peak_memory(device: str) -> float:
-    """MiB: of the process on a CPU, of tensors on CUDA."""
+    """Peak memory in MiB: of the process on a CPU, of tensors on CUDA."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    # Not getrusage: a child's maximum there starts at what its parent had.
+    # Not getrusage: there, a child's maximum starts at the memory of its parent.
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(peak.split()[1]) / 1024
 
@@ -169,7 +169,7 @@ def peak_memory(device: str) -> float:
 def compare(arguments: list[str], rounds: int, batch: int, weights: str) -> None:
     workers: dict[str, subprocess.Popen[str]] = {}
     precisions, seconds, losses, peaks = {}, {}, {}, {}
-    for name in ("upstream", "ours"):  # upstream leaves its weights for ours
+    for name in ("upstream", "ours"):  # upstream first: it writes the weights that ours reads
         command = [sys.executable, *arguments, "--weights", weights, "--worker", name]
         workers[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         precisions[name], seconds[name] = answer(workers[name])[0], []
@@ -177,7 +177,7 @@ def compare(arguments: list[str], rounds: int, batch: int, weights: str) -> None
         for name, worker in workers.items():
             assert worker.stdin is not None
             print(file=worker.stdin, flush=True)
-            took, loss = (float(one) for one in answer(worker))
+            took, loss = (float(answer_part) for answer_part in answer(worker))
             losses.setdefault(name, loss)
             seconds[name] += [took] if number >= 2 else []
     for name, worker in workers.items():
@@ -204,8 +204,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--bf16", dest="precision", action="store_const", const="bf16", default="fp32")
-    parser.add_argument("--compile", default="off", choices=["off", "default"], help="train.compile, of ours alone")
-    parser.add_argument("--defaults", action="store_true", help="compare at the defaults alone")
+    parser.add_argument("--compile", default="off", choices=["off", "default"], help="use train.compile (only ours)")
+    parser.add_argument("--defaults", action="store_true", help="compare only at the defaults")
     parser.add_argument("--worker", choices=["ours", "upstream"], help=argparse.SUPPRESS)
     parser.add_argument("--weights", help=argparse.SUPPRESS)
     return parser.parse_args()

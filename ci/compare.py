@@ -29,7 +29,7 @@ from rfdetr_core.lineage.lock import LOCK, Lock
 from rfdetr_core.report.config import ReportConfig
 
 if TYPE_CHECKING:
-    from rfdetr_core.report.comparison import Compared
+    from rfdetr_core.report.comparison import FileComparison
 
 BASE_MODEL, BASE_HISTORY = STATE / "base.pth", STATE / "base_history.csv"
 HISTORY = MODEL.with_name("history.csv")
@@ -177,7 +177,7 @@ def score_models(gate: GateConfig, commit: str) -> dict[str, Any]:
     return content if content["conclusion"] == "same weights" else content | draw_pictures(compared, commit)
 
 
-def draw_pictures(compared: Compared, commit: str) -> dict[str, Any]:
+def draw_pictures(compared: FileComparison, commit: str) -> dict[str, Any]:
     """Write the pictures of the comment. Returns their captions by file name, or why there are no pictures."""
     from rfdetr_core.report.comparison.png import write_pictures
 

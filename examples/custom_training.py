@@ -1,4 +1,7 @@
-"""A training with a callback of one's own: python examples/custom_training.py data/sample runs/custom"""
+"""Train with your own Lightning callback.
+
+python examples/custom_training.py data/sample runs/custom
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,26 @@ from rfdetr_core.training import RFDETRDataModule, RFDETRModelModule, build_trai
 
 
 class StopAt(Callback):
-    """Ends the training when the averaged weights are good enough."""
+    """Stops the training when the averaged weights are good enough."""
 
     def __init__(self, score: float) -> None:
         self.score = score
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the scores, which are those of the documentation: val/mAP_50, val/ema_mAP_50 and others."""
+        """Compare a score with the target. Scores have the names of the columns of history.csv."""
         trainer.should_stop = float(trainer.callback_metrics["val/ema_mAP_50"]) >= self.score
 
 
 def main(dataset: str, output: str, epochs: int = 20, enough: float = 0.5, interval: int = 10) -> None:
-    """Train a new Pico on a COCO or YOLO folder.
+    """Train a new Pico on a COCO or YOLO dataset.
 
-    `output` receives checkpoint_best_total.pth, checkpoint_best_regular.pth, checkpoint_best_ema.pth, checkpoint.pth to
-    resume from, and every `interval` epochs a checkpoint_<N>.pth.
+    Args:
+        dataset: The folder of the dataset.
+        output: Receives checkpoint_best_total.pth, checkpoint_best_regular.pth, checkpoint_best_ema.pth, and
+            checkpoint.pth to resume from.
+        epochs: The largest number of epochs.
+        enough: The score val/ema_mAP_50 at which the training stops.
+        interval: Epochs between two checkpoint_<N>.pth.
     """
     model_config = RFDETRPicoConfig()
     train_config = TrainConfig(

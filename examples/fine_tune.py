@@ -1,4 +1,4 @@
-"""Train on the folder of a dataset, look at the result, load it, evaluate it, and train on.
+"""Train on a dataset, plot the result, load and evaluate it, resume the training, and start a second one.
 
 python examples/fine_tune.py data/sample runs/first
 """

@@ -1,4 +1,4 @@
-"""Find the objects of a photograph with published weights, and save it with their boxes.
+"""Find objects in a photograph with published weights, and save the photograph with the boxes.
 
 python examples/predict.py photo.jpg boxes.jpg
 """

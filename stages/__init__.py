@@ -1,4 +1,9 @@
-"""Run a stage: compare its code with digests/<stage>.json, and end a UserError in one message."""
+"""The stages of dvc.yaml: a script each, which reads its sections of params.yaml and calls the core.
+
+`run` starts every script. It compares the stage's code with digests/<stage>.json, stops the stage if code or inputs
+change while it runs, turns a UserError into one message, and writes the stage's journal entry and DVC's run cache.
+DVC calls the scripts (`python -m stages.train`); a person can too. Start reading with stages/train.py.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +17,20 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import rfdetr_core.base.sources  # noqa: F401 - first, for its effect
+import rfdetr_core.base.sources  # noqa: F401 - first: from here on Python reads no bytecode of the project
 from rfdetr_core.base import files, sources
 from rfdetr_core.base.code import FOLDER, ROOT, STAGE, Code
 from rfdetr_core.base.errors import UserError, listed
-from rfdetr_core.base.held import states_of
-from rfdetr_core.base.imports import Guard, shadows
+from rfdetr_core.base.imports import Guard, shadowing_files
+from rfdetr_core.base.input_states import states_of
 from rfdetr_core.base.memory import explaining_shortage
 from rfdetr_core.base.printing import message_of
 from rfdetr_core.base.processes import end_with_parent
 from rfdetr_core.base.run_cache import keep_lock, save_run
 
-_LESS_MEMORY = {"evaluate": "Free some, or lower evaluate.batch_size."}  # train and validate say more themselves
-# DVC removes the results of a stage before it runs; small ones are kept in git, the others in its cache. Restored are
-# the outs of dvc.yaml alone: what the user changed in a dataset must stay.
+_LESS_MEMORY = {"evaluate": "Free some, or lower evaluate.batch_size."}  # train and validate have better messages
+# DVC removes the results of a stage before it runs. Small results are in git, large ones in DVC's cache. The commands
+# restore only the outs of dvc.yaml: a dataset that the user changed must stay.
 RESTORE = (
     "Earlier results, if there were any: "
     "git restore digests; git restore metadata; git restore manifest reports output; dvc checkout --force dvc.yaml"
@@ -33,8 +38,8 @@ RESTORE = (
 
 
 def run(stage: Callable[[], None]) -> None:
-    """Run a stage, which imports what it needs of the core; a UserError ends in one message and exit status 1."""
-    # A rank that Lightning or torchrun started has nothing to finish alone.
+    """Run a stage's function. A UserError ends in one message and exit status 1."""
+    # SIGKILL for the ranks that Lightning or torchrun started: they have nothing to finish without rank 0.
     end_with_parent(signal.SIGTERM if os.environ.get("LOCAL_RANK", "0") == "0" else signal.SIGKILL)
     name, began = Path(sys.argv[0]).stem, time.time()
     try:
@@ -46,7 +51,7 @@ def run(stage: Callable[[], None]) -> None:
             else:
                 with _digested_code(name), _held_inputs(name):
                     stage()
-                # Loaded by name: what notes a result is no dependency of it.
+                # Loaded by name: the journal does not change a result, so the code digest does not include it.
                 journal = importlib.import_module("rfdetr_core.lineage.journal")
                 save_run(partial(journal.note, began=began))
     except UserError as error:
@@ -55,63 +60,66 @@ def run(stage: Callable[[], None]) -> None:
         print(f"\ninterrupted. {RESTORE}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     finally:
-        # torch's handler raises the death of a loader worker wherever Python is, also while it exits.
+        # torch's handler raises the death of a loader worker anywhere, even while Python exits.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @contextmanager
 def _digested_code(name: str) -> Iterator[None]:
-    """Stop a stage whose code is not that of digests/<name>.json: before it runs, when it imports, and when it has run.
+    """Stop a stage whose code differs from digests/<name>.json. Checked at its start, at each import, and at its end.
 
-    `dvc repro --single-item` and `--downstream` run no stage before it, and a module may be edited while it runs.
+    `dvc repro --single-item` and `--downstream` skip the stage code, and a module can be edited while the stage runs.
     """
-    guard, file = Guard(Code(), name), FOLDER / f"{name}.json"  # first: what it lets through is compared next
+    guard, file = (
+        Guard(Code(), name),
+        FOLDER / f"{name}.json",
+    )  # the guard first: the modules that it allows are compared next
     if not file.exists() and "DVC_STAGE" in os.environ:
         raise UserError(f"{file} does not exist. Run: dvc repro")
-    # Started by hand, a stage may have no digests: then an edit is one of the code at its start.
+    # A stage that is started by hand may have no digests file. Then the code at its start is the reference.
     code = Code()
     digests = files.read_json(file) if file.exists() else code.digests_of(name)
     if changed := code.changed(name, digests):
-        raise UserError(f"{_few(changed)} changed since the stage code ran. Run: dvc repro")
+        raise UserError(f"{_first_of(changed)} changed since the stage code ran. Run: dvc repro")
     sys.meta_path.insert(0, guard)
     try:
         yield
     finally:
         sys.meta_path.remove(guard)
     if changed := [
-        *dict.fromkeys([*Code().changed(name, digests), *code.compiled_otherwise(sources.compiled, digests)])
+        *dict.fromkeys([*Code().changed(name, digests), *code.compiled_from_other_source(sources.compiled, digests)])
     ]:
         raise UserError(
-            f"Edited while {name} ran: {_few(changed)}. DVC does not record the result. To keep the result, undo the "
-            "edit; then run: dvc repro"
+            f"Edited while {name} ran: {_first_of(changed)}. DVC does not record the result. To keep the result, undo "
+            "the edit. Then run: dvc repro"
         )
 
 
 @contextmanager
 def _held_inputs(name: str) -> Iterator[None]:
-    """Stop a stage when it has run, if what it depends on is not what it was when it began."""
+    """Stop a stage at its end if one of its dependencies changed while it ran."""
     before = states_of(name)
     yield
-    if changed := [path for path, _, _ in files.changes(before, states_of(name))]:
+    if changed := [path for path, _, _ in files.changed_digests(before, states_of(name))]:
         raise UserError(
-            f"Changed while {name} ran: {listed(changed)}. What was read of it is not known, so DVC does not record "
-            "the result. Run: dvc repro"
+            f"Changed while {name} ran: {listed(changed)}. The stage may have read either content, so DVC does not "
+            "record the result. Run: dvc repro"
         )
 
 
-def _few(paths: list[str]) -> str:
+def _first_of(paths: list[str]) -> str:
     return paths[0] + (f" (and {len(paths) - 1} more)" if len(paths) > 1 else "")
 
 
 def _check_code_is_of_this_project() -> None:
-    # An editable install elsewhere on the path would be trained with, while dvc.lock records the code that is here.
+    # Otherwise an editable install elsewhere on the path would run, while dvc.lock records the code of this project.
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
     if not ROOT.is_relative_to(root):
         raise UserError(
             f"rfdetr_core is imported from {ROOT}, not from {root}. Run stages as python -m stages.<name> there."
         )
-    if found := shadows(root):
+    if shadowing := shadowing_files(root):
         raise UserError(
-            f"{', '.join(found)} would be imported in place of a module that the results are recorded to come from. "
+            f"{', '.join(shadowing)} would be imported instead of a module whose digest the results record. "
             "Remove or rename it."
         )

@@ -1,4 +1,4 @@
-"""Stage code: for every other stage the digests of the modules that it runs."""
+"""Stage code: writes, for every other stage, the digests of the modules that it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage convert: the annotations in canonical form, and the class table."""
+"""Stage convert: writes the annotations in canonical form, and the class table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage export: files for other runtimes, each compared with the checkpoint that it was made from."""
+"""Stage export: writes the model as files for other runtimes, and compares each file with the checkpoint."""
 
 from __future__ import annotations
 

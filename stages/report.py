@@ -1,4 +1,4 @@
-"""Stage report: a page about the evaluation, thresholds to deploy, suspected label errors."""
+"""Stage report: writes the evaluation page, recommended thresholds and suspected label errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def main() -> None:
     config = read_section(ReportConfig, "report")
     where = ProjectPaths(dataset=Path(read_section(DataConfig, "data").dir))
     write_report(where, config, Path("reports/evaluate"), Path("output"))
-    # Loaded by name: what is tracked of a result is no dependency of it.
+    # Loaded by name: tracking does not change a result, so the code digest does not include it.
     importlib.import_module("rfdetr_core.observers.publishing").track_report(where)
 
 

@@ -1,4 +1,4 @@
-"""Stage select_best: EMA or regular."""
+"""Stage select_best: chooses between the EMA weights and the regular weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage strip: the winner's weights, and what loading them needs."""
+"""Stage strip: writes the model file: the winner's weights, their lineage, and what loading needs."""
 
 from __future__ import annotations
 

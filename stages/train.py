@@ -1,4 +1,4 @@
-"""Stage train: the run folder, with the best checkpoints of both tracks."""
+"""Stage train: trains, and writes the run folder with the best checkpoints of both tracks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage validate: every image decoded, every annotation checked, the manifest of what may be trained on."""
+"""Stage validate: decodes every image, checks every annotation, and writes findings, manifest and metadata."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def main() -> None:
     from rfdetr_core.base.manifest import DataConfig
     from rfdetr_core.base.params import read_section
     from rfdetr_core.base.paths import ProjectPaths
-    from rfdetr_core.base.processes import interrupt_when_told
+    from rfdetr_core.base.processes import treat_sigterm_as_ctrl_c
     from rfdetr_core.ingest.config import ValidateConfig
     from rfdetr_core.ingest.validate import validate_dataset
     from rfdetr_core.report.dataset import write_page
 
-    interrupt_when_told()
-    # By name: the check of all sections imports every config, and none of them changes the result of this stage.
+    treat_sigterm_as_ctrl_c()
+    # Loaded by name: this check imports all sections' configs, and most of them do not change this stage's result.
     preflight = importlib.import_module("rfdetr_core.config.preflight")
     preflight.check_params()
     where = ProjectPaths(dataset=Path(read_section(DataConfig, "data").dir))

@@ -1,4 +1,4 @@
-"""The project as its tests see it: where it is, its modules, and its stages."""
+"""Facts about the project for its tests: its modules and its stages."""
 
 from __future__ import annotations
 

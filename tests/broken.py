@@ -1,4 +1,4 @@
-"""Labels broken on purpose, in four ways, and which of them a list of suspects has."""
+"""Breaks labels on purpose, in four ways, and checks which of them a list of suspects contains."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ if TYPE_CHECKING:
 
 Box = tuple[float, float, float, float]  # left, top, width, height
 MOVED, REMOVED, ADDED, OTHER = "moved", "removed", "added", "another class"
-_MOST_MOVED = 0.7  # of its side: an IoU of 0.18 with where it was; the least is half: 0.33
+_MOST_MOVED = 0.7  # share of a side, an IoU of 0.18 with the old box; at least 0.5 of it, an IoU of 0.33
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A broken label. image: its path. annotation: its id, if it is still there. place: where the object is, if any."""
+    """A broken label.
+
+    image: the path of its image. annotation: the id of the label, if it exists. place: the box of the object; None for
+    an added label.
+    """
 
     kind: str
     image: str
@@ -25,7 +29,7 @@ class Broken:
     place: Box | None
 
     def is_suspected(self, table: pd.DataFrame) -> bool:
-        """Whether a row of a list of suspects names the label, or shows the object that it lacks (IoU 0.5)."""
+        """Whether a list of suspects names the label, or has a box at the object without a label (IoU 0.5)."""
         rows = table[table.image == self.image]
         if self.annotation is not None and (rows.annotation == self.annotation).any():
             return True
@@ -34,18 +38,18 @@ class Broken:
 
 
 def break_labels(annotations: dict[str, Any], count: int, seed: int = 0) -> tuple[dict[str, Any], list[Broken]]:
-    """Annotations with so many broken labels, the four ways in turn, and what was done.
+    """Break `count` labels, in the four ways in turn. Returns the new annotations and the broken labels.
 
-    moved: by half its side or more. removed. added: a box of the size of a label, where none is. another class: only
-    where there are several. Boxes alone: of a label with a mask only the box is moved.
+    moved: by at least half of a side; only the box, not a mask. removed: the label is deleted. added: a box of the size
+    of another label, where no object is. another class: only if there are several classes.
     """
     random = np.random.default_rng(seed)
     images = {image["id"]: image for image in annotations["images"]}
-    classes = [one["id"] for one in annotations["categories"]]
+    classes = [category["id"] for category in annotations["categories"]]
     rows = {row["id"]: dict(row) for row in annotations["annotations"] if not row.get("iscrowd", 0)}
     ways = [MOVED, REMOVED, ADDED, *([OTHER] if len(classes) > 1 else [])]
     waiting = random.permutation(sorted(rows)).tolist()
-    kept = dict(rows)
+    labels = dict(rows)
     done: list[Broken] = []
     while len(done) < count:
         way = ways[len(done) % len(ways)]
@@ -55,44 +59,48 @@ def break_labels(annotations: dict[str, Any], count: int, seed: int = 0) -> tupl
         if way == MOVED:
             if (moved := _moved(row["bbox"], image, random)) is None:
                 continue
-            kept[number] = row | {"bbox": moved}
+            labels[number] = row | {"bbox": moved}
         elif way == OTHER:
-            others = [one for one in classes if one != row["category_id"]]
-            kept[number] = row | {"category_id": others[int(random.integers(len(others)))]}
+            others = [category for category in classes if category != row["category_id"]]
+            labels[number] = row | {"category_id": others[int(random.integers(len(others)))]}
         elif way == REMOVED:
-            del kept[number]
+            del labels[number]
         else:
             image, added = _added(row, list(images.values()), list(rows.values()), random)
-            number, place = max(kept) + 1, None
-            kept[number] = row | {"id": number, "image_id": image["id"], "bbox": added}
+            number, place = max(labels) + 1, None
+            labels[number] = row | {"id": number, "image_id": image["id"], "bbox": added}
         done.append(Broken(way, image["file_name"], None if way == REMOVED else number, place))
-    return annotations | {"annotations": list(kept.values())}, done
+    return annotations | {"annotations": list(labels.values())}, done
 
 
 def _moved(box: list[float], image: dict[str, Any], random: np.random.Generator) -> list[float] | None:
-    """A box moved left, right, up or down within its image; None where there is no room."""
+    """A box moved left, right, up or down within its image; None if there is no room."""
     x, y, w, h = box
     part = float(random.uniform(0.5, _MOST_MOVED))
     moved = [[x + way * part * w, y, w, h] for way in (-1, 1)] + [[x, y + way * part * h, w, h] for way in (-1, 1)]
-    inside = [one for one in moved if 0 <= one[0] <= image["width"] - w and 0 <= one[1] <= image["height"] - h]
+    inside = [
+        candidate
+        for candidate in moved
+        if 0 <= candidate[0] <= image["width"] - w and 0 <= candidate[1] <= image["height"] - h
+    ]
     return inside[int(random.integers(len(inside)))] if inside else None
 
 
 def _added(
     like: dict[str, Any], images: list[dict[str, Any]], rows: list[dict[str, Any]], random: np.random.Generator
 ) -> tuple[dict[str, Any], list[float]]:
-    """An image, and a box in it that overlaps none."""
+    """An image, and a box in it that overlaps no label."""
     w, h = like["bbox"][2:]
     while True:
         image = images[int(random.integers(len(images)))]
         x, y = float(random.uniform(0, image["width"] - w)), float(random.uniform(0, image["height"] - h))
-        there = [tuple(row["bbox"]) for row in rows if row["image_id"] == image["id"]]
-        if w <= image["width"] and h <= image["height"] and not any(_iou((x, y, w, h), one) for one in there):
+        boxes = [tuple(row["bbox"]) for row in rows if row["image_id"] == image["id"]]
+        if w <= image["width"] and h <= image["height"] and not any(_iou((x, y, w, h), box) for box in boxes):
             return image, [x, y, w, h]
 
 
-def _iou(one: Box, other: Box) -> float:
-    wide = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
-    high = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+def _iou(first: Box, second: Box) -> float:
+    wide = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
+    high = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
     both = max(0.0, wide) * max(0.0, high)
-    return both / (one[2] * one[3] + other[2] * other[3] - both)
+    return both / (first[2] * first[3] + second[2] * second[3] - both)

@@ -23,19 +23,19 @@ _SECONDS = 60.0
 
 
 def find_chromium() -> str:
-    """The command; the test is skipped where there is none, and fails in CI."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
+    """The command of Chromium. Without one, the test is skipped; in CI it fails."""
+    command = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if command is None:
         message = "no chromium here: apt-get install chromium"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    return found
+    return command
 
 
 class Browser:
-    """One Chromium and what it says; `open` makes a page."""
+    """A running Chromium and its events; `open` opens a page."""
 
     def __init__(self, chromium: str, profile: Path) -> None:
-        # The browser reads from 3 and writes to 4; ours must not be these while they are moved there.
+        # The browser reads from descriptor 3 and writes to 4. Our ends must have other numbers before they are moved.
         reads, self._to = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in os.pipe())
         self._from, writes = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in os.pipe())
 
@@ -71,7 +71,7 @@ class Browser:
         os.close(self._from)
 
     def call(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
-        """The answer to a command; events that come before it are kept."""
+        """The answer to a command; events that arrive before it are stored."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": params} | ({"sessionId": session} if session else {})
         data = json.dumps(message).encode() + b"\0"
@@ -86,7 +86,7 @@ class Browser:
             self.events.append(answer)
 
     def open(self, path: Path, width: int = 1200, height: int = 900) -> Page:
-        """A file in a page of its own, loaded."""
+        """Load a file in a new page."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         return Page(self, session, path, width, height)
@@ -98,13 +98,13 @@ class Browser:
             data = os.read(self._from, 1 << 20)
             if not data:
                 raise RuntimeError(f"Chromium ended with status {self._process.wait()}")
-            *whole, self._rest = (self._rest + data).split(b"\0")
-            self._messages += map(json.loads, whole)
+            *messages, self._rest = (self._rest + data).split(b"\0")
+            self._messages += map(json.loads, messages)
         return self._messages.popleft()
 
 
 class Page:
-    """A page: what runs in it, what is clicked and typed, what it complained about and asked for."""
+    """A page: run code in it, click, type, and read its errors and requests."""
 
     def __init__(self, browser: Browser, session: str, path: Path, width: int, height: int) -> None:
         self._browser, self._session = browser, session
@@ -117,14 +117,14 @@ class Page:
         self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
 
     def value(self, expression: str) -> Any:
-        """What an expression is, awaited."""
+        """The value of an expression; a promise is awaited."""
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             raise AssertionError(f"{expression}: {answer['exceptionDetails']}")
         return answer["result"].get("value")
 
     def wait(self, expression: str) -> None:
-        """Until an expression is true."""
+        """Wait until an expression is true."""
         end = time.monotonic() + _SECONDS
         while not self.value(expression):
             assert time.monotonic() < end, f"never: {expression}"
@@ -145,12 +145,12 @@ class Page:
             self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
 
     def type(self, selector: str, text: str) -> None:
-        """Type a text into a field, after what is there."""
+        """Type a text at the end of a field."""
         self.click(selector)
         self._call("Input.insertText", text=text)
 
     def choose(self, selector: str, value: str) -> None:
-        """Choose an option of a list: its menu is the system's, out of reach of the mouse."""
+        """Choose an option of a list. Not by the mouse, since the system draws the menu."""
         field = f"document.querySelector({json.dumps(selector)})"
         self.value(f"{field}.value = {json.dumps(value)}; {field}.dispatchEvent(new Event('change'))")
 
@@ -160,13 +160,13 @@ class Page:
             self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=27)
 
     def emulate(self, **features: str) -> None:
-        """Media features such as prefers_color_scheme="dark", or media="print"."""
+        """Emulate media features such as prefers_color_scheme="dark", or media="print"."""
         media = features.pop("media", "")
         named = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
         self._call("Emulation.setEmulatedMedia", media=media, features=named)
 
     def screenshot(self, path: Path) -> None:
-        """All of the page as PNG."""
+        """Save the complete page as PNG."""
         data = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
         path.write_bytes(base64.b64decode(data))
 
@@ -174,25 +174,29 @@ class Page:
         return self._browser.call(method, self._session, **params)
 
     def _events(self, method: str) -> list[dict[str, Any]]:
-        self.value("new Promise((done) => setTimeout(done, 50))")  # what was said meanwhile arrives before the answer
+        self.value("new Promise((done) => setTimeout(done, 50))")  # events of this time arrive before the answer
         mine = (event for event in self._browser.events if event.get("sessionId") == self._session)
         return [event["params"] for event in mine if event["method"] == method]
 
     def complaints(self) -> list[str]:
         """Errors, warnings, violations of the policy and dialogs."""
-        said = [one["exceptionDetails"]["text"] for one in self._events("Runtime.exceptionThrown")]
-        said += [str(one) for one in self._events("Runtime.consoleAPICalled") if one["type"] in ("error", "warning")]
-        said += [one["entry"]["text"] for one in self._events("Log.entryAdded") if one["entry"]["level"] != "verbose"]
-        return said + [f"dialog: {one['message']}" for one in self._events("Page.javascriptDialogOpening")]
+        messages = [event["exceptionDetails"]["text"] for event in self._events("Runtime.exceptionThrown")]
+        messages += [
+            str(event) for event in self._events("Runtime.consoleAPICalled") if event["type"] in ("error", "warning")
+        ]
+        messages += [
+            event["entry"]["text"] for event in self._events("Log.entryAdded") if event["entry"]["level"] != "verbose"
+        ]
+        return messages + [f"dialog: {event['message']}" for event in self._events("Page.javascriptDialogOpening")]
 
     def requests(self) -> list[str]:
-        """What was asked for beside data: addresses, the file itself first."""
-        urls = [one["request"]["url"] for one in self._events("Network.requestWillBeSent")]
+        """The requested addresses, without data: URLs; the file itself is the first."""
+        urls = [event["request"]["url"] for event in self._events("Network.requestWillBeSent")]
         return [url for url in urls if not url.startswith("data:")]
 
 
 def opened_whole(browser: Browser, path: Path, **size: int) -> Page:
-    """A page of the kit with all its charts, which are drawn when they come into view."""
+    """Open a page and draw all its charts, which are otherwise drawn when they come into view."""
     page = browser.open(path, **size)
     page.wait("document.documentElement.dataset.ready === 'yes'")
     page.value("document.querySelectorAll('.vega').forEach((one) => one.scrollIntoView())")
@@ -201,7 +205,7 @@ def opened_whole(browser: Browser, path: Path, **size: int) -> Page:
 
 
 def require_clean(page: Page, path: Path, width: int) -> None:
-    """No complaint, no request but for the file, no scrolling to the side, no text below 12 pixels outside charts."""
+    """Require no error, no request but the file, no horizontal scrolling, no text under 12 pixels outside charts."""
     assert page.complaints() == []
     assert page.requests() == [path.resolve().as_uri()]
     assert page.value("document.documentElement.scrollWidth") <= width

@@ -1,7 +1,7 @@
-"""Tensors on "cuda" without a GPU: they have shapes and devices but no numbers, and tell what would make the host wait.
+"""Fake tensors on "cuda" without a GPU: shapes and devices without numbers. They show where the host would wait.
 
-Within `fake_cuda()`, whatever needs a number of a tensor raises: `item`, `bool`, `nonzero`, an index of booleans. So
-does an operation of tensors of two devices. What torch would copy in silence, as in `new_tensor`, `Watched` notes.
+In `fake_cuda()`, an operation that needs a number of a tensor raises: `item`, `bool`, `nonzero`, an index of booleans.
+An operation on tensors of two devices raises, too. `Watched` records implicit copies, as in `new_tensor`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class Copy(NamedTuple):
-    """An operation on tensors of two devices. waits: the host stands still until the device is done with it."""
+    """A copy between two devices. waits: the host waits until the device has finished it."""
 
     operation: str
     to: str
@@ -30,7 +30,7 @@ class Copy(NamedTuple):
 
 
 class Watched(TorchDispatchMode):
-    """Notes what leads from one device to another."""
+    """Records the copies between devices."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,18 +40,18 @@ class Watched(TorchDispatchMode):
         keywords = kwargs or {}
         result = func(*args, **keywords)
         before, after = (
-            [one for one in tree_leaves(tree) if isinstance(one, Tensor)] for tree in ((args, keywords), result)
+            [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)] for tree in ((args, keywords), result)
         )
-        if len({one.device.type for one in (*before, *after)}) > 1:
+        if len({tensor.device.type for tensor in (*before, *after)}) > 1:
             to = after[0].device.type
-            # Only a copy to the device can be left to it; one to the host is of use when it has ended.
+            # Only a copy to the device can be asynchronous; the host must wait for a copy to itself.
             waits = to == "cpu" or not keywords.get("non_blocking")
             self.copies.append(Copy(str(func), to, waits, _line_of_the_core()))
         return result
 
     @property
     def waits(self) -> list[Copy]:
-        return [one for one in self.copies if one.waits]
+        return [copy for copy in self.copies if copy.waits]
 
 
 def _line_of_the_core() -> str:
@@ -61,13 +61,13 @@ def _line_of_the_core() -> str:
 
 @contextmanager
 def fake_cuda() -> Iterator[Watched]:
-    """While it lasts, tensors are fake. One that was made outside of it is refused."""
+    """Make all new tensors fake in this block. A tensor from outside is refused."""
     with FakeTensorMode(allow_non_fake_inputs=False), Watched() as watched:
         yield watched
 
 
 def to_fake_cuda(module: nn.Module) -> None:
-    """Replace parameters and buffers by fake ones on CUDA. A tensor that is neither stays, and will be refused."""
+    """Replace parameters and buffers by fake ones on CUDA. Any other tensor stays, and will be refused."""
     for part in module.modules():
         for name, value in part.named_parameters(recurse=False):
             setattr(part, name, nn.Parameter(empty_like(value), value.requires_grad))
@@ -80,44 +80,46 @@ def empty_like(value: Tensor) -> Tensor:
 
 
 def backward(loss: Tensor) -> dict[Tensor, Tensor]:
-    """The gradient of each leaf, by its leaf: autograd's own engine needs a device that exists."""
+    """The gradient of each leaf. Autograd's own engine would need a real device."""
     gradients: dict[Any, dict[int, Tensor]] = defaultdict(dict)
     gradients[loss.grad_fn][0] = torch.ones_like(loss)
-    found = {}
+    leaf_gradients = {}
     for node in _from_end_to_start(loss.grad_fn):
-        given = gradients.pop(node, {})
-        if not given:
+        arriving = gradients.pop(node, {})
+        if not arriving:
             continue
         if hasattr(node, "variable"):
-            found[node.variable] = given[0]
+            leaf_gradients[node.variable] = arriving[0]
             continue
-        arguments = [given.get(number) for number in range(len(node._input_metadata))]
+        arguments = [arriving.get(number) for number in range(len(node._input_metadata))]
         edges = node.next_functions
-        if isinstance(node, BackwardCFunction):  # a function of Python answers for inputs that are no tensors, too
-            made = [
+        if isinstance(
+            node, BackwardCFunction
+        ):  # a Python function also returns gradients for inputs that are not tensors
+            outgoing = [
                 value for value, needed in zip(node.apply(*arguments), node.needs_input_grad, strict=True) if needed
             ]
             edges = [edge for edge in edges if edge[0] is not None]
         else:
-            made = node(*arguments)
-            made = made if isinstance(made, tuple) else (made,)
-        for (next_node, number), gradient in zip(edges, made, strict=True):
+            outgoing = node(*arguments)
+            outgoing = outgoing if isinstance(outgoing, tuple) else (outgoing,)
+        for (next_node, number), gradient in zip(edges, outgoing, strict=True):
             if next_node is not None and gradient is not None:
-                # What was broadcast is summed by the engine, not by the nodes.
+                # The engine, not the node, sums the gradient of a broadcast tensor.
                 gradient = gradient.sum_to_size(next_node._input_metadata[number].shape)
                 before = gradients[next_node].get(number)
                 gradients[next_node][number] = gradient if before is None else before + gradient
-    return found
+    return leaf_gradients
 
 
 def _from_end_to_start(end: Any) -> list[Any]:
-    """All nodes of a graph, each before those that it hands gradients to."""
-    order, seen, open_nodes = [], {end}, [(end, iter(end.next_functions))]
+    """All nodes of a graph, each before the nodes that get gradients from it."""
+    order, visited, open_nodes = [], {end}, [(end, iter(end.next_functions))]
     while open_nodes:
         node, following = open_nodes[-1]
         for next_node, _ in following:
-            if next_node is not None and next_node not in seen:
-                seen.add(next_node)
+            if next_node is not None and next_node not in visited:
+                visited.add(next_node)
                 open_nodes.append((next_node, iter(next_node.next_functions)))
                 break
         else:

@@ -1,4 +1,4 @@
-"""Model files whose values are odd, and every command that reads one."""
+"""Model files with odd values, and every command that reads a model file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RUN = {"fingerprint": {"params.train.lr": 1e-4}, "finished": True, "result": ["0
 
 
 def nested(levels: int) -> list[Any]:
-    """Lists in lists."""
+    """Nested lists."""
     value: list[Any] = []
     for _ in range(levels):
         value = [value]
@@ -41,7 +41,7 @@ def nested(levels: int) -> list[Any]:
 
 
 def laughs(levels: int = 60) -> list[Any]:
-    """A few lists that have 2 ** levels when they are written out."""
+    """A few lists that have 2 ** levels entries when they are written out (billion laughs)."""
     value: list[Any] = ["ha"]
     for _ in range(levels):
         value = [value, value]
@@ -87,7 +87,7 @@ ODD: dict[str, Any] = {
 
 
 class Target:
-    """A committed model, and a copy of it that is made odd."""
+    """A committed model, and a copy of it that gets odd values."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -105,7 +105,7 @@ class Target:
         self.detector = tiny_detector()
 
     def places(self) -> list[Place]:
-        """The place of every value of the file, containers included."""
+        """The place of every value in the file, also of containers."""
         return list(_places(self.content))
 
     def write(self, place: Place, value: Any) -> None:
@@ -113,17 +113,17 @@ class Target:
         torch.save(replaced(self.content, place, value), self.path)
 
     def commands(self) -> dict[str, Callable[[], object]]:
-        """Everything that reads a model file, by name."""
+        """Every command and function that reads a model file, by name."""
         path, repo = str(self.path), ["--repo", str(self.repository.folder)]
         architecture, detector = self.detector
         output = self.folder / "stripped" / "checkpoint_best_ema.pth"
 
-        def stripping() -> None:
+        def strip_copy() -> None:
             output.parent.mkdir(exist_ok=True)
             output.write_bytes(self.path.read_bytes())
             strip(output.parent, self.selection, output.with_name("total.pth"), output.parent / "records")
 
-        def going_on() -> None:
+        def resume() -> None:
             state = self.folder / "checkpoint.pth"
             state.write_bytes(self.path.read_bytes())
             state_to_resume(self.folder, {})
@@ -142,14 +142,14 @@ class Target:
                 detector, architecture, read_checkpoint(self.path), ["class 1", "class 0", "x"]
             ),
             "parent": lambda: parent_of(self.path),
-            "resume": going_on,
+            "resume": resume,
             "train.resume": lambda: named_state(self.path, TrainConfig(epochs=5), RUN["fingerprint"]),  # type: ignore[arg-type]
-            "strip": stripping,
+            "strip": strip_copy,
         }
 
 
 def replaced(value: Any, place: Place, new: Any) -> Any:
-    """A copy of nested dicts and lists in which what is at the place is another."""
+    """A copy of nested dicts and lists with a new value at the place."""
     if not place:
         return new
     copied = dict(value) if isinstance(value, Mapping) else list(value)
@@ -157,15 +157,15 @@ def replaced(value: Any, place: Place, new: Any) -> Any:
     return copied
 
 
-def _places(value: Any, at: Place = ()) -> Iterator[Place]:
-    yield at
+def _places(value: Any, place: Place = ()) -> Iterator[Place]:
+    yield place
     pairs = enumerate(value) if isinstance(value, list | tuple) else ()
     for key, item in value.items() if isinstance(value, Mapping) else pairs:
-        yield from _places(item, (*at, key))
+        yield from _places(item, (*place, key))
 
 
-def fault(command: Callable[[], object]) -> str | None:
-    """What is wrong with how a command ends: with a traceback, with a terminal's escape, or for want of memory."""
+def bad_ending(command: Callable[[], object]) -> str | None:
+    """A bad ending of a command: a traceback, too little memory, or a printed terminal escape; None for a good one."""
     out, ended = io.StringIO(), list[BaseException]()
 
     def end(_: Any, error: BaseException | None, __: Any) -> bool:
@@ -177,15 +177,17 @@ def fault(command: Callable[[], object]) -> str | None:
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         command()
-    text = out.getvalue() + "".join(str(one) for one in ended if isinstance(one, SystemExit))
-    if wrong := [one for one in ended if not isinstance(one, UserError | SystemExit) or "MemoryError" in str(one)]:
+    text = out.getvalue() + "".join(str(error) for error in ended if isinstance(error, SystemExit))
+    if wrong := [
+        error for error in ended if not isinstance(error, UserError | SystemExit) or "MemoryError" in str(error)
+    ]:
         return "".join(traceback.format_exception(wrong[0])[-3:])
     return "a terminal's escape is printed" if "\x1b" in text else None
 
 
 @contextlib.contextmanager
 def bounded_memory(more: int = 2**30) -> Iterator[None]:
-    """Let this process have `more` bytes of memory more than it has."""
+    """Limit this process to its current memory plus `more` bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + more, before[1]))
@@ -195,4 +197,4 @@ def bounded_memory(more: int = 2**30) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-sys.setrecursionlimit(max(sys.getrecursionlimit(), 3000))  # torch.save, which writes the nested lists, needs it
+sys.setrecursionlimit(max(sys.getrecursionlimit(), 3000))  # torch.save needs it for the nested lists

@@ -1,4 +1,4 @@
-"""Programs of npm that tests run: tests/ci/package.json has their versions, its lock the digests of the packages."""
+"""The npm programs that tests run. tests/ci/package.json has their versions, its lock file their digests."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from rfdetr_core.base.code import ROOT
 
 FOLDER = ROOT / "tests" / "ci"
 MODULES = FOLDER / "node_modules"  # ignored by git
-OLDEST = 20  # with which both programs start
+OLDEST = 20  # the oldest node with which both programs run
 
 
 def node_modules() -> Path:
-    """The folder of the locked packages, which are installed if need be; skips without node, or fails in CI."""
+    """Install the locked packages if necessary; returns their folder. Without node, skips the test, or fails in CI."""
     versions = [_version(name) for name in ("node", "npm")]
     if versions[0] < OLDEST or not versions[1]:
         _absent(f"no npm with node {OLDEST} or later here: apt-get install nodejs npm")
     lock, stamp = FOLDER / "package-lock.json", MODULES / ".of-the-lock"
     with (FOLDER / ".npm.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # two workers of pytest
+        fcntl.flock(file, fcntl.LOCK_EX)  # against two workers of pytest
         if not stamp.exists() or stamp.read_bytes() != lock.read_bytes():
             command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
             done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
@@ -40,7 +40,7 @@ def _absent(message: str) -> NoReturn:
 
 
 def _version(name: str) -> int:
-    """The first number of the version of a command; 0 where it is not there."""
+    """The major version of a command; 0 if it does not exist."""
     if shutil.which(name) is None:
         return 0
     done = subprocess.run([name, "--version"], capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""A dataset of rendered images with two classes: what is in them is known, and a Pico learns it in minutes."""
+"""A rendered dataset with two classes and exact labels, which a Pico learns in minutes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIZES = (14.0, 26.0)  # pixels: the least and the largest side of an object
 
 
 def render(number: int) -> tuple[Image.Image, list[dict[str, Any]]]:
-    """Image and objects of a number: discs and square frames of any colour on noise, with lines, which are none."""
+    """The image with a number, and its objects: discs and square frames on noise. The lines in it are not objects."""
     random = np.random.default_rng([7, number])
     shade = random.uniform(60, 195)
     picture = Image.fromarray(random.normal(shade, 14, (SIDE, SIDE, 3)).clip(0, 255).astype(np.uint8))
@@ -27,7 +27,7 @@ def render(number: int) -> tuple[Image.Image, list[dict[str, Any]]]:
     objects: list[dict[str, Any]] = []
     for _ in range(int(random.integers(1, 5))):
         box = _square(random)
-        if any(_overlap(box, one["box"]) for one in objects):
+        if any(_overlap(box, placed["box"]) for placed in objects):
             continue
         label, colour = int(random.integers(0, 2)), _colour(random, shade)
         if label == 0:
@@ -46,14 +46,14 @@ def _square(random: np.random.Generator) -> tuple[float, float, float, float]:
 
 
 def _colour(random: np.random.Generator, shade: float) -> tuple[int, int, int]:
-    """A colour each channel of which is 40 to 110 away from the shade of the background."""
+    """A colour. Each channel differs by 40 to 110 from the shade of the background."""
     away = random.uniform(40, 110, 3) * (1 if shade < 128 else -1)
     red, green, blue = (shade + away).clip(0, 255).astype(int).tolist()
     return red, green, blue
 
 
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _overlap(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
 
 
 def coco(numbers: range, prefix: str = "") -> dict[str, Any]:
@@ -61,9 +61,9 @@ def coco(numbers: range, prefix: str = "") -> dict[str, Any]:
     images, annotations = [], list[dict[str, Any]]()
     for place, number in enumerate(numbers, start=1):
         images.append({"id": place, "file_name": f"{prefix}{number:03}.png", "width": SIDE, "height": SIDE})
-        for one in render(number)[1]:
-            x, y, u, v = one["box"]
-            row = {"id": len(annotations) + 1, "image_id": place, "category_id": one["label"], "iscrowd": 0}
+        for item in render(number)[1]:
+            x, y, u, v = item["box"]
+            row = {"id": len(annotations) + 1, "image_id": place, "category_id": item["label"], "iscrowd": 0}
             annotations.append(row | {"bbox": [x, y, u - x, v - y], "area": (u - x) * (v - y)})
     categories = [{"id": number, "name": name} for number, name in enumerate(NAMES)]
     return {"images": images, "annotations": annotations, "categories": categories}
@@ -72,7 +72,7 @@ def coco(numbers: range, prefix: str = "") -> dict[str, Any]:
 def write_dataset(
     folder: Path, splits: Mapping[str, range], labels: Mapping[str, dict[str, Any]] | None = None
 ) -> None:
-    """Write a dataset in Roboflow's COCO layout. labels: annotations of a split instead of the right ones."""
+    """Write a dataset in Roboflow's COCO layout. labels: other annotations for a split."""
     for split, numbers in splits.items():
         (folder / split).mkdir(parents=True)
         for number in numbers:

@@ -1,4 +1,4 @@
-"""An https server on loopback, whose certificate this process trusts while it runs."""
+"""An https server on loopback. This process trusts its certificate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rfdetr_core.base import hosts
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server says of a path. cut: the bytes of the content after which it ends; length: what it claims."""
+    """The answer for a path. cut: the number of bytes that are sent. length: the Content-Length; -1: none."""
 
     content: bytes = b""
     status: int = 200
@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass
 class SecureServer:
-    """The answers by path, and the paths that were asked for."""
+    """The answers by path, and the requested paths."""
 
     address: str
     answers: dict[str, Answer] = field(default_factory=dict)
@@ -44,44 +44,44 @@ class SecureServer:
     ended: threading.Event = field(default_factory=threading.Event)
 
     def at(self, path: str, **answer: object) -> str:
-        """The address of a path that is answered so."""
+        """Set the answer of a path, and return its address."""
         self.answers[path] = Answer(**answer)  # type: ignore[arg-type]
         return self.address + path
 
 
 @contextmanager
 def secure_server(folder: Path, monkeypatch: pytest.MonkeyPatch, *, public: bool = True) -> Iterator[SecureServer]:
-    """A running server. public: whether the numbers of loopback count as public."""
+    """A running server. public: whether loopback counts as a public address."""
     pem = _certificate(folder / "loopback.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(pem))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     if public:
         monkeypatch.setattr(hosts, "is_public", lambda number: number == "127.0.0.1")
-    served = SecureServer("")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(served))
+    state = SecureServer("")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(state))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     server.handle_error = lambda *_: None  # type: ignore[method-assign]
-    served.address = f"https://127.0.0.1:{server.server_port}"
+    state.address = f"https://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield served
+        yield state
     finally:
-        served.ended.set()
+        state.ended.set()
         server.shutdown()
         server.server_close()
 
 
-def _handler(served: SecureServer) -> type[BaseHTTPRequestHandler]:
+def _handler(state: SecureServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            served.asked.append(self.path)
-            answer = served.answers.get(self.path, Answer(b"no such image", 404, "text/plain"))
+            state.asked.append(self.path)
+            answer = state.answers.get(self.path, Answer(b"no such image", 404, "text/plain"))
             self.send_response(answer.status)
             self.send_header("Content-Type", answer.kind)
             if answer.location:
@@ -98,7 +98,7 @@ def _handler(served: SecureServer) -> type[BaseHTTPRequestHandler]:
         def _send(self, answer: Answer) -> None:
             content = answer.content[: answer.cut]
             if answer.trickled:
-                while not served.ended.wait(0.02):
+                while not state.ended.wait(0.02):
                     self.wfile.write(b" ")
             for start in range(0, len(content), 1 << 16):
                 piece = content[start : start + (1 << 16)]
@@ -118,10 +118,12 @@ def _certificate(path: Path) -> Path:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
     now = datetime.datetime.now(datetime.UTC)
     names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    made = made.serial_number(x509.random_serial_number()).add_extension(names, critical=False)
-    made = made.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(x509.random_serial_number()).add_extension(names, critical=False)
+    builder = builder.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(
+        now + datetime.timedelta(days=1)
+    )
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    pem = made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM) + key.private_bytes(*form)
+    pem = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM) + key.private_bytes(*form)
     path.write_bytes(pem)
     return path

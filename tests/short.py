@@ -1,4 +1,4 @@
-"""Python source for a process whose memory ends at what it has and some MiB more."""
+"""Runs a Python program that limits its own memory to its current size and some MiB more."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def limit(mebibytes):
 
 
 def run_short(program: str, *arguments: str, cwd: str | os.PathLike[str] = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run a program that calls `limit(mebibytes)` when it has imported what it needs."""
+    """Run a program. It calls `limit(mebibytes)` after its imports."""
     return subprocess.run(
         [sys.executable, "-c", _LIMIT + program, *arguments],
         cwd=cwd,

@@ -1,4 +1,4 @@
-"""A server on loopback that answers so slowly that no limit of a read is ever reached."""
+"""A server on loopback that answers endlessly slowly, so that the time limit of a single read is never reached."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ KINDS = tuple(_BEGINNINGS)
 
 @contextmanager
 def slow_server(kind: str) -> Iterator[tuple[str, threading.Event]]:
-    """The address of a server that never ends its header or its body, or never says anything; whether it was asked."""
-    asked, ended = threading.Event(), threading.Event()
+    """The address of a server that never finishes its header or body, or never answers; and an event for a request."""
+    requested, ended = threading.Event(), threading.Event()
 
     def answer(connection: socket.socket) -> None:
         with connection, suppress(OSError):
             connection.recv(65536)
-            asked.set()
+            requested.set()
             connection.sendall(_BEGINNINGS[kind])
             while not ended.wait(_PAUSE):
                 if kind != "silence":
@@ -37,6 +37,6 @@ def slow_server(kind: str) -> Iterator[tuple[str, threading.Event]]:
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=accept, args=[listening], daemon=True).start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}", asked
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", requested
         ended.set()
         listening.shutdown(socket.SHUT_RDWR)

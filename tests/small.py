@@ -1,4 +1,4 @@
-"""A small architecture, and random weights that hide no mistake: none stays at zero or one, and outputs stay tame."""
+"""A small architecture with random weights for tests. No weight is zero or one, which could hide a mistake."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def small_detector(architecture: Architecture = SMALL, dtype: torch.dtype = torc
 
 
 def random_images(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Normal noise, smoothed so that neighbouring patches are alike, as in photographs."""
+    """Normal noise, smoothed so that neighbouring patches are similar, as in photographs."""
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (3 * torch.nn.functional.avg_pool2d(noise, 5, stride=1, padding=2)).to(dtype)
 

@@ -1,4 +1,4 @@
-"""The rules of design and style that a machine can hold."""
+"""Rules of design and style that a test can check."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_stage_imports_the_core_when_its_code_has_been_compared(stage: str) ->
     assert early == ({"rfdetr_core", "stages"} if stage == "code" else {"stages"})
 
 
-def test_what_is_loaded_by_name_is_no_dependency_of_any_stage() -> None:
+def test_no_stage_depends_on_modules_that_are_loaded_by_name() -> None:
     assert BY_NAME.keys() | set(BY_NAME.values()) <= CODE.modules.keys()
     for stage in CODE.stages:
         assert not CODE.closure(f"stages.{stage}") & set(BY_NAME.values())
@@ -95,7 +95,7 @@ def test_the_packages_of_pages_are_a_dependency_of_the_stages_that_write_one() -
     assert not {"convert", "train", "select_best", "strip", "evaluate"} & with_lock
 
 
-def test_the_code_and_packages_of_exported_files_are_dependencies_of_the_stage_export_alone() -> None:
+def test_only_the_stage_export_depends_on_code_and_packages_of_exported_files() -> None:
     with_lock = {stage for stage in STAGES if "requirements/export.lock" in PIPELINE[stage]["deps"]}
     assert with_lock == {"export"}
     users = {stage for stage in CODE.stages if "rfdetr_core.export.run" in CODE.closure(f"stages.{stage}")}
@@ -153,14 +153,14 @@ def test_stages_are_thin() -> None:
     assert not thick
 
 
-def test_git_is_run_with_what_one_module_gives() -> None:
-    """Else a graft, a filter or a variable of the clone could change an answer."""
+def test_git_is_always_run_with_the_settings_of_one_module() -> None:
+    """Otherwise a graft, a filter or a variable of the clone could change an answer."""
     named = {module for module, path in CODE.modules.items() if '"git",' in path.read_text()}
     assert named == {"rfdetr_core.base.git"}
 
 
-def test_files_are_opened_for_reading_where_pipes_and_devices_are_refused() -> None:
-    """By `files.open_regular` and what is built on it; base/processes.py reads what Linux says of control groups."""
+def test_files_are_read_only_by_functions_that_refuse_pipes_and_devices() -> None:
+    """Files are read by functions over `files.open_regular`, except control groups of Linux in base/processes.py."""
     reading = []
     for module, path in CODE.modules.items():
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
@@ -169,12 +169,13 @@ def test_files_are_opened_for_reading_where_pipes_and_devices_are_refused() -> N
             owner = call.func.value if isinstance(call.func, ast.Attribute) else None
             if isinstance(owner, ast.Name) and owner.id in ("files", "os", "self", "Image", "zipfile"):
                 continue
-            given = (one for argument in call.args for one in ast.walk(argument) if isinstance(one, ast.Constant))
-            modes = [one.value for one in given if isinstance(one.value, str)]
+            nodes = (node for argument in call.args for node in ast.walk(argument))
+            constants = (node.value for node in nodes if isinstance(node, ast.Constant))
+            modes = [value for value in constants if isinstance(value, str)]
             read = name == "open" and not any(set(mode) & set("wax") for mode in modes)
             if read or (name in ("read_bytes", "read_text") and owner is not None):
                 reading.append(module)
-    # A download opens an address, and writes to its file; the mode is no constant there.
+    # A download opens an address and writes to its file; its mode is not a constant.
     exempt = {"rfdetr_core.base.files", "rfdetr_core.base.processes", "rfdetr_core.checkpoint.download"}
     exempt |= {"rfdetr_core.inference.addresses"}
     assert set(reading) <= exempt, "read files by read_bytes and read_text of rfdetr_core/base/files.py"
@@ -191,11 +192,11 @@ def test_nothing_imports_upstream() -> None:
     assert not users
 
 
-def test_pandas_has_every_table_and_is_imported_only_where_one_is_made() -> None:
+def test_tables_are_pandas_and_pandas_is_imported_only_where_they_are_made() -> None:
     paths = [path for folder in ("rfdetr_core", "stages", "ci", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
     trees = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in paths}
     assert not [name for name, tree in trees.items() if "csv" in imported(ast.walk(tree))]
-    # An analysis is tables throughout; its modules are imported where one is made.
+    # An analysis consists of tables. Its modules are imported where one is made.
     apart = tuple(f"rfdetr_core/evaluation/{name}.py" for name in ("analysis", "slices", "suspects"))
     apart += ("rfdetr_core/report/evaluation/",)
     early = [str(name) for name, tree in trees.items() if "pandas" in imported(tree.body)]
@@ -203,7 +204,7 @@ def test_pandas_has_every_table_and_is_imported_only_where_one_is_made() -> None
 
 
 def imported(nodes: Iterable[ast.AST]) -> set[str]:
-    """The first parts of the modules that these statements import."""
+    """The top-level names of the modules that these statements import."""
     names = set[str]()
     for node in nodes:
         names |= {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()

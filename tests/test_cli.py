@@ -39,7 +39,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The message of a command that must fail."""
     with pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])
-    assert isinstance(ended.value.code, str)  # Python prints it on stderr and exits with 1
+    assert isinstance(ended.value.code, str)  # Python prints it to stderr and exits with status 1
     return ended.value.code
 
 
@@ -64,27 +64,29 @@ def test_predict_writes_a_drawn_picture_and_what_predict_finds(
     predictor = Predictor.from_checkpoint(checkpoint, device="cpu")
     for path in images:
         content = json.loads((output / f"{path.stem}.json").read_text())
-        found = predictor.predict(path, threshold=0.4)
+        detections = predictor.predict(path, threshold=0.4)
         assert (content["image"], content["width"], content["height"]) == (path.name, 60, 40)
-        assert len(found) == len(content["detections"]) > 0
-        assert np.array_equal(found.xyxy, np.array([one["xyxy"] for one in content["detections"]], dtype=np.float32))
-        assert list(found.data["class_name"]) == [one["class_name"] for one in content["detections"]]
-        masks = [rle.decode(one["segmentation"]).astype(bool) for one in content["detections"]]
-        assert np.array_equal(found.mask, masks)
+        assert len(detections) == len(content["detections"]) > 0
+        assert np.array_equal(
+            detections.xyxy, np.array([detection["xyxy"] for detection in content["detections"]], dtype=np.float32)
+        )
+        assert list(detections.data["class_name"]) == [detection["class_name"] for detection in content["detections"]]
+        masks = [rle.decode(detection["segmentation"]).astype(bool) for detection in content["detections"]]
+        assert np.array_equal(detections.mask, masks)
         with Image.open(output / f"{path.stem}.png") as drawn, Image.open(path) as plain:
             assert drawn.width * plain.height == pytest.approx(drawn.height * plain.width, rel=0.01)
             assert drawn.tobytes() != plain.resize(drawn.size, Image.Resampling.BICUBIC).tobytes()
 
 
-def test_predict_takes_the_threshold_of_the_file_and_says_so(
+def test_predict_uses_and_prints_the_threshold_of_the_checkpoint(
     checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told, wrong = tmp_path / "told.pth", tmp_path / "wrong.pth"
-    for path, threshold in ((told, 0.4), (wrong, 1.5)):
+    with_threshold, wrong = tmp_path / "threshold.pth", tmp_path / "wrong.pth"
+    for path, threshold in ((with_threshold, 0.4), (wrong, 1.5)):
         write_checkpoint(path, replace(read_checkpoint(checkpoint), threshold=threshold))
     for path, options, threshold, why in (
-        (told, (), 0.4, "the best F1"),
-        (told, ("--threshold", "0.3"), 0.3, "as given"),
+        (with_threshold, (), 0.4, "the best F1"),
+        (with_threshold, ("--threshold", "0.3"), 0.3, "as given"),
         (checkpoint, (), 0.5, "the model recommends none"),
     ):
         main(["predict", str(path), str(images[0]), "--output", str(tmp_path / "found"), *options])
@@ -99,14 +101,14 @@ def test_predict_takes_the_threshold_of_the_file_and_says_so(
     assert "wrong.pth: threshold is 1.5" in fails(capsys, "predict", wrong, images[0])
 
 
-def test_predict_gives_equal_bytes_again(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
+def test_predict_twice_writes_equal_bytes(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
     for name in ("a", "b"):
         main(["predict", str(checkpoint), str(images[0]), "--output", str(tmp_path / name), "--threshold", "0.4"])
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
-def test_predict_passes_over_what_it_cannot_read_and_says_so(
+def test_predict_skips_and_reports_unreadable_images(
     checkpoint: Path, tmp_path: Path, images: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, output = tmp_path / "pictures", tmp_path / "found"
@@ -121,26 +123,28 @@ def test_predict_passes_over_what_it_cannot_read_and_says_so(
     assert {path.name for path in output.iterdir()} == {"b.json", "b.png", "c.json", "c.png"}
 
 
-def test_predict_writes_over_its_own_results_alone_and_reads_none_of_them(
+def test_predict_overwrites_only_its_own_results_and_does_not_read_them(
     checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = tmp_path / "two.json"
-    labels.write_text('{"shapes": []}')  # as labelme keeps beside an image
+    labels.write_text('{"shapes": []}')  # as labelme writes beside an image
     before = {path: path.read_bytes() for path in (*images, labels)}
-    other = tmp_path / "other"
-    other.mkdir()
-    shutil.copy(images[0], other / "two.png")
-    for given, wanted in ((images[0], "one.png"), (images[1], "two.json"), (other, "two.json")):
-        message = fails(capsys, "predict", checkpoint, given, "--output", tmp_path)
-        assert message.startswith(f"error: {tmp_path / wanted} would be written over")
+    folder = tmp_path / "other"
+    folder.mkdir()
+    shutil.copy(images[0], folder / "two.png")
+    for source, result in ((images[0], "one.png"), (images[1], "two.json"), (folder, "two.json")):
+        message = fails(capsys, "predict", checkpoint, source, "--output", tmp_path)
+        assert message.startswith(f"error: {tmp_path / result} would be overwritten")
     assert {path: path.read_bytes() for path in before} == before
     for _ in range(2):
-        given = [str(path) for path in (images[0], other, other / "found", other / ".." / "one.png") if path.exists()]
-        main(["predict", str(checkpoint), *given, "--output", str(other / "found")])
-        assert sorted(path.name for path in (other / "found").iterdir()) == [
+        source = [
+            str(path) for path in (images[0], folder, folder / "found", folder / ".." / "one.png") if path.exists()
+        ]
+        main(["predict", str(checkpoint), *source, "--output", str(folder / "found")])
+        assert sorted(path.name for path in (folder / "found").iterdir()) == [
             *("one.json", "one.png", "two.json", "two.png")
         ]
-    assert "no image but those that predict drew" in fails(capsys, "predict", checkpoint, other / "found")
+    assert "no image except pictures that predict has drawn" in fails(capsys, "predict", checkpoint, folder / "found")
 
 
 def test_predict_takes_equal_images_that_are_links_to_one_file(
@@ -154,44 +158,56 @@ def test_predict_takes_equal_images_that_are_links_to_one_file(
     assert len(list((tmp_path / "found").glob("*.png"))) == 2
 
 
-def test_predict_takes_a_name_that_is_no_utf8(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
+def test_predict_takes_a_file_name_that_is_not_utf8(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
     path = tmp_path / "below" / os.fsdecode(b"bad\xff.png")
     path.parent.mkdir()
     shutil.copy(images[0], path)
     main(["predict", str(checkpoint), str(path.parent), "--output", str(tmp_path / "found")])
-    (content,) = (json.loads(made.read_text()) for made in (tmp_path / "found").glob("*.json"))
+    (content,) = (json.loads(path.read_text()) for path in (tmp_path / "found").glob("*.json"))
     assert content["image"] == "bad?.png"
 
 
-def test_predict_takes_addresses_and_names_their_results_harmlessly(
+def test_predict_takes_addresses_and_gives_their_results_safe_names(
     checkpoint: Path,
     images: list[Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    found = tmp_path / "found"
+    output = tmp_path / "found"
     with secure_server(tmp_path, monkeypatch) as server:
-        one = server.at("/a/..%2f..%2fthree.png?key=secret", content=images[0].read_bytes())
-        main(["predict", str(checkpoint), one, str(images[0]), one, "--output", str(found), "--threshold", "0.4"])
+        address = server.at("/a/..%2f..%2fthree.png?key=secret", content=images[0].read_bytes())
+        main(
+            [
+                "predict",
+                str(checkpoint),
+                address,
+                str(images[0]),
+                address,
+                "--output",
+                str(output),
+                "--threshold",
+                "0.4",
+            ]
+        )
         names = ["_.._three.json", "_.._three.png", "one.json", "one.png"]
-        assert sorted(path.name for path in found.iterdir()) == names
-        of_address, of_file = (json.loads((found / name).read_text()) for name in (names[0], names[2]))
+        assert sorted(path.name for path in output.iterdir()) == names
+        of_address, of_file = (json.loads((output / name).read_text()) for name in (names[0], names[2]))
         assert of_address.pop("image") == f"{server.address}/a/..%2f..%2fthree.png?..."
         assert of_file.pop("image") == "one.png"
         assert of_address == of_file
         assert len(server.asked) == 1
         same_name = [server.at(f"/{folder}/one.png", content=b"") for folder in "ab"]
-        for given in (same_name, [same_name[0], images[0]]):
-            assert "would all be drawn in" in fails(capsys, "predict", checkpoint, *given, "--output", found)
+        for sources in (same_name, [same_name[0], images[0]]):
+            assert "would all be drawn in" in fails(capsys, "predict", checkpoint, *sources, "--output", output)
         assert len(server.asked) == 1
-        message = fails(capsys, "predict", checkpoint, f"{server.address}/none.png", "--output", found)
+        message = fails(capsys, "predict", checkpoint, f"{server.address}/none.png", "--output", output)
         assert "/none.png cannot be downloaded: the server answers 404" in message
     assert "which is not https" in fails(capsys, "predict", checkpoint, "http://images.example/x.png")
     assert "secret" not in capsys.readouterr().out
 
 
-def test_what_is_wrong_is_said_in_one_message(
+def test_an_error_is_one_message(
     checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text, folder, empty = tmp_path / "text.jpg", tmp_path / "found", tmp_path / "empty"
@@ -202,7 +218,7 @@ def test_what_is_wrong_is_said_in_one_message(
         (checkpoint, tmp_path / "none.jpg"): "none.jpg",
         (checkpoint, empty): str(empty),
         (tmp_path / "none.pth", images[0]): "none.pth does not exist",
-        (text, images[0]): "text.jpg is no checkpoint",
+        (text, images[0]): "text.jpg is not a checkpoint",
         (checkpoint, images[0], tmp_path / "more" / "one.jpg"): "would all be drawn in",
     }
     for arguments, named in cases.items():
@@ -222,13 +238,13 @@ def test_what_is_wrong_is_said_in_one_message(
         ("preview", "--count", "1.5"),
     ],
 )
-def test_a_number_out_of_its_range_is_said_of_its_option(
+def test_an_error_about_a_number_names_its_option(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
-    assert f"argument {arguments[-2]}: {arguments[-1]} is no " in capsys.readouterr().err
+    assert f"argument {arguments[-2]}: {arguments[-1]} is not a " in capsys.readouterr().err
 
 
 def test_a_device_that_is_not_here_is_named(
@@ -255,8 +271,8 @@ def test_help_imports_nothing_heavy_and_names_every_command() -> None:
         "with contextlib.suppress(SystemExit): main(['--help'])\n"
         "assert not {'torch', 'numpy', 'pandas', 'pydantic', 'PIL', 'supervision', 'mlflow'} & sys.modules.keys()"
     )
-    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert all(command in shown for command in ("predict", "check", "plan", "compare", "evaluate", "results", "ui"))
+    help_text = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert all(command in help_text for command in ("predict", "check", "plan", "compare", "evaluate", "results", "ui"))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +300,7 @@ def test_check_names_what_is_wrong_in_params(
     main(["check"])
 
 
-def test_results_tells_the_scores_of_the_winning_epoch_and_of_the_test_split(
+def test_results_prints_the_scores_of_the_winning_epoch_and_of_the_test_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -299,17 +315,17 @@ def test_results_tells_the_scores_of_the_winning_epoch_and_of_the_test_split(
     metrics = {"images": 3, "objects": 7, "map": None, "map_50": 0.35, "f1": 0.65}
     files.write_json(Path("reports/evaluate/metrics.json"), metrics)
     main(["results"])
-    shown = capsys.readouterr().out
-    assert "0.250  0.450  0.550" in shown
-    assert "-  0.350  0.650" in shown
-    assert "0.900" not in shown
-    assert "index.html: open it first" not in shown
+    printed = capsys.readouterr().out
+    assert "0.250  0.450  0.550" in printed
+    assert "-  0.350  0.650" in printed
+    assert "0.900" not in printed
+    assert "index.html: open it first" not in printed
     files.write_text(Path("reports/evaluate/index.html"), "<!doctype html>")
     main(["results"])
-    assert capsys.readouterr().out == f"{shown}report    reports/evaluate/index.html: open it first\n"
+    assert capsys.readouterr().out == f"{printed}report    reports/evaluate/index.html: open it first\n"
 
 
-def test_export_of_a_model_file_names_the_command_that_does_it(
+def test_export_of_a_model_file_names_the_right_command(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     message = fails(capsys, "export", checkpoint, tmp_path / "new", "--format", "coco")
@@ -318,7 +334,7 @@ def test_export_of_a_model_file_names_the_command_that_does_it(
     assert not (tmp_path / "new").exists()
 
 
-def test_ui_says_where_runs_are_when_there_are_none_here(
+def test_ui_says_where_runs_are_if_none_are_local(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,6 @@
-"""The first table and every snippet of docs/coming-from-rfdetr.md, run as they stand, but for epochs and the address.
+"""Runs the first table and every snippet of docs/coming-from-rfdetr.md; only epochs and the address are changed.
 
-Nano and SegNano are small here, and their published files have random weights.
+Nano and SegNano are small here; their published files have random weights.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from tests.pipeline.project import CHECKPOINTS, make_dataset
 from tests.secure import secure_server
 
 pytestmark = pytest.mark.slow
-# Of Pico, whose stride is that of the published variants: the resolutions on the page fit.
+# The sizes of Pico. It has the stride of the published variants, so the resolutions on the page are valid.
 SMALL = {"encoder_width": 96, "encoder_blocks": 4, "encoder_heads": 3, "feature_indexes": (2, 4), "width": 128}
 SMALL |= {"self_heads": 4, "cross_heads": 8, "feedforward_width": 256, "decoder_layers": 2, "queries": 20, "groups": 2}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A folder with what the page speaks of: dataset, photo.jpg, and output, a finished run."""
+    """A folder with the files that the page uses: dataset, photo.jpg, and output with a finished run."""
     folder = tmp_path_factory.mktemp("coming")
     make_dataset(folder / "dataset", {"train": 4, "valid": 2, "test": 2})
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
@@ -53,17 +53,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def publish(architecture: Any, patch: pytest.MonkeyPatch) -> None:
-    """Put a file of random weights into the cache, and have its digest be the published one."""
+    """Put a file of random weights into the cache, and set its digest as the published one."""
     torch.manual_seed(0)
     detector, path = build_detector(architecture), published.cache_folder() / str(architecture.weights_file)
     path.parent.mkdir(exist_ok=True)
     write_checkpoint(path, make_checkpoint(architecture, detector.state_dict(), class_names=[], args={}))
-    known = replace(published.PUBLISHED[path.name], md5=files.md5_file(path))
-    patch.setitem(published.PUBLISHED, path.name, known)
+    entry = replace(published.PUBLISHED[path.name], md5=files.md5_file(path))
+    patch.setitem(published.PUBLISHED, path.name, entry)
 
 
 def run(code: str, **names: Any) -> dict[str, Any]:
-    """Run code of the page; a first training has one epoch, one that goes on has two."""
+    """Run code of the page. A new training has one epoch, a resumed training two."""
     code = re.sub(r"epochs=\d+", "epochs=2" if "resume" in code or "ckpt_path" in code else "epochs=1", code)
     space: dict[str, Any] = {name: getattr(rfdetr_core, name) for name in rfdetr_core.__all__ if name in code} | names
     exec(compile(code, "docs/coming-from-rfdetr.md", "exec"), space)
@@ -72,7 +72,7 @@ def run(code: str, **names: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def here(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the folder, which is the current one."""
+    """A copy of the folder; it is the current folder."""
     monkeypatch.chdir(shutil.copytree(folder, tmp_path / "here", ignore=shutil.ignore_patterns("cache")))
     return Path.cwd()
 
@@ -86,7 +86,7 @@ def test_a_row_runs(here: Path, ours: str) -> None:
 
 
 def parts() -> dict[str, Any]:
-    """What rows about the custom training API share."""
+    """The names that rows about the custom training API use."""
     space = run(SNIPPETS[-1][1].replace("trainer.fit(module, data)", ""))
     return space | {"config": space["train_config"], "mine": ModelSummary()}
 
@@ -97,12 +97,12 @@ def test_a_snippet_runs(here: Path, code: str, monkeypatch: pytest.MonkeyPatch) 
         photo = server.at("/photo.jpg", content=Path("photo.jpg").read_bytes())
         space = run(code.replace("https://example.com/photo.jpg", photo))
     if "predict(" in code:
-        found = [space[name] for name in ("detections", "first", "second") if name in space]
-        assert len(found) == (2 if "first, second =" in code else 1)
-        for one in found:
-            assert isinstance(one, supervision.Detections)
-            assert one.data["source_shape"].tolist() == [[48, 64]] * len(one)
-            assert ("source_image" in one.metadata) == ("include_source_image=False" not in code)
+        results = [space[name] for name in ("detections", "first", "second") if name in space]
+        assert len(results) == (2 if "first, second =" in code else 1)
+        for detections in results:
+            assert isinstance(detections, supervision.Detections)
+            assert detections.data["source_shape"].tolist() == [[48, 64]] * len(detections)
+            assert ("source_image" in detections.metadata) == ("include_source_image=False" not in code)
     for folder in re.findall(r'output_dir="(runs/\w+|output)"', code):
         if "fit(" in code or "train(" in code:
             assert {path.name for path in Path(folder).iterdir()} >= CHECKPOINTS

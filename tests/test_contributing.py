@@ -1,6 +1,6 @@
-"""Every row of CONTRIBUTING.md, followed: a patch in a copy of the project, the row's command, the row's tests.
+"""Follows every row of CONTRIBUTING.md: applies a patch to a copy of the project, runs the row's commands and tests.
 
-A patch may touch only the files that its row names, and brings a test that shows the addition at work.
+A patch may change only the files that its row names. It has a test that uses the addition.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 
 class Before(NamedTuple):
-    """A text that goes before an anchor, which stands once in the file."""
+    """A text to insert before an anchor. The anchor occurs once in the file."""
 
     path: str
     anchor: str
@@ -40,21 +40,21 @@ class Before(NamedTuple):
 
 
 class Patch(NamedTuple):
-    """An addition. files: new ones, by path. shown: a test of it, in `folder`, whose fixtures it may use."""
+    """An addition. files: the new files, by path. test: its test, in `folder`, with the fixtures of this folder."""
 
     insertions: list[Before]
     files: dict[str, str]
-    shown: str
+    test: str
     folder: str = "tests"
 
 
 def rows() -> dict[str, Row]:
-    found = {}
+    by_name = {}
     for line in re.findall(r"^\| an? .*$", PAGE, re.M):
         name, touch, run, tests = (cell.strip() for cell in line.strip("| \n").replace("| |", "| - |").split(" | "))
         places = [word for word in re.findall(r"`([^`]+)`", touch) if is_path(word)]
-        found[name] = Row(places, re.findall(r"`((?:python|make) [^`]+)`", run), tests.strip("`"))
-    return found
+        by_name[name] = Row(places, re.findall(r"`((?:python|make) [^`]+)`", run), tests.strip("`"))
+    return by_name
 
 
 def is_path(word: str) -> bool:
@@ -68,9 +68,10 @@ PATCHES = {
                 "rfdetr_core/ingest/rules.py",
                 "def _polygons(",
                 """
-                def _sliver(one: Annotation, frame: Frame) -> str | None:
-                    long = max(one.box[2:]) > 30 * min(one.box[2:])
-                    return f"the box is {one.box[2]:g} wide and {one.box[3]:g} high" if long else None
+                def _sliver(annotation: Annotation, frame: Frame) -> str | None:
+                    width, height = annotation.box[2:]
+                    narrow = max(width, height) > 30 * min(width, height)
+                    return f"the box is {width:g} wide and {height:g} high" if narrow else None
 
 
                 """,
@@ -78,7 +79,7 @@ PATCHES = {
             Before(
                 "rfdetr_core/ingest/rules.py",
                 ")  # fmt: skip\n\n_OTHERS",
-                '    Rule("box-sliver", "warning", "usable", "Draw it again: it is too narrow.", _sliver),\n',
+                '    Rule("box-sliver", "warning", "usable", "Draw the box again: it is too narrow.", _sliver),\n',
             ),
             Before(
                 "tests/ingest/faults.py",
@@ -99,7 +100,7 @@ PATCHES = {
             Before(
                 "rfdetr_core/ingest/formats/__init__.py",
                 ")\n_NAMED",
-                "    (table.LAYOUT, table.found, table.read),\n",
+                "    (table.LAYOUT, table.is_present, table.read),\n",
             ),
             Before("rfdetr_core/ingest/formats/__init__.py", ', ".txt", ".yaml"', ', ".csv"'),
             Before("rfdetr_core/ingest/formats/__init__.py", ", yolo\n", ", table"),
@@ -124,7 +125,7 @@ PATCHES = {
                 """,
             ),
             Before(
-                "README.md",
+                "docs/data.md",
                 "| YOLO | `data.yaml`",
                 "| CSV | `train/_annotations.csv`: filename, class, xmin, ymin, xmax, ymax |\n",
             ),
@@ -145,7 +146,7 @@ PATCHES = {
                 LAYOUT = f"CSV: train/{NAME} beside the images, also in valid/ and test/"
 
 
-                def found(root: Path) -> bool:
+                def is_present(root: Path) -> bool:
                     """Whether train has the table."""
                     return (root / "train" / NAME).is_file()
 
@@ -351,7 +352,7 @@ PATCHES = {
             ),
             Before("pyproject.toml", 'tensorboard = ["tensorboard"]', 'matplotlib = ["matplotlib"]\n'),
             Before("requirements/dev.in", "tensorboard\n", "matplotlib\n"),
-            Before("README.md", "| extras: tensorboard,", "| matplotlib | the logger matplotlib |\n"),
+            Before("docs/dependencies.md", "| extras: tensorboard,", "| matplotlib | the logger matplotlib |\n"),
         ],
         {},
         """
@@ -514,7 +515,7 @@ PATCHES = {
         [
             Before("requirements/runtime.in", "requests\n", "packaging\n"),
             Before("pyproject.toml", ' "requests",', ' "packaging",'),
-            Before("README.md", "| requests |", "| packaging | versions, compared |\n"),
+            Before("docs/dependencies.md", "| requests |", "| packaging | versions, compared |\n"),
         ],
         {},
         """
@@ -535,7 +536,7 @@ PATCHES = {
                 """
                 def loss_size(matched: Matched) -> Tensor:
                     \"\"\"L1 distance of the logarithms of width and height (P, 2).\"\"\"
-                    boxes = (matched.predicted_boxes, matched.wanted_boxes)
+                    boxes = (matched.predicted_boxes, matched.target_boxes)
                     predicted, wanted = (both[:, 2:].clamp(min=1e-6).log() for both in boxes)
                     return (predicted - wanted).abs().sum()
 
@@ -585,7 +586,7 @@ PATCHES = {
 
         from rfdetr_core.base.params import parse
         from rfdetr_core.data.augmentation import AugmentConfig
-        from rfdetr_core.data.dataset import DetectionDataset, Draw
+        from rfdetr_core.data.dataset import DetectionDataset, SampleKey
         from rfdetr_core.data.samples import read_samples
         from tests.training.tiny import make_files
 
@@ -593,7 +594,7 @@ PATCHES = {
             where = make_files(tmp_path)
             config = parse(AugmentConfig, {"grey": 1}, "augmentation")
             images = DetectionDataset(read_samples(*where.split("train")), where.dataset, 64, augmentation=config)
-            image = images[Draw(0, 1)].image
+            image = images[SampleKey(0, 1)].image
             assert bool((image[0] == image[1]).all()) and bool((image[1] == image[2]).all())
         """,
     ),
@@ -602,7 +603,7 @@ PATCHES = {
 
 @pytest.fixture(scope="session")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project without data and results, in a repository of its own."""
+    """A copy of the project without data and results, in a new repository."""
     folder = tmp_path_factory.mktemp("contributing") / "project"
     copy_checkout(folder, NOT_COPIED)
     run(folder, "git", "init", "-q")
@@ -613,14 +614,14 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(copied: Path) -> Iterator[Path]:
-    """The copy; afterwards it is as it was."""
+    """The copy; it is reset after the test."""
     yield copied
     run(copied, "git", "reset", "-q", "--hard")
     run(copied, "git", "clean", "-q", "-fd")
 
 
 def run(folder: Path, *command: str) -> str:
-    """What a command prints; it must not fail."""
+    """The output of a command, which must not fail."""
     environment = environment_without("GIT_", "DVC_", "PYTEST_", "PYTHONPATH")
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
@@ -639,11 +640,11 @@ def apply(patch: Patch, folder: Path) -> None:
     for path, text in patch.files.items():
         (folder / path).write_text(indented(text))
     imports = "from __future__ import annotations\n"
-    (folder / patch.folder / "test_addition.py").write_text(imports + indented(patch.shown, base=8))
+    (folder / patch.folder / "test_addition.py").write_text(imports + indented(patch.test, base=8))
 
 
 def indented(text: str, base: int = 16) -> str:
-    """A text as it goes into a file: one that begins on a line of its own loses the indentation that it has here."""
+    """The text of a file. A text that starts with a line end loses its indentation in this module."""
     if not text.startswith("\n"):
         return text
     return "".join(line[base:] or "\n" for line in text[1:].rstrip(" ").splitlines(keepends=True))
@@ -655,7 +656,7 @@ def test_a_row_is_all_that_its_addition_takes(name: str, project: Path) -> None:
     patch, row = PATCHES[name], rows()[name]
     apply(patch, project)
     places = [re.escape(place).replace("<name>", r"\w+") for place in row.places]
-    for path in {one.path for one in patch.insertions} | patch.files.keys():
+    for path in {insertion.path for insertion in patch.insertions} | patch.files.keys():
         assert any(re.match(place, path) for place in places), f"{path} is not in the row"
     python(project, "-m ruff check -q rfdetr_core stages")
     for command in row.commands:
@@ -672,7 +673,7 @@ def test_every_row_has_a_patch() -> None:
     assert rows().keys() == PATCHES.keys()
 
 
-def test_every_path_of_the_page_is_there() -> None:
+def test_every_path_of_the_page_exists() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split(
         "\n"
     )

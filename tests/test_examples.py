@@ -35,21 +35,21 @@ def example() -> ModuleType:
 
 
 @pytest.mark.parametrize("enough", [0.0, 2.0])
-def test_a_training_with_a_callback_of_ones_own(example: ModuleType, tmp_path: Path, enough: float) -> None:
+def test_a_training_with_a_custom_callback(example: ModuleType, tmp_path: Path, enough: float) -> None:
     make_dataset(tmp_path / "data", {"train": 4, "valid": 2, "test": 1})
     output = tmp_path / "run"
     example.main(str(tmp_path / "data"), str(output), epochs=2, enough=enough, interval=1)
     rows = (output / "history.csv").read_text().splitlines()
     assert len(rows) == 1 + (1 if enough == 0 else 2)  # the callback stopped it, or did not
-    checkpoints = {"checkpoint.pth", *(f"checkpoint_best_{one}.pth" for one in ("ema", "regular", "total"))}
-    kept = {f"checkpoint_{epoch}.pth" for epoch in range(len(rows) - 1)}
-    assert {path.name for path in output.glob("*.pth")} == checkpoints | kept
-    found = from_checkpoint(output / "checkpoint_best_total.pth", device="cpu")
-    assert found.class_names == ["red", "green"]
-    found.predict(np.zeros((64, 64, 3), dtype=np.uint8))
+    checkpoints = {"checkpoint.pth", *(f"checkpoint_best_{track}.pth" for track in ("ema", "regular", "total"))}
+    numbered = {f"checkpoint_{epoch}.pth" for epoch in range(len(rows) - 1)}
+    assert {path.name for path in output.glob("*.pth")} == checkpoints | numbered
+    model = from_checkpoint(output / "checkpoint_best_total.pth", device="cpu")
+    assert model.class_names == ["red", "green"]
+    model.predict(np.zeros((64, 64, 3), dtype=np.uint8))
 
 
-def test_lightnings_own_callbacks_loggers_strategies_and_precision_plugins_fit_in(tmp_path: Path) -> None:
+def test_lightnings_callbacks_loggers_strategies_and_precision_plugins_work(tmp_path: Path) -> None:
     where: ProjectPaths = make_files(tmp_path)
     model, config = parse(ModelConfig, MODEL, "model"), parse(TrainConfig, TRAIN | {"epochs": 2}, "train")
     training = prepare_training(where, model, config, parse(RuntimeConfig, RUNTIME, "runtime"), tmp_path / "run")

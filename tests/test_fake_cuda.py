@@ -1,4 +1,4 @@
-"""What of a step on CUDA a CPU can check: no tensor of the wrong device, and no wait for the device but in matching."""
+"""Checks on a CPU of a CUDA step: no tensor is on the wrong device, and only the matching waits for the device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rfdetr_core.data.batching import Batch, at_drawn_size
+from rfdetr_core.data.batching import Batch, resize_to_drawn_size
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.loss import formulas
 from rfdetr_core.loss.criterion import Criterion
@@ -45,7 +45,7 @@ def algorithms(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Costs that have reached the host are zeros, and points are drawn without a generator, which needs a device."""
+    """Replace costs on the host by zeros, and draw points without a generator, which would need a device."""
     monkeypatch.setattr(Tensor, "numpy", lambda costs: np.zeros(tuple(costs.shape), dtype=np.float32))
     monkeypatch.setattr(torch, "Generator", lambda device: SimpleNamespace(manual_seed=lambda seed: device))
     monkeypatch.setattr(
@@ -56,7 +56,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fake_detector(architecture: Any, **options: Any) -> Detector:
-    """Built outside of the fake tensors, since initial weights are drawn until they are within bounds."""
+    """Build a detector outside of the fake tensors, since its initial weights need real numbers; then make it fake."""
     with torch.utils._python_dispatch._disable_current_modes():
         detector = build_detector(architecture, **options)
     to_fake_cuda(detector)
@@ -69,12 +69,12 @@ def inputs(side: int, padded: bool) -> tuple[Tensor, Tensor | None]:
 
 
 def targets(side: int) -> list[Target]:
-    made = []
+    result = []
     for count in (3, 0):
         masks = torch.empty(count, side, side, dtype=torch.bool, device="cuda")
         labels = torch.empty(count, dtype=torch.int64, device="cuda")
-        made.append(Target(labels, torch.empty(count, 4, device="cuda"), masks))
-    return made
+        result.append(Target(labels, torch.empty(count, 4, device="cuda"), masks))
+    return result
 
 
 @PADDED
@@ -89,13 +89,13 @@ def test_evaluation_copies_nothing(architecture: Any, side: int, padded: bool) -
 
 @PADDED
 @ARCHITECTURES
-def test_what_a_batch_finds_is_waited_for_once_and_its_masks_image_by_image(architecture: Any, padded: bool) -> None:
+def test_detections_are_copied_to_the_host_once_and_masks_image_by_image(architecture: Any, padded: bool) -> None:
     with fake_cuda() as watched, torch.no_grad():
         output = fake_detector(architecture).eval()(*inputs(64, padded))
-        found = list(postprocess(output, [(37, 53), (20, 30)], architecture.queries))
-        assert {one.device.type for two in found for one in (two.scores, two.labels, two.boxes)} == {"cpu"}
-        masks = [one.masks for one in found if one.masks is not None]
-        assert [one.shape[1:] for one in masks] == ([(37, 53), (20, 30)] if architecture.segmentation else [])
+        detections = list(postprocess(output, [(37, 53), (20, 30)], architecture.queries))
+        assert {tensor.device.type for two in detections for tensor in (two.scores, two.labels, two.boxes)} == {"cpu"}
+        masks = [of_image.masks for of_image in detections if of_image.masks is not None]
+        assert [mask.shape[1:] for mask in masks] == ([(37, 53), (20, 30)] if architecture.segmentation else [])
         assert sum(copy.to == "cpu" for copy in watched.copies) == 3 + len(masks)
 
 
@@ -103,24 +103,24 @@ def test_what_a_batch_finds_is_waited_for_once_and_its_masks_image_by_image(arch
 @SIZES
 @ARCHITECTURES
 @pytest.mark.usefixtures("host")
-def test_a_step_waits_for_the_device_in_matching_alone(architecture: Any, side: int, padded: bool) -> None:
+def test_a_step_waits_for_the_device_only_in_matching(architecture: Any, side: int, padded: bool) -> None:
     with fake_cuda() as watched:
         detector = fake_detector(architecture).train()
         output = detector(*inputs(side, padded))
         assert not watched.copies
         losses = Criterion()(output, targets(side), groups=architecture.groups, point_seed=0)
-        assert [(one.to, "costs" in one.line) for one in watched.waits] == [("cpu", True)], watched.waits
+        assert [(copy.to, "costs" in copy.line) for copy in watched.waits] == [("cpu", True)], watched.waits
         watched.copies.clear()
         gradients = backward(losses.total)
         assert not watched.copies
-        assert gradients.keys() == {one for one in detector.parameters() if one.requires_grad}
-        assert {(one.device, one.shape == leaf.shape) for leaf, one in gradients.items()} == {
+        assert gradients.keys() == {parameter for parameter in detector.parameters() if parameter.requires_grad}
+        assert {(gradient.device, gradient.shape == leaf.shape) for leaf, gradient in gradients.items()} == {
             (losses.total.device, True)
         }
 
 
 @pytest.mark.usefixtures("host")
-def test_what_follows_the_gradients_waits_for_nothing() -> None:
+def test_the_optimiser_step_does_not_wait_for_the_device() -> None:
     detector = build_detector(SMALL)
     average = WeightAverage(detector, 0.993, 100)
     with fake_cuda() as watched:
@@ -131,8 +131,8 @@ def test_what_follows_the_gradients_waits_for_nothing() -> None:
         for update in (1, 2):
             for parameter in detector.parameters():
                 parameter.grad = empty_like(parameter) if parameter.requires_grad else None
-            watch.see(values, Step(Batch(values, [], []), 0, (), values, update))
-            watch.see(torch.nn.utils.clip_grad_norm_(detector.parameters(), 0.1))
+            watch.check(values, Step(Batch(values, [], []), 0, (), values, update))
+            watch.check(torch.nn.utils.clip_grad_norm_(detector.parameters(), 0.1))
             optimizer.found_inf = watch.bad
             optimizer.step()
             average.update(update)
@@ -150,7 +150,7 @@ def test_a_batch_reaches_its_size_on_the_device_without_a_wait(mode: Any) -> Non
         assert watched.copies
         batch = batch.normalised()
         assert not watched.waits
-        drawn = at_drawn_size(batch, [64], mode, 0, epoch=0, step=0)
+        drawn = resize_to_drawn_size(batch, [64], mode, 0, epoch=0, step=0)
         assert drawn.images.shape == (2, 3, 64, 64)
         assert not watched.waits
 
@@ -175,31 +175,31 @@ COPIES: dict[str, Callable[[Tensor], Any]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_what_needs_numbers_or_mixes_devices_is_refused(fault: Callable[[Tensor], Any]) -> None:
+def test_operations_that_need_numbers_or_mix_devices_are_refused(fault: Callable[[Tensor], Any]) -> None:
     with fake_cuda(), pytest.raises((RuntimeError, TypeError), match=r"aten|device"):
         fault(torch.empty(2, 3, 96, 96, device="cuda"))
 
 
 @pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
-def test_a_copy_that_torch_makes_in_silence_is_seen(copy: Callable[[Tensor], Any]) -> None:
+def test_an_implicit_copy_of_torch_is_recorded(copy: Callable[[Tensor], Any]) -> None:
     with fake_cuda() as watched:
         copy(torch.empty(2, 3, 96, 96, device="cuda"))
     assert len(watched.waits) == 1
 
 
-def test_a_tensor_made_before_is_refused() -> None:
+def test_a_tensor_from_before_the_block_is_refused() -> None:
     constant = torch.ones(96)
     with fake_cuda(), pytest.raises(Exception, match="convert all Tensors to FakeTensors"):
         torch.empty(96, device="cuda") + constant
 
 
 @pytest.mark.parametrize("dtype", [torch.float64])
-def test_the_gradients_of_the_walk_are_those_of_autograd(dtype: torch.dtype) -> None:
-    """On real tensors of a small graph with a node that is reached twice, a split and a function of Python."""
+def test_backward_gives_the_gradients_of_autograd(dtype: torch.dtype) -> None:
+    """Real tensors in a small graph with a node that is reached twice, a split and a Python function."""
     leaf, weight = (torch.randn(3, 4, dtype=dtype, requires_grad=True) for _ in range(2))
     first, second = (leaf * weight).sigmoid().split(2, dim=1)
     place = (torch.tensor([0]), torch.tensor([1]), torch.tensor([1]))
     loss = formulas.classification_loss((first * second)[None], place, torch.ones(1, dtype=dtype), 0.25) + first.sum()
-    found = backward(loss)
+    gradients = backward(loss)
     expected = torch.autograd.grad(loss, (leaf, weight))
-    torch.testing.assert_close((found[leaf], found[weight]), expected)
+    torch.testing.assert_close((gradients[leaf], gradients[weight]), expected)

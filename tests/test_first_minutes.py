@@ -1,4 +1,4 @@
-"""What a new user does first, each in a process of its own: the examples, a plain shell, a notebook."""
+"""The first steps of a new user, each in a separate process: the examples, a Python shell, the notebook."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.pipeline.project import environment_without
 
 NAME, PHOTO = "rf-detr-nano.pth", ROOT / "data" / "sample" / "test" / "yell1_00.jpg"
 SAMPLE = PHOTO.parent.parent
-# Each Python that finds this on its path takes the file of the test for the published one.
+# sitecustomize.py of the user's Python: the file of the test becomes the published file.
 PUBLISHING = """
 import os
 from rfdetr_core.checkpoint import published
@@ -32,7 +32,7 @@ published.PUBLISHED["rf-detr-nano.pth"] = published.Published(os.environ["ADDRES
 
 @dataclass
 class User:
-    """Somebody who has the package installed, and works in a folder of their own."""
+    """A user with the package installed, who works in another folder."""
 
     folder: Path
     environment: dict[str, str]
@@ -55,7 +55,7 @@ class User:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """A server with random weights of Nano that see a dog everywhere."""
+    """A server with random weights of Nano that detect a dog everywhere."""
     with serving(Store(dog_everywhere(tmp_path_factory.mktemp("published")))) as store:
         yield store
 
@@ -94,7 +94,7 @@ def test_training_starts_from_scratch_is_resumed_and_starts_from_the_best_weight
     expected = [
         "training from scratch: no pretrain_weights",
         "AP50 on test: ",
-        "going on after epoch 1 of runs/first/checkpoint.pth.",
+        "resuming after epoch 1 of runs/first/checkpoint.pth.",
         f"training from the weights of {user.folder}/runs/first/checkpoint_best_total.pth",
     ]
     starts = [line for line in lines if line.startswith(("training from", "going on", "AP50"))]
@@ -114,7 +114,7 @@ model.predict(PHOTO, threshold=0.9).class_id
 
 
 @pytest.mark.slow
-def test_a_plain_shell_without_a_network_has_one_message_and_what_the_message_advises_works(user: User) -> None:
+def test_a_shell_without_a_network_prints_one_message_and_its_advice_works(user: User) -> None:
     user.environment["ADDRESS"] = "http://127.0.0.1:9/nano.pth"
     done = user.run("-i", "-q", input=SHELL.replace("PHOTO", repr(str(PHOTO))))
     (message,) = (line for line in done.stderr.splitlines() if "UserError: " in line)
@@ -133,7 +133,7 @@ def test_the_notebook_runs_from_top_to_bottom(user: User, monkeypatch: pytest.Mo
     (user.folder / "examples").mkdir()
     book = nbformat.read(ROOT / "examples" / "first_steps.ipynb", as_version=4)
     nbformat.validate(book)
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in book.cells)  # none is stored
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in book.cells)  # no output is stored
     wrong = "from rfdetr_core import RFDETRPico\nRFDETRPico(resolutoin=64)"
     book.cells.append(nbformat.v4.new_code_cell(wrong, metadata={"tags": ["raises-exception"]}))
     for name, value in user.environment.items():
@@ -142,7 +142,8 @@ def test_the_notebook_runs_from_top_to_bottom(user: User, monkeypatch: pytest.Mo
     nbclient.NotebookClient(book, kernel_name="python3", **options).execute()
     outputs = {cell.id: cell.outputs for cell in book.cells if cell.cell_type == "code"}
     printed = {
-        name: "".join(one.text for one in found if one.output_type == "stream") for name, found in outputs.items()
+        name: "".join(output.text for output in cell_outputs if output.output_type == "stream")
+        for name, cell_outputs in outputs.items()
     }
     for name in ("predict", "look"):
         assert "image/png" in outputs[name][-1].data, name
@@ -150,10 +151,10 @@ def test_the_notebook_runs_from_top_to_bottom(user: User, monkeypatch: pytest.Mo
     assert "training from scratch: no pretrain_weights" in printed["train"]
     assert "epoch 1/1" in printed["train"]
     assert float(outputs["load"][-1].data["text/plain"]) >= 0
-    assert "going on after epoch 1 of" in printed["resume"]
+    assert "resuming after epoch 1 of" in printed["resume"]
     assert re.search(r"training from the weights of /\S+/runs/first/checkpoint_best_total\.pth", printed["again"])
-    # A mistake is a message, without the code that raised it.
-    (error,) = (one for one in book.cells[-1].outputs if one.output_type == "error")
+    # An error is only a message, without a traceback.
+    (error,) = (output for output in book.cells[-1].outputs if output.output_type == "error")
     (message,) = error.traceback
     assert message.startswith("UserError: ")
     assert "Did you mean resolution?" in message

@@ -1,4 +1,4 @@
-"""Crafted model files: every command ends in success or in one message that names the file, whatever a value is."""
+"""Crafted model files: for any value, a command succeeds or prints one message that names the file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rfdetr_core.cli import main
 from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.record import named_state
 from tests.checkpoint.tiny import tiny_checkpoint
-from tests.hostile import ODD, RUN, Target, bounded_memory, fault, laughs, nested
+from tests.hostile import ODD, RUN, Target, bad_ending, bounded_memory, laughs, nested
 
 Content = dict[str, Any]
 _SAMPLES = 60
@@ -43,11 +43,11 @@ def test_no_value_of_a_file_ends_a_command_in_a_traceback_or_fills_the_memory(ta
         for place, name in cases:
             target.write(place, ODD[name])
             for command in draw.sample(sorted(target.commands()), 3):
-                assert fault(target.commands()[command]) is None, f"{command} with {place} = {name}"
+                assert bad_ending(target.commands()[command]) is None, f"{command} with {place} = {name}"
 
 
 def at(path: str, value: Any) -> Callable[[Content], Content]:
-    """Put a value at a dotted path."""
+    """A function that puts a value at a dotted path of a file's content."""
     return lambda content: put(content, path.split("."), value)
 
 
@@ -61,7 +61,7 @@ def weight(name: str, tensor: torch.Tensor) -> Callable[[Content], Content]:
 
 
 def spoilt(name: str, value: float, dtype: torch.dtype = torch.float32) -> Callable[[Content], Content]:
-    """One value of a weight is another."""
+    """A function that changes one value of a weight."""
 
     def change(content: Content) -> Content:
         tensor = content["model"][name].to(dtype, copy=True)
@@ -79,13 +79,13 @@ def shadowed(content: Content) -> Content:
 
 
 def aliased(content: Content) -> Content:
-    """One memory as large as the file under many names."""
+    """Many weights that share one memory as large as the file."""
     weights = torch.ones(100_000)
     return content | {"model": content["model"] | {f"extra.{number}": weights for number in range(1000)}}
 
 
 def blocks(content: Content) -> Content:
-    """An encoder of a million blocks, by its name."""
+    """An encoder whose name says that it has a million blocks."""
     return put(content, ["model_config", "encoder"], "windowed_vit_16x1000000x2")
 
 
@@ -95,7 +95,7 @@ HEAD, QUERIES, PATCH = (
     "backbone.0.encoder.encoder.embeddings.patch_embeddings.projection.weight",
 )
 RECORD = "lineage.training"
-# By command: what is done to a file, and what the message says of it.
+# The change of a file and the message of the command `predict`, by a name of the change.
 PREDICTED: dict[str, tuple[Callable[[Content], Content], str]] = {
     "no windows": (at("model_config.num_windows", 0), "model_config.num_windows: 0 is less than 1"),
     "negative windows": (at("model_config.num_windows", -2), "model_config.num_windows: -2 is less than 1"),
@@ -122,9 +122,9 @@ PREDICTED: dict[str, tuple[Callable[[Content], Content], str]] = {
     "arguments as a tensor without values": (at("args", torch.ones(0)), "args: a Tensor does not belong there"),
     "class names as a set": (at("args.class_names", {"a"}), "args.class_names: a set does not belong there"),
     "class names as one text": (at("args.class_names", "abc"), "args.class_names: it must be a list"),
-    "a rate that is NaN": (at("args.lr", float("nan")), "args.lr: nan is no finite number"),
+    "a rate that is NaN": (at("args.lr", float("nan")), "args.lr: nan is not a finite number"),
     "a complex rate": (at("args.lr", 1j), "args.lr: a complex does not belong there"),
-    "half a character": (at("args.note", "\ud800"), r"args.note: '\\ud800' is no text in Unicode"),
+    "half a character": (at("args.note", "\ud800"), r"args.note: '\\ud800' is not valid Unicode"),
     "mixed keys": (at("args.note", {1: 1, "a": 2}), "args.note: its keys must be texts"),
     "nested arguments": (at("args.note", nested(250)), "args: written out, it has more than 200 levels"),
     "repeated arguments": (at("args.note", laughs()), "args: written out, it has more than"),
@@ -132,7 +132,7 @@ PREDICTED: dict[str, tuple[Callable[[Content], Content], str]] = {
     "100 GB under a key that is not read": (at("more", torch.ones(1).expand(10**10)), "more: tensors of 40,000"),
     "one memory, many names": (aliased, r"model: tensors of 400,\d+,\d+ bytes in a file of"),
     "no class rows": (weight(HEAD, torch.ones(0, 16)), "by its weights it has no classes"),
-    "a scalar for a matrix": (weight(QUERIES, torch.tensor(1.0)), "is no complete RF-DETR model"),
+    "a scalar for a matrix": (weight(QUERIES, torch.tensor(1.0)), "is not a complete RF-DETR model"),
     "weights of another shape": (weight(QUERIES, torch.ones(18, 5)), r"query_boxes is \[18, 5\]"),
     "NaN in the class head": (spoilt(HEAD, float("nan")), "class_embed.weight has values that are not finite"),
     "one infinity": (spoilt(QUERIES, float("inf")), "refpoint_embed.weight has values that are not finite"),
@@ -165,7 +165,7 @@ AUDITED: dict[str, tuple[Callable[[Content], Content], str]] = {
         at(f"{RECORD}.parents", {"resume": {"name": "x", "sha256": "0" * 64, "tensors": "0" * 64, "lineage": {}}}),
         f"{RECORD}.parents.resume.lineage.variant: it is missing",
     ),
-    "a score that is NaN": (at("lineage.selection.ema.score", float("nan")), "ema.score: nan is no finite number"),
+    "a score that is NaN": (at("lineage.selection.ema.score", float("nan")), "ema.score: nan is not a finite number"),
     "a winner of its own": (at("lineage.selection.winner", "both"), "lineage.selection.winner: Input should be"),
     "a digest of another length": (at("lineage.tensors", "00"), "lineage.tensors: String should match"),
     "an epoch that is a text": (at("epoch", "1"), "epoch: it must be a whole number, found '1'"),
@@ -179,7 +179,7 @@ def test_a_crafted_model_is_named_by_its_field_before_it_is_built(
     attack, message = PREDICTED[name]
     torch.save(attack(copy.copy(target.content)), target.path)
     with bounded_memory():
-        assert fault(target.commands()["predict"]) is None
+        assert bad_ending(target.commands()["predict"]) is None
         if message:
             with pytest.raises(SystemExit, match=message) as ended:
                 main(["predict", str(target.path), str(target.image)])
@@ -191,7 +191,7 @@ def test_a_crafted_model_is_named_by_its_field_before_it_is_built(
 def test_weights_that_are_no_real_numbers_are_refused_by_every_command_that_computes_with_them(
     target: Target, command: str
 ) -> None:
-    """At the default threshold, where NaN would be no object at all."""
+    """The threshold is the default; with it, NaN would silently give no detection."""
     for attack in (spoilt(HEAD, float("nan")), weight(HEAD, torch.ones(4, 16, dtype=torch.int32))):
         torch.save(attack(copy.copy(target.content)), target.path)
         with pytest.raises((SystemExit, UserError), match=r"\.pth: the weight class_embed\.weight (has|is of type)"):
@@ -233,7 +233,7 @@ def test_a_crafted_state_is_named_by_its_field(target: Target, run: Any, message
 
 @pytest.fixture
 def members(tmp_path: Path) -> dict[str, bytes]:
-    """What is in the archive of a file with one tensor of three numbers."""
+    """The members of the archive of a file with one tensor of three numbers."""
     torch.save({"a": torch.ones(3)}, tmp_path / "x.pth")
     with zipfile.ZipFile(tmp_path / "x.pth") as archive:
         return {name: archive.read(name) for name in archive.namelist()}
@@ -250,7 +250,7 @@ def packed(members: dict[str, bytes], how: int = zipfile.ZIP_STORED) -> bytes:
 def test_an_archive_that_unpacks_to_more_than_itself_is_refused(tmp_path: Path, members: dict[str, bytes]) -> None:
     path = tmp_path / "x.pth"
     path.write_bytes(packed(members, zipfile.ZIP_DEFLATED))
-    assert torch.load(path, weights_only=True)["a"].tolist() == [1, 1, 1]  # torch would unpack it
+    assert torch.load(path, weights_only=True)["a"].tolist() == [1, 1, 1]  # torch.load would unpack it
     with pytest.raises(UserError, match=r"x\.pth: x/data\.pkl in it is compressed"):
         load(path)
 
@@ -266,7 +266,7 @@ def test_bytes_before_or_behind_an_archive_are_refused(tmp_path: Path, members: 
     ("old", "new"),
     [
         (b"K\x00K\x03\x85", b"K\x00J" + struct.pack("<i", 2**30) + b"\x85"),  # the shape of the tensor
-        (b"K\x00K\x03\x85", b"J" + struct.pack("<i", 2**30) + b"K\x03\x85"),  # where it begins in its memory
+        (b"K\x00K\x03\x85", b"J" + struct.pack("<i", 2**30) + b"K\x03\x85"),  # the offset in its memory
         (b"K\x03tq", b"J" + struct.pack("<i", 2**30) + b"tq"),  # the size of its memory
         (b"K\x03tq", b"J" + struct.pack("<i", -5) + b"tq"),
     ],
@@ -277,15 +277,17 @@ def test_a_tensor_beyond_its_memory_allocates_nothing(
     pickled = members["x/data.pkl"].replace(old, new, 1)
     assert pickled != members["x/data.pkl"]
     (tmp_path / "x.pth").write_bytes(packed(members | {"x/data.pkl": pickled}))
-    with bounded_memory(), pytest.raises(UserError, match=r"x\.pth(: a: tensors of [\d,]+ bytes| is no checkpoint)"):
+    with bounded_memory(), pytest.raises(UserError, match=r"x\.pth(: a: tensors of [\d,]+ bytes| is not a checkpoint)"):
         load(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize(
-    "asked", [b"cbuiltins\nbytearray\n", b"ctorch\nFloatTensor\n", b"ctorch.storage\nUntypedStorage\n"]
+    "reduction", [b"cbuiltins\nbytearray\n", b"ctorch\nFloatTensor\n", b"ctorch.storage\nUntypedStorage\n"]
 )
-def test_what_allocates_as_it_is_told_is_not_called(tmp_path: Path, members: dict[str, bytes], asked: bytes) -> None:
-    pickled = b"\x80\x02}X\x01\x00\x00\x00a" + asked + b"\x8a\x05" + (2**35).to_bytes(5, "little") + b"\x85Rs."
+def test_a_class_that_allocates_a_given_size_is_not_called(
+    tmp_path: Path, members: dict[str, bytes], reduction: bytes
+) -> None:
+    pickled = b"\x80\x02}X\x01\x00\x00\x00a" + reduction + b"\x8a\x05" + (2**35).to_bytes(5, "little") + b"\x85Rs."
     (tmp_path / "x.pth").write_bytes(packed(members | {"x/data.pkl": pickled}))
     with bounded_memory(), pytest.raises(UserError, match="is refused: it asks for"):
         load(tmp_path / "x.pth")
@@ -315,7 +317,7 @@ def test_control_characters_reach_no_terminal(target: Target, capsys: pytest.Cap
 
 
 def honest() -> Iterator[Content]:
-    """Files of other tools, with keys and types that are not read."""
+    """Files of other tools with keys and types that this project does not read."""
     content = file_content(tiny_checkpoint())
     yield content | {"more": {1, 2}, "device": torch.device("cpu"), "size": torch.Size([3]), "raw": b"x", 5: 1j}
     yield content | {"optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"betas": (0.9, 0.99)}]}}
@@ -324,6 +326,6 @@ def honest() -> Iterator[Content]:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_what_is_not_read_may_be_anything(tmp_path: Path, number: int) -> None:
+def test_values_that_are_not_read_may_be_anything(tmp_path: Path, number: int) -> None:
     torch.save(list(honest())[number], tmp_path / "x.pth")
     assert read_checkpoint(tmp_path / "x.pth").weights.keys() == tiny_checkpoint().weights.keys()

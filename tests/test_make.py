@@ -1,4 +1,4 @@
-"""What `make check`, CI and a commit run is the same, but for the slow tests."""
+"""`make check`, CI and a commit run the same commands, except for the slow tests."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.pipeline.project import environment_without
 
 
 def commands(target: str) -> list[str]:
-    """What make would run for a target, the installation apart."""
+    """The commands that make would run for a target, without the installation."""
     installed = ("-o", ".venv/.runtime", "-o", ".venv/.dev", "-o", ".venv/.project")
-    # Under `make test` itself, make would announce the folder that it enters.
+    # Without these variables: under `make test`, make would also print the folder that it enters.
     environment = environment_without("MAKE", "MFLAGS")
     command = ["make", "-n", *installed, target]
     done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Hostile words in each kind of file, through the commands that print them."""
+"""Terminal escapes in each kind of file are escaped by the commands that print them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ NAME = HOSTILE.replace("/", "")
 
 
 def core(folder: Path, *arguments: str) -> str:
-    """What a command prints; the folder may be no repository."""
-    return told(folder, "-m", "rfdetr_core", *arguments)
+    """The output of a command; the folder need not be a repository."""
+    return printed(folder, "-m", "rfdetr_core", *arguments)
 
 
-def told(folder: Path, *arguments: str) -> str:
+def printed(folder: Path, *arguments: str) -> str:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
     done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, check=False)
     text = (done.stdout + done.stderr).decode()
@@ -65,7 +65,7 @@ def test_names_of_files_and_classes_are_printed_as_escapes_by_validation(tmp_pat
     edit_coco(root, "train", lambda content: content["categories"].append({"id": 9, "name": NAME}))
     edit_coco(root, "valid", lambda content: content["images"][0].update(file_name=f"{NAME}.png"))
     code = "from tests.ingest.samples import validate; from pathlib import Path; validate(Path('data'), Path('out'))"
-    assert r"a\x1b[2Jb" in told(tmp_path, "-c", code)
+    assert r"a\x1b[2Jb" in printed(tmp_path, "-c", code)
 
 
 def test_words_of_a_model_file_are_printed_as_escapes_by_every_command(target: Target) -> None:
@@ -103,9 +103,9 @@ def test_a_refused_step_of_ci_prints_escapes_and_its_comment_stays_fenced(tmp_pa
         "from ci.steps import step; from rfdetr_core.base.errors import UserError\n"
         f"def main(): raise UserError({HOSTILE + '```'!r})\nstep(main)"
     )
-    assert r"a\x1b[2Jb" in told(tmp_path, "-c", code)
+    assert r"a\x1b[2Jb" in printed(tmp_path, "-c", code)
     comment = (tmp_path / ".retrain/comment.md").read_text()
     assert commands(comment) == []
-    fence = comment.splitlines()[-1]  # longer than what the message has, or a message could close it
+    fence = comment.splitlines()[-1]  # longer than any fence in the message, which could otherwise close it
     assert fence.strip("`") == ""
     assert comment.count(fence) == 2

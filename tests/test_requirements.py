@@ -1,4 +1,4 @@
-"""Every package that is asked for is pinned, has a reason in the README, and is declared in pyproject.toml."""
+"""Every requested package is pinned, has a reason in docs/dependencies.md, and is declared in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -26,40 +26,47 @@ def pinned(name: str) -> dict[str, str]:
     return {normal(package): version for package, version in rows}
 
 
-def asked(name: str) -> set[str]:
+def requested(name: str) -> set[str]:
     """The packages of a requirements/*.in, without versions and extras."""
     lines = (ROOT / "requirements" / f"{name}.in").read_text().splitlines()
     return {normal(re.split(r"[\[=<>~! ]", line)[0]) for line in lines if line.strip() and line[0] != "#"}
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_every_package_that_is_asked_for_is_pinned(name: str) -> None:
-    assert asked(name) <= pinned(name).keys()
+def test_every_requested_package_is_pinned(name: str) -> None:
+    assert requested(name) <= pinned(name).keys()
 
 
 @pytest.mark.parametrize("name", PARTS)
 def test_a_package_has_one_version_in_all_locks(name: str) -> None:
     here = pinned(name)
     assert here
-    for other in PARTS:
-        there = pinned(other)
-        assert {one: (here[one], there[one]) for one in here.keys() & there.keys() if here[one] != there[one]} == {}
+    for other_part in PARTS:
+        elsewhere = pinned(other_part)
+        assert {
+            package: (here[package], elsewhere[package])
+            for package in here.keys() & elsewhere.keys()
+            if here[package] != elsewhere[package]
+        } == {}
 
 
-def test_no_package_of_exported_files_is_one_that_decides_a_number() -> None:
-    assert not asked("export") & (asked("numeric") | pinned("numeric").keys())
+def test_no_package_of_exported_files_affects_a_number() -> None:
+    assert not requested("export") & (requested("numeric") | pinned("numeric").keys())
 
 
-def test_every_package_that_is_asked_for_has_a_reason_in_the_readme() -> None:
-    table = (ROOT / "README.md").read_text().partition("## Dependencies")[2]
+def test_every_requested_package_has_a_reason() -> None:
+    table = (ROOT / "docs" / "dependencies.md").read_text().partition("Each package has a reason")[2]
     words = {normal(word) for word in re.findall(r"[\w.-]+", table)}
-    assert {name for part in PARTS for name in asked(part) if name not in words} == set()
+    assert {name for part in PARTS for name in requested(part) if name not in words} == set()
 
 
-def test_what_the_core_imports_is_declared() -> None:
+def test_every_import_of_the_core_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    told = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
-    declared = {normal(re.split(r"[\[=<>~! ]", one)[0]) for one in told}
+    requirements = [
+        *project["dependencies"],
+        *(requirement for extra in project["optional-dependencies"].values() for requirement in extra),
+    ]
+    declared = {normal(re.split(r"[\[=<>~! ]", requirement)[0]) for requirement in requirements}
     owners = packages_distributions()
     for module, path in CODE.modules.items():
         nodes = [

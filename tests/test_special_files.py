@@ -1,4 +1,4 @@
-"""Pipes, sockets and devices in place of files: each command ends in one message, and waits for none of them."""
+"""Pipes, sockets and devices instead of files: a command prints one message and does not wait."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.checkpoint.tiny import tiny_checkpoint
 from tests.ingest.samples import make_coco
 
 KINDS = {"pipe": "a pipe", "socket": "a socket", "device": "a device", "folder": "directory"}
-# A command that waits or reads without end is ended by the limits of its process: 60 s in all, and 8 GB.
+# The process has limits, 60 seconds and 8 GB, which end a command that waits or reads endlessly.
 RUN = """
 import resource, signal, sys
 from pathlib import Path
@@ -53,7 +53,7 @@ for name, call in CALLS.items():
 
 
 def make(kind: str, path: Path) -> None:
-    """A special file at a path."""
+    """Create a special file."""
     if kind == "pipe":
         os.mkfifo(path)
     elif kind == "socket":
@@ -66,7 +66,7 @@ def make(kind: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_regular_file_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.chdir(tmp_path)
     path = Path("x.json")
     make(kind, path)
@@ -105,7 +105,7 @@ def test_no_command_waits_for_a_pipe_or_reads_a_device(tmp_path: Path, monkeypat
 def test_validation_passes_no_label_or_image_that_is_a_pipe_or_a_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also as the annotation file that params.yaml names, whose name no layout decides."""
+    """Also as an annotation file that params.yaml names, which may have any name."""
     monkeypatch.chdir(tmp_path)
     for kind in ("pipe", "socket"):
         root = make_coco(tmp_path / kind)

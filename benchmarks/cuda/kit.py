@@ -1,9 +1,9 @@
-"""Run the parts of the kit, each in a process with a limit of its own, and print one table last.
+"""The GPU benchmarks: runs each part in a process with a time limit, and prints one table at the end.
 
     sh benchmarks/cuda/run.sh [--parts acebdfgh] [--seconds 480] [--device cuda|cpu] [--smoke] [--out FOLDER]
 
-`--device cpu --smoke` runs every part in small on a CPU. A part's figures are in FOLDER/<part>.jsonl as soon as they
-are measured; the table is FOLDER/table.md as well.
+`--device cpu --smoke` runs every part in small on a CPU. A part writes its results to FOLDER/<part>.jsonl as soon as
+they are measured. The table is also in FOLDER/table.md.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import sys
 import time
 from pathlib import Path
 
-# Seconds. The first three parts leave the others 120 of 480 at least; what part e lacks then are compiled steps.
+# Seconds. The first three parts leave at least 120 of 480 for the others. If part e is cut, it lacks compiled steps.
 LIMITS = {"a": 50, "c": 110, "e": 200, "b": 40, "d": 40, "f": 40, "g": 60, "h": 60}
-SLOWER = 4  # a CPU that runs other tests beside the smoke
+SLOWER = 4  # factor for --smoke: the CPU may run other tests at the same time
 
 
 def machine(device: str) -> str:
@@ -33,7 +33,13 @@ def machine(device: str) -> str:
 
 
 def run(letter: str, options: argparse.Namespace, seconds: float) -> str:
-    """Run one part; how it ended. What runs below it ends with it."""
+    """Run one part and its child processes. Returns how it ended; empty if it succeeded.
+
+    Args:
+        letter: of the part.
+        options: of the command.
+        seconds: the limit.
+    """
     out, log = options.out / f"{letter}.jsonl", options.out / f"{letter}.log"
     command = [sys.executable, "-m", "benchmarks.cuda.parts", letter, "--out", str(out), "--device", options.device]
     command += ["--smoke"] if options.smoke else []
@@ -60,7 +66,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/cuda/.results"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    for old in options.out.glob("?.jsonl"):  # part d compares figures of part e, which must be of this run
+    for old in options.out.glob("?.jsonl"):  # part d uses the results of part e, which must be of this run
         old.unlink()
     ends = time.monotonic() + options.seconds
     lines = [machine(options.device), "", "| part | what | figure |", "|---|---|---|"]
@@ -74,7 +80,7 @@ def main() -> None:
         out = options.out / f"{letter}.jsonl"
         rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
         figures = [(row["what"], row["figure"]) for row in rows] + ([("the part", ended)] if ended else [])
-        lines += [f"| {letter} | {what} | {figure.replace('|', '/')} |" for what, figure in figures]
+        lines += [f"| {letter} | {label} | {figure.replace('|', '/')} |" for label, figure in figures]
         (options.out / "table.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

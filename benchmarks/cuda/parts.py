@@ -1,6 +1,6 @@
-"""One part of the kit in a process of its own: python -m benchmarks.cuda.parts LETTER --out FILE [--device cuda] ...
+"""A part of the GPU benchmarks: python -m benchmarks.cuda.parts LETTER --out FILE [--device cuda] ...
 
-Each figure is a line of JSON in FILE as soon as it is there, so a part that fails keeps what it measured.
+Each result is written as a line of JSON to FILE at once, so a part that fails keeps its earlier results.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SMALL_STEPS = ["--steps", "1", "--warm", "0", "--side", "64"]  # of the smoke
+SMALL_STEPS = ["--steps", "1", "--warm", "0", "--side", "64"]  # with --smoke
 
 
 @dataclass(frozen=True)
@@ -31,27 +31,27 @@ class Kit:
     smoke: bool
     out: Path
 
-    def row(self, what: str, figure: str, **numbers: Any) -> None:
+    def row(self, label: str, figure: str, **numbers: Any) -> None:
         with self.out.open("a") as file:
-            print(json.dumps({"what": what, "figure": figure, **numbers}), file=file)
-        print(f"{what}: {figure}", flush=True)
+            print(json.dumps({"what": label, "figure": figure, **numbers}), file=file)
+        print(f"{label}: {figure}", flush=True)
 
 
 def part_a(kit: Kit) -> None:
     """The tests that are marked gpu."""
-    files = [str(one) for one in sorted((ROOT / "tests").rglob("test_*.py")) if "pytest.mark.gpu" in one.read_text()]
+    files = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text()]
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short", "-rfE", *files]
-    told = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
-    print(told[-8000:])
-    counts = re.findall(r"(\d+) (passed|failed|error|errors|skipped)\b", told.splitlines()[-1])
-    kit.row("tests marked gpu", ", ".join(f"{count} {name}" for count, name in counts) or told.splitlines()[-1])
-    for line in told.splitlines():
+    output = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+    print(output[-8000:])
+    counts = re.findall(r"(\d+) (passed|failed|error|errors|skipped)\b", output.splitlines()[-1])
+    kit.row("tests marked gpu", ", ".join(f"{count} {name}" for count, name in counts) or output.splitlines()[-1])
+    for line in output.splitlines():
         if line.startswith(("FAILED", "ERROR")):
             kit.row("failed", line[:200])
 
 
 def part_b(kit: Kit) -> None:
-    """Outputs, loss and gradients beside upstream's in fp32."""
+    """Outputs, loss and gradients compared with upstream's, in fp32."""
     import torch
     from rfdetr.models.lwdetr import build_criterion_and_postprocessors
 
@@ -66,7 +66,7 @@ def part_b(kit: Kit) -> None:
     torch.set_float32_matmul_precision("highest")
     architectures = {variant: VARIANTS[variant] for variant in ("nano", "seg-nano")}
     if kit.smoke:
-        small = replace(SMALL, classes=90)  # as many as `targets_of` draws from
+        small = replace(SMALL, classes=90)  # `targets_of` uses 90 classes
         architectures = {"small": small, "seg-small": replace(small, segmentation=True)}
     for variant, architecture in architectures.items():
         both = reference.pair(architecture, None if kit.smoke else reference.build_upstream(variant), torch.float32)
@@ -81,18 +81,18 @@ def part_b(kit: Kit) -> None:
             ours = both.ours(images)
         pairs = {"logits": (ours.logits, theirs["pred_logits"]), "boxes": (ours.boxes, theirs["pred_boxes"])}
         pairs |= {"masks": (ours.masks, theirs["pred_masks"])} if architecture.segmentation else {}
-        differences = {name: (one - other).abs().max().item() for name, (one, other) in pairs.items()}
+        differences = {name: (our_tensor - other).abs().max().item() for name, (our_tensor, other) in pairs.items()}
         kit.row(f"{variant} outputs, largest difference", _listed(differences), **differences)
         if architecture.segmentation:
-            continue  # the points of its loss are drawn by each one's own generator
+            continue  # each project draws the mask points of its loss by another generator
         both.train()
-        targets = [one.to(kit.device) for one in targets_of(2, side, architecture.segmentation)]
+        targets = [target.to(kit.device) for target in targets_of(2, side, architecture.segmentation)]
         criterion, _ = build_criterion_and_postprocessors(reference.upstream_namespace(architecture))
         with reference.recorded_order() as order:
-            found = criterion.to(kit.device)(
-                both.upstream(batch), [{"labels": one.labels, "boxes": one.boxes} for one in targets]
+            losses = criterion.to(kit.device)(
+                both.upstream(batch), [{"labels": target.labels, "boxes": target.boxes} for target in targets]
             )
-        loss = sum(found[name] * weight for name, weight in criterion.weight_dict.items() if name in found)
+        loss = sum(losses[name] * weight for name, weight in criterion.weight_dict.items() if name in losses)
         loss.backward()
         with reference.replayed_order(order):
             output = both.ours(images)
@@ -100,18 +100,18 @@ def part_b(kit: Kit) -> None:
         total.backward()
         gradients = dict(both.upstream.named_parameters())
         apart, size = 0.0, 0.0
-        for name, one in both.ours.named_parameters():
+        for name, parameter in both.ours.named_parameters():
             other = gradients[to_upstream(name)].grad
-            if one.grad is not None and other is not None:
-                apart, size = apart + (one.grad - other).square().sum().item(), size + other.square().sum().item()
+            if parameter.grad is not None and other is not None:
+                apart, size = apart + (parameter.grad - other).square().sum().item(), size + other.square().sum().item()
         relative = {"loss": abs(total.item() - loss.item()) / loss.item(), "gradient": (apart / size) ** 0.5}
         kit.row(f"{variant} training, largest relative difference", _listed(relative), **relative)
 
 
 def part_c(kit: Kit) -> None:
-    """Equal bytes: of trainings with and without workers, killed and resumed; of 30 steps at drawn sizes, twice.
+    """Equal bytes: trainings with and without workers, killed and resumed; 30 steps at random sizes, twice.
 
-    And how far apart the predictions of a batch and of its images alone are.
+    Also the largest difference between predictions of a batch and of its single images.
     """
     _trainings(kit)
     _repeated(kit)
@@ -140,14 +140,14 @@ def _trainings(kit: Kit) -> None:
     started["killed and resumed"] = _python(script(where, folder / "killed and resumed", **changes))
     digests: dict[str, list[str]] = {}
     for name, process in started.items():
-        told = process.communicate()[0]
+        output = process.communicate()[0]
         if process.returncode:
-            print(name, told[-4000:])
+            print(name, output[-4000:])
         files = [folder / name / out for out in OUTS]
         digests[name] = [sha256_file(file)[:12] if file.exists() else "missing" for file in files]
-        told_resumed = "going on after epoch" in told
+        was_resumed = "resuming after epoch" in output
         equal = digests[name] == digests["no workers"] and "missing" not in digests[name]
-        note = (", resumed" if told_resumed else ", NOT RESUMED") if name == "killed and resumed" else ""
+        note = (", resumed" if was_resumed else ", NOT RESUMED") if name == "killed and resumed" else ""
         kit.row(f"tiny training, {name}", ("equal" if equal else "DIFFERENT") + note, digests=digests[name])
     shutil.rmtree(folder)
 
@@ -169,8 +169,8 @@ def _batches(kit: Kit) -> None:
     with torch.inference_mode():
         together = detector(images)
         alone = [detector(images[number : number + 1]) for number in range(count)]
-    logits = torch.cat([one.logits for one in alone])
-    boxes = torch.cat([one.boxes for one in alone])
+    logits = torch.cat([prediction.logits for prediction in alone])
+    boxes = torch.cat([prediction.boxes for prediction in alone])
     apart = {
         "logits": (together.logits - logits).abs().max().item(),
         "boxes": (together.boxes - boxes).abs().max().item(),
@@ -186,33 +186,33 @@ def _repeated(kit: Kit) -> None:
         for variant in variants
     }
     for variant, pair in pairs.items():
-        found = [_go(one)["digest"] for one in pair]
-        same = "equal" if found[0] == found[1] else "DIFFERENT"
-        kit.row(f"{variant}, {size[1]} x 3 steps at drawn sizes, twice", same, digests=found)
+        digests = [_go(process)["digest"] for process in pair]
+        same = "equal" if digests[0] == digests[1] else "DIFFERENT"
+        kit.row(f"{variant}, {size[1]} x 3 steps at drawn sizes, twice", same, digests=digests)
 
 
 def part_d(kit: Kit) -> None:
-    """What determinism costs: the time of our steps with it and without it.
+    """The cost of determinism: the time of our steps with and without it.
 
-    Part e measures both, so its figures are compared where it ran into the same folder; else they are measured here.
+    If part e ran into the same folder, its results are used. Otherwise both are measured here.
     """
     before = kit.out.with_name("e.jsonl")
     rows = [json.loads(line) for line in before.read_text().splitlines()] if before.exists() else []
-    found = {(row["size"], row["contender"]): row for row in rows if "size" in row}
-    sizes = [size for size, contender in found if contender == "ours fast" and (size, "ours default") in found]
+    measured = {(row["size"], row["contender"]): row for row in rows if "size" in row}
+    sizes = [size for size, contender in measured if contender == "ours fast" and (size, "ours default") in measured]
     if not sizes:
         variant, batch = ("nano", 2) if kit.smoke else ("nano", 16)
-        told = _in_turn(kit, variant, batch, [("ours", "default"), ("ours", "fast")])
+        in_turn = _in_turn(kit, variant, batch, [("ours", "default"), ("ours", "fast")])
         sizes = [f"{variant}, batch {batch}"]
-        found = {(sizes[0], contender): row for contender, row in told.items()}
+        measured = {(sizes[0], contender): row for contender, row in in_turn.items()}
     for size in sizes:
-        with_it, without = (found[size, f"ours {mode}"]["seconds"] for mode in ("default", "fast"))
+        with_it, without = (measured[size, f"ours {mode}"]["seconds"] for mode in ("default", "fast"))
         figure = f"{with_it * 1e3:.1f} and {without * 1e3:.1f} ms a step, {with_it / without - 1:+.1%} for determinism"
         kit.row(f"{size}, ours with and without determinism", figure, with_it=with_it, without=without)
 
 
 def part_e(kit: Kit) -> None:
-    """Steps beside upstream's: each at its defaults, ours without determinism, then compiled, which starts slowly."""
+    """Steps of ours and upstream: at their defaults, ours without determinism, then compiled, which starts slowly."""
     plain = [("upstream", "default"), ("ours", "default"), ("ours", "fast")]
     compiled = [("upstream", "compile"), ("ours", "compile"), ("upstream", "graphs")]
     if kit.smoke:
@@ -224,30 +224,36 @@ def part_e(kit: Kit) -> None:
 
 
 def _in_turn(kit: Kit, variant: str, batch: int, contenders: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:
-    """Steps of each contender. All are built at once, and train one after another."""
+    """Time the steps of each contender. All are built at the same time, and train one after another.
+
+    Args:
+        kit: the options.
+        variant: of the model.
+        batch: images of a step.
+        contenders: who (ours or upstream) and mode.
+    """
     size = ["--batch", str(batch), *(SMALL_STEPS if kit.smoke else [])]
     processes = {f"{who} {mode}": _steps(kit, who, variant, "--mode", mode, *size) for who, mode in contenders}
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for name, process in processes.items():
         try:
-            told = found[name] = _go(process)
+            result = results[name] = _go(process)
         except RuntimeError as error:
             kit.row(f"{variant}, batch {batch}, {name}", f"failed: {str(error)[-300:]}")
             continue
-        figure = (
-            f"{told['seconds'] * 1e3:.1f} ms a step, {batch / told['seconds']:.1f} images/s, {told['peak']:,.0f} MiB"
-        )
-        what = f"{variant}, batch {batch}, {name} ({told['precision']})"
-        if "upstream default" in found and name != "upstream default":
-            base = found["upstream default"]
-            figure += f"; {base['seconds'] / told['seconds']:.2f} x speed, {told['peak'] / base['peak']:.2f} x memory"
+        seconds, peak = result["seconds"], result["peak"]
+        figure = f"{seconds * 1e3:.1f} ms a step, {batch / seconds:.1f} images/s, {peak:,.0f} MiB"
+        label = f"{variant}, batch {batch}, {name} ({result['precision']})"
+        if "upstream default" in results and name != "upstream default":
+            base = results["upstream default"]
+            figure += f"; {base['seconds'] / seconds:.2f} x speed, {peak / base['peak']:.2f} x memory"
         about = {"size": f"{variant}, batch {batch}", "contender": name}
-        kit.row(what, f"{figure}; first step {told['first']:.1f} s", **about, **told)
-    return found
+        kit.row(label, f"{figure}; first step {result['first']:.1f} s", **about, **result)
+    return results
 
 
 def part_f(kit: Kit) -> None:
-    """Prediction from pictures in memory, beside upstream's."""
+    """Prediction from pictures in memory, ours and upstream's."""
     import numpy as np
     import rfdetr
     import torch
@@ -307,27 +313,27 @@ def part_g(kit: Kit) -> None:
     processes = {who: _started(kit, "whole", who, *options) for who in ("upstream", "ours")}
     write_dataset(folder, count, 640, 480)
     for who, process in processes.items():
-        what = f"train() of {count} images, {epochs} epochs, batch {batch}, {who}"
+        label = f"train() of {count} images, {epochs} epochs, batch {batch}, {who}"
         try:
-            told = _go(process)
+            result = _go(process)
         except RuntimeError as error:
-            kit.row(what, f"failed: {str(error)[-300:]}")
+            kit.row(label, f"failed: {str(error)[-300:]}")
             continue
-        rate = count * epochs / told["seconds"]
-        kit.row(what, f"{told['seconds']:.1f} s, {rate:.1f} images/s, {told['peak']:,.0f} MiB", **told)
+        rate = count * epochs / result["seconds"]
+        kit.row(label, f"{result['seconds']:.1f} s, {rate:.1f} images/s, {result['peak']:,.0f} MiB", **result)
     shutil.rmtree(folder)
 
 
 def part_h(kit: Kit) -> None:
-    """Where the time of a step goes: on the device, and in Python."""
+    """Which operations take the time of a step, on the device and in Python."""
     size = ["--batch", "2", *SMALL_STEPS] if kit.smoke else ["--steps", "4", "--warm", "4"]
     watched = {who: _steps(kit, who, "nano", "--profile", "device", *size) for who in ("ours", "upstream")}
     process = _steps(kit, "ours", "pico" if kit.smoke else "nano", "--profile", "host", *size)
     for who, waiting in watched.items():
-        told = _go(waiting)
-        figure = f"{told['busy']:.1f} ms of {told['seconds'] * 1e3:.1f} (watched), {told['launches']:.0f} calls"
-        kit.row(f"{who}, Nano step, the device works", figure, kernels=told["kernels"])
-        for name, milliseconds, count in told["kernels"][:15]:
+        result = _go(waiting)
+        figure = f"{result['busy']:.1f} ms of {result['seconds'] * 1e3:.1f} (watched), {result['launches']:.0f} calls"
+        kit.row(f"{who}, Nano step, the device works", figure, kernels=result["kernels"])
+        for name, milliseconds, count in result["kernels"][:15]:
             kit.row(f"{who}, Nano step", f"{milliseconds:.3f} ms a step, {count} calls: {name}")
     _go(process)
     print(_log(process))
@@ -343,9 +349,9 @@ def _steps(kit: Kit, who: str, variant: str, *options: str) -> subprocess.Popen[
 
 
 def _started(kit: Kit, module: str, *arguments: str) -> subprocess.Popen[str]:
-    """A process that builds what it measures and waits for `_go`."""
+    """Start a process that builds a model and then waits for `_go`."""
     command = [sys.executable, "-m", f"benchmarks.cuda.{module}", *arguments, "--device", kit.device]
-    # In the smoke a compiled model is the plain one: a CPU would compile for minutes.
+    # With --smoke a compiled model is not compiled: a CPU would take minutes.
     environment = os.environ | ({"TORCHDYNAMO_DISABLE": "1"} if kit.smoke else {})
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - read by _go
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}
@@ -355,13 +361,13 @@ def _started(kit: Kit, module: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def _go(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Have it train. What it tells last."""
-    told = process.communicate("go\n")[0]
-    if process.returncode or not told.strip():
+    """Let the process train. Returns the last line that it prints, as JSON."""
+    output = process.communicate("go\n")[0]
+    if process.returncode or not output.strip():
         text = _log(process)
         print(text[-4000:], flush=True)
         raise RuntimeError(text.strip().splitlines()[-1] if text.strip() else f"exit status {process.returncode}")
-    return json.loads(told.splitlines()[-1])  # type: ignore[no-any-return]
+    return json.loads(output.splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def _log(process: subprocess.Popen[str]) -> str:

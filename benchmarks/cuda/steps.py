@@ -1,12 +1,12 @@
-"""Training steps by each one's own Lightning module and Trainer, on one batch that is already on the device.
+"""Training steps of ours or upstream, by its Lightning module and Trainer, on a batch that is already on the device.
 
     python -m benchmarks.cuda.steps ours|upstream --variant nano --batch 16 [--mode default|fast|compile] ...
 
 Builds everything, waits for a line on its standard input, trains, and prints one line of JSON: seconds of a step (the
-median of three windows), peak memory, and a digest of the weights. A step is all that a step of `fit` does: forward,
-loss with matching, backward, clipping, optimiser, schedule and moving average. Multi-scale is off, so that both train
-at one size; a digest is taken with it. Modes: `fast` is without deterministic algorithms; `compile` compiles, ours with
-them; `graphs` is upstream's, with CUDA graphs as well.
+median of three windows), peak memory, and a digest of the weights. A step is a whole step of `fit`: forward, loss with
+matching, backward, clipping, optimiser, schedule and EMA. Multi-scale is off, so that both train at the same size; part
+c sets it for its digests. Modes: `fast` is without deterministic algorithms. `compile` compiles; ours stays
+deterministic. `graphs` is only for upstream, and adds CUDA graphs.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from rfdetr_core.ops.structures import Target
 from rfdetr_core.training.compilation import compile_regions, compiler_settings
 from tests.small import random_images
 
-# Upstream's default for scoring, vernier, is one of four packages with equal numbers; the locks have hotcoco.
+# Upstream can score with four packages that give equal scores. Its default is vernier; the locks have hotcoco.
 SCORING = {} if find_spec("vernier") else {"eval_backend": "hotcoco"}
-OBJECTS = 10  # in each image
-KERNELS = 40  # of a profile
+OBJECTS = 10  # in each image of the batch
+KERNELS = 40  # listed in a profile
 
 
 class Timed(BaseException):
-    """Ends a training whose steps were timed, before anything is evaluated or saved."""
+    """Raised to end a training after its timed steps, before it evaluates or saves."""
 
 
 class Windows(Callback):
-    """Seconds of a step in three windows after a warm-up. The device is waited for at their borders alone."""
+    """Times steps in three windows after a warm-up. It waits for the device only at the borders of the windows."""
 
     def __init__(self, device: str, steps: int, warm: int) -> None:
         self.device, self.steps, self.marks, self.first = device, steps, [], 0.0
@@ -78,7 +78,7 @@ class Windows(Callback):
 
 
 class Repeated(torch.utils.data.IterableDataset[Any]):
-    """One batch, many times."""
+    """A loader that returns the same batch `count` times."""
 
     def __init__(self, batch: Any, count: int) -> None:
         self.batch, self.count = batch, count
@@ -191,9 +191,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
     parser.add_argument("--steps", type=int, default=8, help="in each of three windows")
     parser.add_argument("--warm", type=int, default=6)
-    parser.add_argument("--side", type=int, help="pixels of the input; the variant's own by default")
+    parser.add_argument("--side", type=int, help="pixels of the input; default: the variant's resolution")
     parser.add_argument("--multi-scale", action="store_true")
-    parser.add_argument("--profile", choices=["device", "host"], help="the operations or functions that take longest")
+    parser.add_argument("--profile", choices=["device", "host"], help="also list the slowest operations or functions")
     options = parser.parse_args()
     architecture, windows = VARIANTS[options.variant], Windows(options.device, options.steps, options.warm)
     if options.side:
@@ -206,20 +206,24 @@ def main() -> None:
     sys.stdin.readline()
     rows: list[tuple[str, float, int]] = []
     watch: Any = {"device": torch.profiler.profile, "host": cProfile.Profile}.get(options.profile, nullcontext)()
-    # Ours compiles with training's own settings; upstream has its own.
+    # Ours compiles with the settings of a training. Upstream has its own settings.
     settings = compiler_settings(module.config) if options.who == "ours" else nullcontext()
     with watch, settings, suppress(Timed):
         trainer.fit(module, loader)
     steps = windows.borders[-1]
     if options.profile == "device":
         taken = f"self_{'device' if options.device == 'cuda' else 'cpu'}_time_total"
-        ranked = sorted(watch.key_averages(), key=lambda one: -getattr(one, taken))
-        rows = [(one.key[:90], getattr(one, taken) / 1e3 / steps, one.count) for one in ranked if getattr(one, taken)]
+        ranked = sorted(watch.key_averages(), key=lambda event: -getattr(event, taken))
+        rows = [
+            (event.key[:90], getattr(event, taken) / 1e3 / steps, event.count)
+            for event in ranked
+            if getattr(event, taken)
+        ]
     elif options.profile == "host":
         pstats.Stats(watch, stream=sys.stderr).sort_stats("tottime").print_stats(45).sort_stats("cumtime").print_stats(
             90
         )
-    told = {
+    result = {
         "seconds": windows.seconds,
         "first": windows.first,
         "peak": peak_memory(options.device),
@@ -229,7 +233,7 @@ def main() -> None:
         "busy": sum(milliseconds for _, milliseconds, _ in rows),
         "launches": sum(count for _, _, count in rows) / steps,
     }
-    print(json.dumps(told), flush=True)
+    print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

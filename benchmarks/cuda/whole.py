@@ -1,8 +1,8 @@
-"""A whole `train()` of either project on a dataset of files: python -m benchmarks.cuda.whole ours|upstream DATASET ...
+"""A whole `train()` of ours or upstream on image files: python -m benchmarks.cuda.whole ours|upstream DATASET ...
 
-Imports everything, waits for a line on its standard input, trains Nano with equal epochs and batch and each project's
-own defaults otherwise, and prints one line of JSON: the seconds of `train()` and the peak memory. `train()` reads the
-files, trains, validates after each epoch and writes checkpoints; ours also validates and converts the dataset before.
+Imports everything, waits for a line on its standard input, trains Nano, and prints one line of JSON: the seconds of
+`train()` and the peak memory. Epochs and batch are equal; other options are each project's defaults. `train()` reads
+the files, trains, validates after each epoch and writes checkpoints. Ours first validates and converts the dataset.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def ours(options: argparse.Namespace, settings: dict[str, Any]) -> Callable[[], 
 def upstream(options: argparse.Namespace, settings: dict[str, Any]) -> Callable[[], None]:
     import rfdetr
 
-    from tests.parity import upstream_training  # noqa: F401 - imports what the train() below would
+    from tests.parity import upstream_training  # noqa: F401 - so that train() below has nothing left to import
     from tests.parity.reference import _no_download
 
     side: dict[str, Any] = {"resolution": SMOKE_SIDE, "positional_encoding_size": SMOKE_SIDE // 16}
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
-    parser.add_argument("--smoke", action="store_true", help=f"at {SMOKE_SIDE} pixels alone, without workers")
+    parser.add_argument("--smoke", action="store_true", help=f"only at {SMOKE_SIDE} pixels, without workers")
     options = parser.parse_args()
     output = tempfile.mkdtemp()
     settings: dict[str, Any] = {"dataset_dir": options.dataset, "output_dir": output}
@@ -69,7 +69,7 @@ def main() -> None:
     begun = time.perf_counter()
     train()
     seconds = time.perf_counter() - begun
-    print()  # after whatever a progress bar left
+    print()  # ends the line of a progress bar
     print(json.dumps({"seconds": seconds, "peak": peak_memory(options.device)}), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Checks of the arguments of callbacks: a UserError names the callback, the argument and what to give."""
+"""Checks the arguments of callbacks. A UserError names the callback, the argument and what to give instead."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.training.module import TrainingModule
 
 
-def refuse(callback: str, given: Mapping[str, tuple[Any, Any, str]]) -> None:
-    """Raise a UserError of an argument that cannot be honoured. given: by its name the value, the default, why."""
-    for name, (value, default, reason) in given.items():
+def refuse(callback: str, arguments: Mapping[str, tuple[Any, Any, str]]) -> None:
+    """Raise a UserError for an argument that has no effect here and differs from its default.
+
+    arguments: the value, the default and the reason, by the name of the argument.
+    """
+    for name, (value, default, reason) in arguments.items():
         if value != default:
             raise UserError(f"{callback}: {name}={value!r} is not possible here: {reason}. Leave it out.")
 
 
-def check_numbers(callback: str, whole: Mapping[str, Any], real: Mapping[str, Any] | None = None) -> None:
-    """Raise a UserError of an argument that is no number, or no whole one."""
-    for kind, given, types in (("a whole number", whole, (int,)), ("a number", real or {}, (int, float))):
-        for name, value in given.items():
+def check_numbers(callback: str, integers: Mapping[str, Any], real: Mapping[str, Any] | None = None) -> None:
+    """Raise a UserError for a value of `integers` that is not an integer, or of `real` that is not a number."""
+    for kind, arguments, types in (("a whole number", integers, (int,)), ("a number", real or {}, (int, float))):
+        for name, value in arguments.items():
             if isinstance(value, bool) or not isinstance(value, types):
                 raise UserError(f"{callback}: {name} is {value!r}. Give {kind}.")
 
 
-def check_flags(callback: str, **given: Any) -> None:
-    """Raise a UserError of an argument that is neither True nor False."""
-    for name, value in given.items():
+def check_flags(callback: str, **flags: Any) -> None:
+    """Raise a UserError for an argument that is neither True nor False."""
+    for name, value in flags.items():
         if not isinstance(value, bool):
             raise UserError(f"{callback}: {name} is {value!r}. Give True or False.")
 
 
 def check_module(callback: str, module: Any) -> None:
-    """Raise a UserError of a module that the callback cannot work with."""
+    """Raise a UserError for a Lightning module that is not an RFDETRModelModule."""
     if not isinstance(module, TrainingModule):
-        raise UserError(f"{callback} needs an RFDETRModelModule, and {type(module).__name__} is none.")
+        raise UserError(f"{callback} needs an RFDETRModelModule, but the module is a {type(module).__name__}.")

@@ -1,19 +1,18 @@
-"""The callbacks of a training under upstream's names and arguments. They also work in a Trainer of Lightning's own."""
+"""The callbacks of a training, with upstream's names and arguments. They also work in a plain Lightning Trainer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
 from torch import Tensor
 
 from rfdetr_core.api.callback_arguments import check_flags, check_module, check_numbers, refuse
-from rfdetr_core.api.custom_record import custom_part, remember
+from rfdetr_core.api.custom_record import custom_part, store_initial_attributes
 from rfdetr_core.api.preparation import Preparation, preparation_of
 from rfdetr_core.api.training import as_path, select_and_strip
 from rfdetr_core.base.errors import UserError
@@ -34,10 +33,13 @@ _BACKENDS = ("vernier", "hotcoco", "pycocotools")
 
 
 class RFDETREMACallback(WeightAveraging):
-    """Averages the weights; the average is validated beside them, as val/ema_*.
+    """Averages the weights. The average is validated beside the regular weights, as val/ema_*.
 
-    decay, tau: see ema_decay and ema_tau of TrainConfig. use_buffers: must be True; buffers are copied, and the model
-    has none that training changes. update_interval_steps: optimiser steps between two updates.
+    Args:
+        decay: See ema_decay of TrainConfig.
+        tau: See ema_tau of TrainConfig.
+        use_buffers: Must be True. Buffers are copied; training changes none of them.
+        update_interval_steps: Optimiser steps between two updates.
     """
 
     changing: ClassVar[tuple[str, ...]] = ("average", "steps")
@@ -45,7 +47,7 @@ class RFDETREMACallback(WeightAveraging):
     def __init__(
         self, decay: float = 0.993, tau: float = 100, use_buffers: bool = True, update_interval_steps: int = 1
     ) -> None:
-        refuse("RFDETREMACallback", {"use_buffers": (use_buffers, True, "the average has the detector's buffers")})
+        refuse("RFDETREMACallback", {"use_buffers": (use_buffers, True, "the average has the buffers of the detector")})
         numbers = {"update_interval_steps": update_interval_steps}
         check_numbers("RFDETREMACallback", numbers, {"decay": decay, "tau": tau})
         if not 0 <= decay < 1 or tau < 0 or update_interval_steps < 1:
@@ -55,25 +57,30 @@ class RFDETREMACallback(WeightAveraging):
             )
         super().__init__(decay, tau, update_interval_steps)
         self.arguments = {"decay": decay, "tau": tau, "update_interval_steps": update_interval_steps}
-        remember(self)
+        store_initial_attributes(self)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Copy the detector before anything is restored or moved. UserError: it is another module."""
+        """Copy the detector before Lightning restores or moves it. UserError: not an RFDETRModelModule."""
         check_module("RFDETREMACallback", pl_module)
         super().setup(trainer, pl_module, stage)
 
     @property
     def state_key(self) -> str:
-        """The key that train() uses, so that their states can be exchanged."""
+        """The same key as in train(), so that both can resume each other's states."""
         return WeightAveraging.__qualname__
 
 
 class COCOEvalCallback(CocoScoring):
-    """Scores the detections on valid as val/* and val/ema_*, in `trainer.test` on test as test/* and test/ema_*.
+    """Scores the detections on valid as val/* and val/ema_*, and in `trainer.test` on test as test/* and test/ema_*.
 
-    The annotations are those of the module's dataset. max_dets: detections of an image and class that count.
-    segmentation: score masks, too. eval_interval: epochs between evaluations; the last epoch is always evaluated.
-    log_per_class_metrics: record AP/<class>, too. eval_backend: any; the numbers are pycocotools'.
+    The annotations are those of the module's dataset. The other arguments exist only for upstream's sake.
+
+    Args:
+        max_dets: Largest number of detections that count, for each image and class.
+        segmentation: Also score masks.
+        eval_interval: Epochs between evaluations; the last epoch is always evaluated.
+        log_per_class_metrics: Also record AP/<class>.
+        eval_backend: Has no effect: every backend gives the numbers of pycocotools.
     """
 
     changing: ClassVar[tuple[str, ...]] = ("annotations", "found", "mask_side", "masks")
@@ -92,9 +99,9 @@ class COCOEvalCallback(CocoScoring):
     ) -> None:
         refused = {
             "keypoint_oks_sigmas": (keypoint_oks_sigmas, None, "there are no keypoint models"),
-            "in_notebook": (in_notebook, None, "it shows nothing itself; a line per epoch has the scores"),
+            "in_notebook": (in_notebook, None, "it displays nothing; the line of each epoch has the scores"),
             "eval_ema_only": (eval_ema_only or None, None, ABSENT["train"]["eval_ema_only"]),
-            "eval_base_model": (True if eval_base_model is None else eval_base_model, True, _BOTH),
+            "eval_base_model": (True if eval_base_model is None else eval_base_model, True, _BOTH_TRACKS),
         }
         refuse("COCOEvalCallback", refused)
         if eval_backend not in _BACKENDS:
@@ -110,29 +117,29 @@ class COCOEvalCallback(CocoScoring):
         nothing: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
         super().__init__(nothing, segmentation, eval_interval, max_dets=max_dets, per_class=log_per_class_metrics)
         self.arguments = {"max_dets": max_dets, "segmentation": segmentation, "eval_interval": eval_interval}
-        remember(self)
+        store_initial_attributes(self)
 
     @property
     def state_key(self) -> str:
-        """The key that train() uses, so that their states can be exchanged."""
+        """The same key as in train(), so that both can resume each other's states."""
         return CocoScoring.__qualname__
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the annotations. UserError: the module was not made of configs, or finds no masks to score."""
+        """Read the annotations. UserError: the module was not built from configs, or the model has no masks."""
         if stage == "predict":
             return
         inputs = preparation_of(pl_module, "COCOEvalCallback").inputs
         if "segm_" in self.kinds and not inputs.architecture.segmentation:
-            raise UserError(f"COCOEvalCallback: segmentation=True, but {inputs.architecture.name} finds no masks.")
+            raise UserError(f"COCOEvalCallback: segmentation=True, but {inputs.architecture.name} predicts no masks.")
         self.mask_side = inputs.scoring_options()["mask_side"]
-        self.take(inputs.annotations("test" if stage == "test" else "valid"))
+        self.set_annotations(inputs.annotations("test" if stage == "test" else "valid"))
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the detections before."""
+        """Forget earlier detections."""
         self.on_validation_epoch_start(trainer, pl_module)
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *others: Any) -> None:
-        """Keep a batch's results."""
+        """Collect the detections of a batch."""
         self.on_validation_batch_end(trainer, pl_module, outputs, *others)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -140,14 +147,20 @@ class COCOEvalCallback(CocoScoring):
         self.score(trainer, pl_module, "test/")
 
 
-_BOTH = ABSENT["train"]["eval_base_model"]
+_BOTH_TRACKS = ABSENT["train"]["eval_base_model"]
 
 
 class RFDETREarlyStopping(EarlyStopping):
-    """Stops when the better of both scores, or the EMA's, has not grown by `min_delta` in `patience` evaluations.
+    """Stops a training when its score has not grown by `min_delta` in `patience` evaluations.
 
-    monitor_regular, monitor_ema: values of an epoch. verbose: print why. skip_best_epochs: first epochs that are not
-    looked at.
+    Args:
+        patience: Evaluations to wait.
+        min_delta: Smallest growth that counts.
+        use_ema: Monitor only the EMA score; by default the better of both.
+        monitor_regular: Name of the score of the regular weights.
+        monitor_ema: Name of the score of the averaged weights.
+        verbose: Print why the training stops.
+        skip_best_epochs: Number of first epochs to ignore.
     """
 
     changing: ClassVar[tuple[str, ...]] = ("best", "waited")
@@ -175,7 +188,7 @@ class RFDETREarlyStopping(EarlyStopping):
         self.verbose, self.skip = verbose, skip_best_epochs
         self.arguments = {"patience": patience, "min_delta": min_delta, "use_ema": use_ema, "keys": self.keys}
         self.arguments |= {"skip_best_epochs": skip_best_epochs}
-        remember(self)
+        store_initial_attributes(self)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Raise a UserError of another module."""
@@ -183,17 +196,20 @@ class RFDETREarlyStopping(EarlyStopping):
 
     @property
     def state_key(self) -> str:
-        """The key that train() uses, so that their states can be exchanged."""
+        """The same key as in train(), so that both can resume each other's states."""
         return EarlyStopping.__qualname__
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the epoch's scores, if it has any."""
+        """Compare the scores of the epoch, if it has any."""
         if trainer.current_epoch >= self.skip:
             super().on_train_epoch_end(trainer, pl_module)
 
 
 class DropPathCallback(Callback):
-    """Sets the stochastic depth of the encoder's blocks when training starts: 0 at the first, drop_path at the last."""
+    """Sets the stochastic depth when training starts: from 0 in the first encoder block to drop_path in the last.
+
+    The other arguments exist for upstream's sake and must keep their defaults.
+    """
 
     def __init__(
         self,
@@ -205,7 +221,7 @@ class DropPathCallback(Callback):
         vit_encoder_num_layers: int = 12,
     ) -> None:
         refused = {
-            "dropout": (dropout, 0.0, "the model has no dropout beside drop_path"),
+            "dropout": (dropout, 0.0, "drop_path is the only dropout of the model"),
             "cutoff_epoch": (cutoff_epoch, 0, "the rates hold for the whole training"),
             "mode": (mode, "standard", "the rates hold for the whole training"),
             "schedule": (schedule, "constant", "the rates hold for the whole training"),
@@ -216,30 +232,34 @@ class DropPathCallback(Callback):
         if not 0 <= drop_path < 1:
             raise UserError(f"DropPathCallback: drop_path {drop_path} must be from 0 to below 1.")
         self.drop_path, self.arguments = drop_path, {"drop_path": drop_path}
-        remember(self)
+        store_initial_attributes(self)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Raise a UserError of another module."""
         check_module("DropPathCallback", pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the rates."""
+        """Set the rate of each block."""
         blocks: Any = cast(TrainingModule, pl_module).detector.get_submodule("encoder.blocks")
         for index, block in enumerate(blocks):
             block.drop_path.rate = self.drop_path * index / max(len(blocks) - 1, 1)
 
 
-def _undescribed(weights: Mapping[str, Tensor]) -> Checkpoint:
-    raise UserError("BestModelCallback writes files in trainer.fit alone.")
+def _refuse_to_describe(weights: Mapping[str, Tensor]) -> Checkpoint:
+    raise UserError("BestModelCallback writes files only in trainer.fit.")
 
 
 class BestModelCallback(RunFiles):
-    """Writes the run folder, with both best files and the states to resume, and at the end checkpoint_best_total.pth.
+    """Writes the run folder: the best file of each track, states to resume, and at the end checkpoint_best_total.pth.
 
-    output_dir: the run folder. monitor_regular: the value that picks the best epoch; monitor_ema: the same of the
-    average, with val/ema_ for val/. run_test: at the end, evaluate the chosen weights on test, or on valid where test
-    has no image. skip_best_epochs, smooth_alpha: see TrainConfig. evaluates_base_model: must be True, since both are
-    always evaluated.
+    Args:
+        output_dir: The run folder.
+        monitor_regular: The score that picks the best epoch, such as val/mAP_50_95.
+        monitor_ema: The same score of the averaged weights, with val/ema_ for val/; None derives it.
+        run_test: At the end, evaluate the winner on test, or on valid where test has no image.
+        skip_best_epochs: See TrainConfig.
+        smooth_alpha: See TrainConfig.
+        evaluates_base_model: Must be True: both tracks are always evaluated.
     """
 
     changing: ClassVar[tuple[str, ...]] = (
@@ -257,14 +277,14 @@ class BestModelCallback(RunFiles):
         smooth_alpha: float = 0.0,
         evaluates_base_model: bool = True,
     ) -> None:
-        refuse("BestModelCallback", {"evaluates_base_model": (evaluates_base_model, True, _BOTH)})
+        refuse("BestModelCallback", {"evaluates_base_model": (evaluates_base_model, True, _BOTH_TRACKS)})
         check_numbers("BestModelCallback", {"skip_best_epochs": skip_best_epochs}, {"smooth_alpha": smooth_alpha})
         check_flags("BestModelCallback", run_test=run_test)
         key = str(monitor_regular).removeprefix(PREFIX["regular"])
         if key == monitor_regular or monitor_ema not in (None, PREFIX["ema"] + key):
             raise UserError(
-                f"BestModelCallback: monitor_regular is {monitor_regular!r} and monitor_ema {monitor_ema!r}. One value "
-                "ranks both: give val/NAME and val/ema_NAME."
+                f"BestModelCallback: monitor_regular is {monitor_regular!r} and monitor_ema {monitor_ema!r}. One score "
+                "ranks both tracks: give val/NAME and val/ema_NAME."
             )
         if skip_best_epochs < 0 or not 0 <= smooth_alpha < 1:
             raise UserError(
@@ -272,40 +292,45 @@ class BestModelCallback(RunFiles):
                 f"{smooth_alpha} from 0 to below 1."
             )
         folder = as_path(output_dir, "output_dir")
-        super().__init__(folder, key, _undescribed, skip=skip_best_epochs, smooth=smooth_alpha)
+        super().__init__(folder, key, _refuse_to_describe, skip=skip_best_epochs, smooth=smooth_alpha)
         self.run_test = run_test
         self.arguments = {"monitor": key, "skip_best_epochs": skip_best_epochs, "smooth_alpha": smooth_alpha}
         self.record: dict[str, Any] = {}
         self.begun, self.device = False, "cpu"
-        remember(self)
+        store_initial_attributes(self)
 
     @property
     def state_key(self) -> str:
-        """The key that train() uses, so that their states can be exchanged."""
+        """The same key as in train(), so that both can resume each other's states."""
         return RunFiles.__qualname__
 
-    def begin(self, trainer: Trainer, module: Any, data: Any, state: Any, own: list[Callback]) -> None:
-        """Take the record of a training that is about to start, from a state or from none.
+    def begin(self, trainer: Trainer, module: Any, data: Any, state: Any, configured: list[Callback]) -> None:
+        """Compute the training record of a training that is about to start.
 
-        own: the callbacks of the trainer that the parameters ask for.
+        Args:
+            trainer: The trainer that will fit.
+            module: The RFDETRModelModule; it was built from configs.
+            data: The data module; None for loaders.
+            state: The checkpoint.pth to resume; None starts from scratch.
+            configured: The callbacks of the trainer that the configs ask for.
 
         Raises:
-            UserError: the module was not made of configs, or the dataset has changed since.
+            UserError: the module was not built from configs, or the dataset has changed since.
         """
         preparation = preparation_of(module, "BestModelCallback")
-        others = (getattr(one, "preparation", None) for one in (data, trainer))
-        for one in {id(one): one for one in (preparation, *others) if one is not None}.values():
-            if not one.is_current():
+        candidates = (preparation, *(getattr(owner, "preparation", None) for owner in (data, trainer)))
+        for distinct in {id(candidate): candidate for candidate in candidates if candidate is not None}.values():
+            if not distinct.is_current():
                 raise UserError(
                     "The dataset has changed since the module was made. Make module, data module and trainer again."
                 )
-        custom = custom_part(trainer, module, data, own, resumed=state is not None)
-        inputs, self.record = preparation.started(state, custom, trainer.max_epochs or 0)
+        custom = custom_part(trainer, module, data, configured, resumed=state is not None)
+        inputs, self.record = preparation.start(state, custom, trainer.max_epochs or 0)
         self.device = str(trainer.strategy.root_device)
         if state is None and record.first_process() and _is_unfinished(self.folder / record.STATE_FILE):
             say(
                 f"{self.folder} has the state of an unfinished training. To resume it, give ckpt_path="
-                f'"{self.folder / record.STATE_FILE}"; training starts anew.'
+                f'"{self.folder / record.STATE_FILE}"; This training starts from scratch.'
             )
         self.describe = partial(inputs.describe, self.record)
         self.fingerprint, self.interval = record.fingerprint(self.record), inputs.runtime.checkpoint_interval
@@ -313,7 +338,7 @@ class BestModelCallback(RunFiles):
         self.unwritten, self.finished, self.begun, self.steps = set(), False, True, Steps()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """In a plain Lightning Trainer, begin here: it does not call begin itself."""
+        """Call `begin` in a plain Lightning Trainer, which does not call it."""
         if stage == "fit" and not self.begun:
             if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 trainer.strategy.checkpoint_io = PlainCheckpoints()
@@ -321,23 +346,23 @@ class BestModelCallback(RunFiles):
             self.begun = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the files of a training that has no epoch left, as its state has them."""
+        """If the resumed state has no epoch left, write the files that the state describes."""
         super().on_fit_start(trainer, pl_module)
         if self.history and len(self.history) == trainer.max_epochs and trainer.is_global_zero:
             self._write()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take in the epoch and write what changed."""
+        """Add the epoch to the history; write the files that changed."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             super().on_train_epoch_end(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finish, where the trainer does not do so after all callbacks."""
+        """Call `finish` in a plain Lightning Trainer, which does not call it."""
         if not self.begun and trainer.is_global_zero:
             self.finish(pl_module)
 
     def finish(self, module: Any) -> None:
-        """Choose the better of both best files, strip it, and evaluate it if that is asked."""
+        """Choose the winner of the two best files, write its stripped copy, and with run_test evaluate it."""
         if not self.history:
             return
         best = select_and_strip(self.folder)
@@ -354,36 +379,20 @@ def _is_unfinished(path: Path) -> bool:
 
 
 def evaluate_best(best: Path, preparation: Preparation, folder: Path, device: str) -> None:
-    """Evaluate a model file on the test split, as `RFDETR.train` does with run_test, and print the score."""
+    """Evaluate a model file on the test split and print the score, as `RFDETR.train` does with run_test.
+
+    Args:
+        best: The model file.
+        preparation: The preparation of its training.
+        folder: The run folder; the report goes to its subfolder evaluate/.
+        device: The device that predicts.
+    """
     from rfdetr_core.evaluation.evaluate import evaluate
     from rfdetr_core.inference.predictor import Predictor
     from rfdetr_core.observers.publishing import track_evaluation
 
     where = preparation.inputs.where
     predictor = Predictor.from_checkpoint(best, device=device)
-    found = evaluate(predictor, where, EvaluateConfig(), folder / "evaluate")
+    scores = evaluate(predictor, where, EvaluateConfig(), folder / "evaluate")
     track_evaluation(where, folder, folder / "evaluate", preparation.inputs.runtime)
-    say(f"{found['split']}/mAP_50_95 of {best}: {found['map']:.3f}")
-
-
-class Functions(LightningCheckpoint):
-    """Calls functions of a script with the values of an epoch, as upstream's `RFDETR.callbacks` once did.
-
-    A Checkpoint of Lightning, so that the epoch's losses are known when it is called.
-    """
-
-    def __init__(self, functions: Mapping[str, Sequence[Callable[[dict[str, float]], object]]]) -> None:
-        self.functions = functions
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Call those of an epoch."""
-        self._call("on_fit_epoch_end", trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Call those of the end, with the last epoch's values."""
-        self._call("on_train_end", trainer, pl_module)
-
-    def _call(self, event: str, trainer: Trainer, pl_module: LightningModule) -> None:
-        epoch = {"epoch": trainer.current_epoch + (event == "on_fit_epoch_end")}
-        for function in self.functions.get(event, ()):
-            function(epoch | cast(TrainingModule, pl_module).epoch_metrics)
+    say(f"{scores['split']}/mAP_50_95 of {best}: {scores['map']:.3f}")

@@ -1,4 +1,4 @@
-"""The configs of the Python API: one per variant, as upstream's rfdetr.config has them, and that of a training."""
+"""The configs of the Python API: one for each variant, with upstream's names, and one for a training."""
 
 from __future__ import annotations
 
@@ -21,30 +21,32 @@ if TYPE_CHECKING:
 
     from rfdetr_core.api.keywords import ModelKeywords, SettingsKeywords
 
-# The keywords of a class that `train` takes, too: they leave the weights as they are.
+# The keywords of a model class that `train` also takes, since they do not change the weights.
 OF_MODEL_AND_TRAIN = ("resolution", "freeze_encoder", "gradient_checkpointing")
-COCO_CLASS_ROWS = 90  # of a published class head, without the one for no object
+COCO_CLASS_ROWS = 90  # class rows of a published class head, without the row for "no object"
 _PATHS = ("dataset_dir", "output_dir", "resume", "pretrain_weights")
 _PUBLIC = "rfdetr_core.config"  # the module that users import the configs from
 
 
 class _Fixed(Config):
-    """A config whose values cannot be changed, and which says so by its public name."""
+    """A config whose values cannot be changed; the error names the public class."""
 
     if not TYPE_CHECKING:  # type checkers know that it is frozen
 
         def __setattr__(self, name: str, value: Any) -> NoReturn:
-            raise UserError(f"A config cannot be changed. Write {type(self).__name__}(..., {name}={value!r}).")
+            raise UserError(
+                f"A config cannot be changed. Create a new one: {type(self).__name__}(..., {name}={value!r})."
+            )
 
 
 def device_name(value: Any) -> Any:
-    """A device as this project names it: 0 is cuda:0, gpu is cuda; a torch.device is its text. Others stay.
+    """The project's name of a device: cuda:0 for 0, cuda for gpu, the text of a torch.device. Other values stay.
 
     Raises:
         UserError: True or False.
     """
     if isinstance(value, bool):
-        raise UserError(f"device is {value}: give a name such as cpu, cuda or cuda:1, a number, or a torch.device.")
+        raise UserError(f"device is {value}. Give a name such as cpu, cuda or cuda:1, a number, or a torch.device.")
     if isinstance(value, int):
         return f"cuda:{value}"
     if not isinstance(value, str) and type(value).__name__ != "device":
@@ -54,36 +56,36 @@ def device_name(value: Any) -> Any:
 
 
 def expanded(path: str | os.PathLike[str]) -> str:
-    """A path with the home folder for ~, as text. An unknown user's ~name stays."""
-    return os.path.expanduser(os.fspath(path))  # noqa: PTH111 - of an unknown user, Path's raises a RuntimeError
+    """A path as text, with ~ replaced by the home folder. ~name of an unknown user stays."""
+    return os.path.expanduser(os.fspath(path))  # noqa: PTH111 - Path.expanduser raises a RuntimeError for an unknown user
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as a config takes them: paths as text, with the home folder for ~, and devices by their names."""
-    found = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in values.items()}
+    """The values for a config: paths as text with ~ replaced, and devices by their names."""
+    plain = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in values.items()}
     for key in _PATHS:
-        if isinstance(found.get(key), str):
-            found[key] = expanded(found[key])
-    return found | {key: device_name(found[key]) for key in ("device", "accelerator") if key in found}
+        if isinstance(plain.get(key), str):
+            plain[key] = expanded(plain[key])
+    return plain | {key: device_name(plain[key]) for key in ("device", "accelerator") if key in plain}
 
 
-def _refuse_unknown(keys: Collection[str], known: Collection[str], where: str) -> None:
-    """Raise a UserError that names the first key that is not known, and the one that may be meant."""
+def _refuse_unknown(keys: Collection[str], known_keys: Collection[str], where: str) -> None:
+    """Raise a UserError for the first unknown key; it suggests a similar key."""
     for key in keys:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
+        if key not in known_keys:
+            close = difflib.get_close_matches(key, known_keys, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
-            raise UserError(f"{where}.{key} is not a known key.{hint} Known keys: {', '.join(sorted(known))}.")
+            raise UserError(f"{where}.{key} is not a known key.{hint} Known keys: {', '.join(sorted(known_keys))}.")
 
 
 class ModelSettings(ModelConfig, _Fixed):
-    """The keywords of a model class. None keeps what the weights were trained with, or the variant's own number."""
+    """The keywords of a model class. None keeps the value of the trained weights, or the variant's default."""
 
-    num_classes: Classes | None = Field(None, description="classes to tell apart; null: as many as the weights have")
-    device: str = Field("auto", description="cpu, cuda, cuda:1, mps; auto: CUDA where there is one")
+    num_classes: Classes | None = Field(None, description="number of classes; null: as many as the weights have")
+    device: str = Field("auto", description="cpu, cuda, cuda:1 or mps; auto: CUDA if there is a GPU")
 
     def __getattr__(self, name: str) -> Any:
-        """A number of the variant by upstream's name, such as patch_size, hidden_dim or dec_layers."""
+        """A number of the variant, by upstream's name: patch_size, hidden_dim, dec_layers and others."""
         if not name.startswith("_"):
             numbers = model_config_of(self.variant_architecture)
             if name in numbers:
@@ -97,36 +99,36 @@ class ModelSettings(ModelConfig, _Fixed):
 
     @property
     def section(self) -> ModelConfig:
-        """The part that params.yaml has, too."""
+        """The fields that are also in the section `model` of params.yaml."""
         return ModelConfig.model_construct(**{key: getattr(self, key) for key in ModelConfig.model_fields})
 
 
 class VariantConfig(ModelSettings):
     """The config of one variant: use a subclass, such as RFDETRNanoConfig.
 
-    pretrain_weights: the variant's published file where it is not given; None for a new model.
+    pretrain_weights: by default the published file of the variant; None for a new, untrained model.
 
     Raises:
-        UserError: an unknown keyword, a value of the wrong type or range, or an option of upstream's that is not here.
+        UserError: an unknown keyword, a value of the wrong type or range, or an upstream option that is not here.
     """
 
     name: ClassVar[str] = ""
 
     def __init__(self, **keywords: Unpack[ModelKeywords]) -> None:
-        what = type(self).__name__
+        class_name = type(self).__name__
         if not self.name:
-            known = ", ".join(f"{one.name}Config" for one in VARIANTS.values())
-            raise UserError(f"{what} is the base class. Use a variant: {known}.")
-        given = _plain(keywords)
-        if given.pop("variant", self.name) != self.name:
-            raise UserError(f"The class {what} already names the variant. Leave out variant.")
+            config_names = ", ".join(f"{architecture.name}Config" for architecture in VARIANTS.values())
+            raise UserError(f"{class_name} is the base class. Use a variant: {config_names}.")
+        settings = _plain(keywords)
+        if settings.pop("variant", self.name) != self.name:
+            raise UserError(f"The class {class_name} already sets the variant. Leave out variant.")
         fields = ModelSettings.model_fields.keys() - {"variant"}
-        refuse_absent("model", given.keys() - fields, what)
-        _refuse_unknown(given, fields, what)
-        given = {key: value for key, value in given.items() if value is not None or key == "pretrain_weights"}
-        values = {"pretrain_weights": VARIANTS[self.name].weights_file} | given | {"variant": self.name}
-        parsed = parse(ModelSettings, values, what)
-        parsed.architecture(classes=1)  # the resolution fits the variant
+        refuse_absent("model", settings.keys() - fields, class_name)
+        _refuse_unknown(settings, fields, class_name)
+        settings = {key: value for key, value in settings.items() if value is not None or key == "pretrain_weights"}
+        values = {"pretrain_weights": VARIANTS[self.name].weights_file} | settings | {"variant": self.name}
+        parsed = parse(ModelSettings, values, class_name)
+        parsed.architecture(classes=1)  # raises if the resolution does not fit the variant
         super().__init__(**vars(parsed))
 
 
@@ -135,24 +137,26 @@ class TrainSettings(TrainConfig, RuntimeConfig, _Fixed):
 
     dataset_dir: str = Field(min_length=1, description="folder of a COCO or YOLO dataset")
     output_dir: str = Field("output", min_length=1, description="folder of the run's files")
-    mlflow: bool = Field(False, description="track the run in MLflow: mlflow.db here, or MLFLOW_TRACKING_URI")
-    run_test: bool = Field(False, description="evaluate the test split when the training has ended")
+    mlflow: bool = Field(
+        False, description="track the run in MLflow: in mlflow.db of the current folder, or at MLFLOW_TRACKING_URI"
+    )
+    run_test: bool = Field(False, description="evaluate the test split after the training")
 
     @classmethod
-    def of(cls, values: dict[str, Any], where: str) -> Self:
-        """The settings of keywords. `where` opens the message of an error.
+    def from_keywords(cls, values: dict[str, Any], where: str) -> Self:
+        """Build the settings from keywords. `where` is the beginning of an error message.
 
         Raises:
-            UserError: an unknown key, a wrong value, or an option of upstream's that is not here.
+            UserError: an unknown key, a wrong value, or an upstream option that does not exist here.
         """
         fields = TrainSettings.model_fields.keys()
         refuse_absent("train", values.keys() - fields, where)
         of_model = sorted(values.keys() & ModelSettings.model_fields.keys() - fields - {"variant"})
         if of_model:
-            given = ", ".join(f"{key}={values[key]!r}" for key in of_model)
+            keywords = ", ".join(f"{key}={values[key]!r}" for key in of_model)
             raise UserError(
-                f"{where} has no {', '.join(of_model)}: it belongs to the model's config, such as "
-                f"RFDETRNanoConfig({given})."
+                f"{where} has no {', '.join(of_model)}. It belongs to the config of the model: "
+                f"RFDETRNanoConfig({keywords})."
             )
         if "dataset_dir" not in values:
             raise UserError(f"{where} needs dataset_dir.")
@@ -160,24 +164,24 @@ class TrainSettings(TrainConfig, RuntimeConfig, _Fixed):
 
     @property
     def train(self) -> TrainConfig:
-        """The part that decides the result."""
+        """The fields of the section `train`, which determine the result."""
         return TrainConfig.model_construct(**{key: getattr(self, key) for key in TrainConfig.model_fields})
 
     @property
     def runtime(self) -> RuntimeConfig:
-        """The part that does not."""
+        """The fields of the section `runtime`, which do not."""
         return RuntimeConfig.model_construct(**{key: getattr(self, key) for key in RuntimeConfig.model_fields})
 
 
 class ScriptTrainConfig(TrainSettings):
-    """The config of a training that a script builds itself: `TrainConfig` of rfdetr_core.config.
+    """The config of a custom training: `TrainConfig` of rfdetr_core.config.
 
     Raises:
-        UserError: an unknown keyword, a value of the wrong type or range, or an option of upstream's that is not here.
+        UserError: an unknown keyword, a value of the wrong type or range, or an upstream option that is not here.
     """
 
     def __init__(self, **keywords: Unpack[SettingsKeywords]) -> None:
-        super().__init__(**vars(TrainSettings.of(dict(keywords), "TrainConfig")))
+        super().__init__(**vars(TrainSettings.from_keywords(dict(keywords), "TrainConfig")))
 
 
 for _class, _name in ((VariantConfig, "ModelConfig"), (ScriptTrainConfig, "TrainConfig")):
@@ -186,14 +190,14 @@ for _class, _name in ((VariantConfig, "ModelConfig"), (ScriptTrainConfig, "Train
 
 
 def defaults_of(config: type[Config]) -> dict[str, Any]:
-    """The default of each keyword that has one, as a plain value."""
+    """The default of each field that has one; nested configs as dicts."""
     fields = {key: field for key, field in config.model_fields.items() if not field.is_required()}
     values = {key: field.get_default(call_default_factory=True) for key, field in fields.items()}
     return {key: value.model_dump() if isinstance(value, Config) else value for key, value in values.items()}
 
 
 def constructor_defaults(variant: str) -> dict[str, Any]:
-    """The default of each keyword of the class of a variant."""
+    """The default of each keyword of the model class of a variant."""
     values = defaults_of(ModelSettings) | {"pretrain_weights": VARIANTS[variant].weights_file}
     return {key: value for key, value in values.items() if key != "variant"}
 

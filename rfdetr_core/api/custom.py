@@ -1,4 +1,4 @@
-"""The custom training API: the Lightning module, the data module and the Trainer, by upstream's arguments and ours."""
+"""The custom training API: Lightning module, data module and Trainer, with upstream's arguments or this project's."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from rfdetr_core.api.callbacks import BestModelCallback, COCOEvalCallback, RFDETREarlyStopping, RFDETREMACallback
 from rfdetr_core.api.configs import ModelSettings, TrainSettings, device_name
-from rfdetr_core.api.custom_record import remember
-from rfdetr_core.api.preparation import Preparation, check_configs, pair_of, preparation_of, prepare
+from rfdetr_core.api.custom_record import store_initial_attributes
+from rfdetr_core.api.preparation import Preparation, check_configs, preparation_for, preparation_of, prepare
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.printing import say
@@ -39,14 +39,15 @@ from rfdetr_core.training.run import errors_explained, quiet_lightning, say_batc
 
 
 class RFDETRModelModule(TrainingModule):
-    """Trains a detector: override any step or hook of Lightning's.
+    """Trains a detector. A subclass may override any step or hook of Lightning.
 
-    Made of configs, `RFDETRModelModule(model_config, train_config)`, it has the first weights that `pretrain_weights`
-    asks for, and the classes of the dataset; the dataset is validated and converted into output_dir/dataset, once for
-    the two objects. Made of parts, `RFDETRModelModule(detector, architecture, config, sizes)`: see TrainingModule.
+    There are two ways to build it. From configs: `RFDETRModelModule(model_config, train_config)` starts with the
+    weights of `pretrain_weights` and takes the classes from the dataset. The dataset is validated and converted into
+    output_dir/dataset; module and data module of the same two configs share this. From parts:
+    `RFDETRModelModule(detector, architecture, config, sizes)`, see TrainingModule.
 
     Raises:
-        UserError: as `RFDETR.train`; or num_classes is not the number of the dataset's classes.
+        UserError: as `RFDETR.train`; or num_classes differs from the number of classes in the dataset.
     """
 
     model_config: ModelSettings
@@ -62,17 +63,17 @@ class RFDETRModelModule(TrainingModule):
     ) -> None: ...
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        self.preparation = pair_of("RFDETRModelModule", arguments, keywords)
+        self.preparation = preparation_for("RFDETRModelModule", arguments, keywords)
         if self.preparation is None:
             super().__init__(*arguments, **keywords)
-            remember(self)
+            store_initial_attributes(self)
             return
         inputs = self.preparation.inputs
         detector, self.start = inputs.detector()
         super().__init__(detector, inputs.architecture, inputs.config, inputs.sizes)
         self.model_config, self.train_config = self.preparation.configs
         self.first_weights = tensor_digest(self.detector.state_dict())
-        remember(self)
+        store_initial_attributes(self)
 
     @property
     def model(self) -> nn.Module:
@@ -80,16 +81,16 @@ class RFDETRModelModule(TrainingModule):
         return self.detector
 
     def on_validation_start(self) -> None:
-        """Move the average to the device of the weights."""
+        """Move the averaged weights to the device of the regular weights."""
         for network in self.tracks.values():
             network.to(self.device)
 
     def on_test_start(self) -> None:
-        """As for validation."""
+        """As before a validation."""
         RFDETRModelModule.on_validation_start(self)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[dict[str, Any]]]:
-        """What every track finds, as COCO results in pixels of the original images."""
+        """The detections of every track, as COCO results in pixels of the original images."""
         if not batch.samples:
             return {}
         batch = batch.normalised()
@@ -97,23 +98,26 @@ class RFDETRModelModule(TrainingModule):
         return {track: self.results(network(batch.images, batch.padding), batch) for track, network in tracks}
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Tensor]]:
-        """Of each image scores (N,), labels (N,), boxes (N, 4) xyxy in its pixels, and of segmenters masks (N, H, W).
+        """The detections of each image, best first: scores (N,), labels (N,), boxes (N, 4) and masks (N, H, W).
 
-        The best detections come first. The weights are the regular ones; the tensors are on the CPU.
+        Boxes are xyxy in pixels of the image. Only segmentation models have masks. The regular weights predict. The
+        tensors are on the CPU.
         """
         if not batch.samples:
             return []
         batch = batch.normalised()
         sizes = [(sample.height, sample.width) for sample in batch.samples]
-        found = postprocess(self.detector(batch.images, batch.padding), sizes, self.architecture.queries)
-        return [{name: value for name, value in vars(one).items() if value is not None} for one in found]
+        results = postprocess(self.detector(batch.images, batch.padding), sizes, self.architecture.queries)
+        return [
+            {name: value for name, value in vars(detections).items() if value is not None} for detections in results
+        ]
 
 
 class RFDETRDataModule(TrainingData):
-    """The loaders of one dataset: override any of them.
+    """The loaders of one dataset. A subclass may override any of them.
 
-    Made of configs, `RFDETRDataModule(model_config, train_config)`, as RFDETRModelModule; or of parts,
-    `RFDETRDataModule(root, train_samples, valid_samples, resolution=..., batch_size=..., seed=...)`: see TrainingData.
+    It is built from configs, `RFDETRDataModule(model_config, train_config)`, as RFDETRModelModule; or from parts,
+    `RFDETRDataModule(root, train_samples, valid_samples, resolution=..., batch_size=..., seed=...)`, see TrainingData.
 
     Raises:
         UserError: as RFDETRModelModule, or as TrainingData.
@@ -128,21 +132,21 @@ class RFDETRDataModule(TrainingData):
     ) -> None: ...
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        self.preparation = pair_of("RFDETRDataModule", arguments, keywords)
+        self.preparation = preparation_for("RFDETRDataModule", arguments, keywords)
         if self.preparation is None:
             super().__init__(*arguments, **keywords)
         else:
             super().__init__(**self.preparation.inputs.data)
             self.model_config, self.train_config = self.preparation.configs
-        remember(self)
+        store_initial_attributes(self)
 
     @property
     def class_names(self) -> list[str] | None:
-        """The name of each class label; None where the data module was not made of configs."""
+        """The name of each class label; None if the data module was built from parts."""
         return None if self.preparation is None else list(self.preparation.inputs.classes)
 
     def test_dataloader(self) -> DataLoader[Item]:
-        """Each test image once and in order. UserError: there is none, or it was not made of configs."""
+        """Each test image once, in order. UserError: no test image, or the data module was built from parts."""
         inputs = preparation_of(self, "test_dataloader()").inputs
         samples = read_samples(*inputs.where.split("test"))
         if not samples:
@@ -153,22 +157,22 @@ class RFDETRDataModule(TrainingData):
         )
 
     def predict_dataloader(self) -> DataLoader[Item]:
-        """Each validation image once and in order."""
+        """Each validation image once, in order."""
         return self.val_dataloader()
 
 
 class ConfiguredTrainer(Trainer):
-    """Lightning's Trainer, whose `fit` does what `RFDETR.train` does around a training.
+    """A Lightning Trainer whose `fit` also does what `RFDETR.train` does around a training.
 
-    It holds the lock of the run folder, stops after a step when a signal asks to, has errors say what to do, prints and
-    logs each epoch, and at the end chooses and strips the best weights.
+    It locks the run folder, stops after the current step on SIGINT or SIGTERM, adds a remedy to errors, prints and logs
+    each epoch, and at the end chooses and strips the best weights.
     """
 
     callbacks: list[Callback]
     preparation: Preparation
-    files: BestModelCallback | None = None
-    own: Sequence[Callback] = ()
-    given: Mapping[str, Any] = MappingProxyType({})
+    run_files: BestModelCallback | None = None
+    configured_callbacks: Sequence[Callback] = ()
+    trainer_options: Mapping[str, Any] = MappingProxyType({})
 
     def fit(
         self,
@@ -179,17 +183,17 @@ class ConfiguredTrainer(Trainer):
         ckpt_path: Any = None,
         weights_only: bool | None = None,
     ) -> None:
-        """See Trainer. ckpt_path: a checkpoint.pth; by default what TrainConfig names as `resume`.
+        """Train; see Lightning's Trainer. ckpt_path: a checkpoint.pth to resume; by default `resume` of TrainConfig.
 
         Raises:
-            UserError: see `train_model`; or the module or data module was made of other configs.
+            UserError: see `train_model`; or the module or data module was built from other configs.
         """
         preparation, data = self.preparation, datamodule
         if data is None and isinstance(train_dataloaders, LightningDataModule):
             data, train_dataloaders = train_dataloaders, None
         self._check(model, data)
         state = ckpt_path or (preparation.plan.weights if preparation.plan.settings.resume is not None else None)
-        config, signals, before, written = preparation.inputs.config, StopSignals(), self.callbacks, self.files
+        config, signals, before, written = preparation.inputs.config, StopSignals(), self.callbacks, self.run_files
         output, signals.trainer = preparation.output if written is None else written.folder, self
         with ExitStack() as stack:
             stack.enter_context(errors_explained(config, output, signals))
@@ -199,23 +203,25 @@ class ConfiguredTrainer(Trainer):
             extra: list[Callback] = [signals]
             if written is not None:
                 stack.enter_context(sole_writer(output))
-                written.begin(self, model, data, state, [*self.own])
+                written.begin(self, model, data, state, [*self.configured_callbacks])
                 stack.callback(setattr, written, "begun", False)
                 extra += observers(preparation.plan.settings.runtime, written.record, output)
                 if state is None and first_process():
                     say(*getattr(model, "start", ()))
                 say_batch_size(written.record)
-            # Those that write files come last, since they need what the others record.
-            self.callbacks = sorted([*before, *extra], key=lambda one: isinstance(one, Checkpoint))
+            # Callbacks that write files come last, since they need the values of the others.
+            self.callbacks = sorted([*before, *extra], key=lambda callback: isinstance(callback, Checkpoint))
             super().fit(model, train_dataloaders, val_dataloaders, data, state, weights_only=True)
             if written is not None and self.is_global_zero:
                 written.finish(model)
 
     def _check(self, module: LightningModule, data: LightningDataModule | None) -> None:
         preparations = [preparation_of(module, "a trainer of configs"), getattr(data, "preparation", None)]
-        for name, found in zip(("module", "data module"), preparations, strict=True):
-            if found is not None and found.plan != self.preparation.plan:
-                raise UserError(f"the {name} was made of other configs than the trainer. Give all three the same two.")
+        for name, preparation in zip(("module", "data module"), preparations, strict=True):
+            if preparation is not None and preparation.plan != self.preparation.plan:
+                raise UserError(
+                    f"The {name} was built from other configs than the trainer. Give all three the same two objects."
+                )
 
 
 @overload
@@ -235,18 +241,22 @@ def build_trainer(config: TrainConfig, *, callbacks: Sequence[Callback] = (), **
 
 
 def build_trainer(*arguments: Any, **keywords: Any) -> Trainer:
-    """A Trainer for an RFDETRModelModule, with any option of Lightning's Trainer.
+    """Build a Trainer for an RFDETRModelModule.
 
-    build_trainer(train_config, model_config) has what train() has: averaged weights, scores, the files of a run in
-    `output_dir`, early stopping and loggers as the config asks for them. `callbacks` are added to these; one of
-    rfdetr_core.training.callbacks replaces the one of its class. accelerator: instead of the config's.
-    include_training_callbacks: False for scores and progress alone, without files. With fast_dev_run no file is written
-    either.
+    build_trainer(train_config, model_config) has everything that train() has: averaged weights, scores, the files of a
+    run in `output_dir`, and early stopping and loggers if the config asks for them. build_trainer(config) takes one
+    TrainConfig of the pipeline; it has only averaged weights and `callbacks`, see training/trainer.py.
 
-    Of one config, `build_trainer(config)`, it has averaged weights and `callbacks`: see training/trainer.py.
+    Args:
+        train_config: The TrainConfig of rfdetr_core.config.
+        model_config: The config of a variant, such as RFDETRNanoConfig.
+        accelerator: Replaces the accelerator of the config.
+        include_training_callbacks: False: only scores and progress, no files. fast_dev_run writes no files, either.
+        callbacks: Added callbacks. One of rfdetr_core.training.callbacks replaces the default callback of its class.
+        trainer_kwargs: Any other option of Lightning's Trainer.
 
     Raises:
-        UserError: a device or precision that this machine does not have; or as RFDETRModelModule.
+        UserError: this machine lacks the device or the precision; or as RFDETRModelModule.
     """
     names = ("train_config", "model_config")
     _check_callbacks(keywords.get("callbacks"))
@@ -278,53 +288,60 @@ def _configured(
     if accelerator is not None:
         changed = {"accelerator": device_name(accelerator).partition(":")[0]}
         config = parse(TrainConfig, config.model_dump(mode="json") | changed, "build_trainer()")
-    given = [callbacks] if isinstance(callbacks, Callback) else [*(callbacks or ())]
-    own = _own_callbacks(preparation, config, include_training_callbacks, writes)
-    # What is given of a class replaces the one of the parameters, in its place.
-    placed = [next((one for one in given if isinstance(one, type(mine))), mine) for mine in own]
-    added = [one for one in given if one not in placed]
-    averages = [one for one in added if isinstance(one, RFDETREMACallback)]
-    everything = [*averages, *placed, *(one for one in added if one not in averages)]
-    own = [one for one in own if one in placed]
-    for one in own:
-        remember(one)
+    added_callbacks = [callbacks] if isinstance(callbacks, Callback) else [*(callbacks or ())]
+    configured = _configured_callbacks(preparation, config, include_training_callbacks, writes)
+    # An added callback replaces the configured callback of the same class, at the same position.
+    placed = [
+        next((callback for callback in added_callbacks if isinstance(callback, type(default))), default)
+        for default in configured
+    ]
+    added = [callback for callback in added_callbacks if callback not in placed]
+    averages = [callback for callback in added if isinstance(callback, RFDETREMACallback)]
+    everything = [*averages, *placed, *(callback for callback in added if callback not in averages)]
+    configured = [callback for callback in configured if callback in placed]
+    for callback in configured:
+        store_initial_attributes(callback)
     quiet_lightning()
     defaults = {"num_sanity_val_steps": settings.num_sanity_val_steps, "enable_progress_bar": not writes}
-    # The average is among the callbacks.
+    # The callbacks already contain the weight averaging.
     plain = config.model_copy(update={"use_ema": False})
-    made = training.build_trainer(plain, callbacks=everything, trainer_class=ConfiguredTrainer, **defaults | options)
-    assert isinstance(made, ConfiguredTrainer)
-    written = [one for one in everything if isinstance(one, BestModelCallback)]
-    made.preparation, made.own, made.given = preparation, own, options
-    made.files = written[0] if written and not options.get("fast_dev_run") else None
-    return made
+    trainer = training.build_trainer(plain, callbacks=everything, trainer_class=ConfiguredTrainer, **defaults | options)
+    assert isinstance(trainer, ConfiguredTrainer)
+    written = [callback for callback in everything if isinstance(callback, BestModelCallback)]
+    trainer.preparation, trainer.configured_callbacks, trainer.trainer_options = preparation, configured, options
+    trainer.run_files = written[0] if written and not options.get("fast_dev_run") else None
+    return trainer
 
 
-def _own_callbacks(preparation: Preparation, config: TrainConfig, training: bool, writes: bool) -> list[Callback]:
-    """What the parameters ask for. training: more than scores. writes: files, too."""
+def _configured_callbacks(
+    preparation: Preparation, config: TrainConfig, training: bool, writes: bool
+) -> list[Callback]:
+    """The callbacks that the configs ask for. training: False for only the scoring. writes: also write files."""
     inputs, scoring = preparation.inputs, preparation.inputs.scoring_options()
     masks, interval = inputs.architecture.segmentation, scoring["interval"]
-    own: list[Callback] = [COCOEvalCallback(scoring["max_dets"], masks, interval, scoring["per_class"])]
+    configured: list[Callback] = [COCOEvalCallback(scoring["max_dets"], masks, interval, scoring["per_class"])]
     if not training:
-        return own
+        return configured
     if config.use_ema:
-        own.insert(0, RFDETREMACallback(config.ema_decay, config.ema_tau, True, config.ema_update_interval))
-    own += inputs.callbacks()
+        configured.insert(0, RFDETREMACallback(config.ema_decay, config.ema_tau, True, config.ema_update_interval))
+    configured += inputs.callbacks()
     regular, ema = (PREFIX[track] + inputs.metric for track in PREFIX)
     if config.early_stopping:
         patience, delta = config.early_stopping_patience, config.early_stopping_min_delta
-        own.append(RFDETREarlyStopping(patience, delta, config.early_stopping_use_ema, regular, ema))
+        configured.append(RFDETREarlyStopping(patience, delta, config.early_stopping_use_ema, regular, ema))
     if writes:
         best = (config.skip_best_epochs, config.smooth_alpha)
-        own.append(BestModelCallback(preparation.output, regular, ema, preparation.plan.settings.run_test, *best))
-    return own
+        configured.append(
+            BestModelCallback(preparation.output, regular, ema, preparation.plan.settings.run_test, *best)
+        )
+    return configured
 
 
-def _check_callbacks(given: Any) -> None:
-    """Raise a UserError of what is no callback, and of two of one class of the project's."""
-    listed = [given] if isinstance(given, Callback) else given or ()
-    if not isinstance(listed, list | tuple) or not all(isinstance(one, Callback) for one in listed):
-        raise UserError(f"build_trainer: callbacks is {given!r}. Give a list of callbacks of Lightning.")
+def _check_callbacks(value: Any) -> None:
+    """Raise a UserError for a value that is not a callback, and for two callbacks of one of the project's classes."""
+    listed = [value] if isinstance(value, Callback) else value or ()
+    if not isinstance(listed, list | tuple) or not all(isinstance(callback, Callback) for callback in listed):
+        raise UserError(f"build_trainer: callbacks is {value!r}. Give a list of Lightning callbacks.")
     for kind in (BestModelCallback, COCOEvalCallback, RFDETREMACallback, RFDETREarlyStopping):
-        if sum(isinstance(one, kind) for one in listed) > 1:
+        if sum(isinstance(callback, kind) for callback in listed) > 1:
             raise UserError(f"build_trainer: callbacks has more than one {kind.__name__}. Give one.")

@@ -1,4 +1,4 @@
-"""The part `custom` of a training record: what decided a training beside its parameters."""
+"""The part `custom` of a training record: everything but the parameters that determined a custom training."""
 
 from __future__ import annotations
 
@@ -33,128 +33,152 @@ from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.module import TrainingModule
 from rfdetr_core.training.trainer import device_kind, devices, resolved_precision
 
-# Callbacks of Lightning that only watch. What a script derives from them may do more.
-_WATCHING = (
+# Lightning callbacks that only observe. A subclass in a script may do more, so it is recorded.
+_OBSERVING_CALLBACKS = (
     *(DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint, ModelSummary, OnExceptionCheckpoint),
     *(ProgressBar, RichModelSummary, RichProgressBar, TQDMProgressBar),
 )
-# Options of Lightning's Trainer that change no result of a training.
-_OF_WATCHING = (
+# Options of Lightning's Trainer that do not change the result of a training.
+_OPTIONS_WITHOUT_EFFECT = (
     *("logger", "log_every_n_steps", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"),
     *("enable_autolog_hparams", "num_sanity_val_steps", "profiler", "default_root_dir", "callbacks", "fast_dev_run"),
     *("detect_anomaly", "inference_mode", "limit_test_batches", "limit_predict_batches", "model_registry"),
 )
-# What the trainer of a training has of itself, and is compared with the parameters.
-_COMPARED = ("accelerator", "devices", "num_nodes", "deterministic")
+# Options that are compared with the parameters by their effect: the device, the number of devices.
+_OPTIONS_COMPARED_BY_DEVICE = ("accelerator", "devices", "num_nodes", "deterministic")
 _MODULES = ("callback_arguments", "callbacks", "custom", "custom_record", "preparation")
-_AS_MADE = "_as_made"
-_OWN_CHANGES = ("trainer", "training", "log", "log_dict")  # which Lightning sets
-_SCORES = ("found", "truth")  # of TrainScoring
-_LONGEST = 200  # characters of a value
+_INITIAL = "_initial_attributes"
+_SET_BY_LIGHTNING = ("trainer", "training", "log", "log_dict")  # attributes that Lightning sets
+_SCORING_STATE = ("found", "truth")  # attributes of TrainScoring
+_MAX_CHARACTERS = 200  # characters of a recorded value; a longer one is recorded as its digest
 
 
 def custom_part(
-    trainer: Trainer, module: TrainingModule, data: Any, own: Sequence[Callback], resumed: bool
+    trainer: Trainer, module: TrainingModule, data: Any, configured: Sequence[Callback], resumed: bool
 ) -> dict[str, Any]:
-    """The part `custom` of a training record: what decided the result beside the parameters; empty: nothing did.
+    """The part `custom` of a training record. It is empty if only the parameters determine the result.
 
-    own: the callbacks that the parameters ask for. data: the data module; None: loaders. A value of None is unknown,
-    so a state with it is never one of the same training.
+    The keys, each present only if it has a value:
+    classes: the SHA-256 of the defining file of each class that is neither the project's nor Lightning's, among module,
+        data module, strategy, precision and accelerator.
+    attributes: attributes of module, data module and callbacks that changed after their construction.
+    callbacks: callbacks beyond `configured`, with their arguments or the SHA-256 of their file.
+    missing: callbacks of `configured` that were removed.
+    trainer: Trainer options that differ from the parameters.
+    data: the digest of a data module that was not built from configs.
+    weights: the digest of the first weights, if they differ from those that the module was built with.
+    code: digests of the modules that control such a training.
 
-    classes: of the module, the data, the strategy and the precision, those that are neither the project's nor
-    Lightning's, with the SHA-256 of the file that defines each. data: the digest of what a data module has that was
-    not made of configs. attributes: of module, data module and own callbacks, those that are not as they were made.
-    callbacks: those beside `own`, with their arguments or the SHA-256 of their file. missing: those of `own` that were
-    removed. trainer: options that differ from the parameters. weights: the digest of the first ones, where they are
-    not those that the module was made with. code: digests of the modules that decide such a training.
+    A value of None means unknown. A state with an unknown value is never resumed as the same training.
+
+    Args:
+        trainer: The trainer, with all its callbacks.
+        module: The module that it will train.
+        data: The data module; None for loaders.
+        configured: The callbacks that the parameters ask for.
+        resumed: Whether a state is resumed, whose weights replace the first ones.
     """
     present: list[Callback] = vars(trainer)["callbacks"]
-    things = [module, trainer.strategy, trainer.precision_plugin, trainer.accelerator]
-    things += [] if data is None else [data]
-    others = [one for one in present if one not in own and type(one) not in _WATCHING]
-    made = {"module": module, "data": data}
-    changed = {f"{name}.{key}": value for name, one in made.items() for key, value in _changes(one).items()}
-    for one in present:
-        changed |= {f"{name_of(one)}.{key}": value for key, value in _changes(one).items()}
-    found: dict[str, Any] = {
-        "classes": {name_of(thing): _file_of(thing) for thing in things if not _is_known(thing)},
+    components = [module, trainer.strategy, trainer.precision_plugin, trainer.accelerator]
+    components += [] if data is None else [data]
+    additional = [
+        callback for callback in present if callback not in configured and type(callback) not in _OBSERVING_CALLBACKS
+    ]
+    objects = {"module": module, "data": data}
+    changed = {
+        f"{name}.{key}": value for name, component in objects.items() for key, value in _changes(component).items()
+    }
+    for callback in present:
+        changed |= {f"{name_of(callback)}.{key}": value for key, value in _changes(callback).items()}
+    part: dict[str, Any] = {
+        "classes": {
+            name_of(component): _file_digest(component)
+            for component in components
+            if not _is_from_project_or_lightning(component)
+        },
         "attributes": changed,
-        "callbacks": _numbered((name_of(one), _described(one)) for one in others),
-        "missing": [name_of(one) for one in own if one not in present],
+        "callbacks": _numbered((name_of(callback), _describe_callback(callback)) for callback in additional),
+        "missing": [name_of(callback) for callback in configured if callback not in present],
         "trainer": _changed_options(trainer, module.config),
     }
-    found = {key: value for key, value in found.items() if value}
+    part = {key: value for key, value in part.items() if value}
     if getattr(data, "preparation", None) is None:
-        found["data"] = _data_digest(data)
+        part["data"] = _data_digest(data)
     digest = None if resumed else tensor_digest(module.detector.state_dict())
     if digest != (None if resumed else getattr(module, "first_weights", None)):
-        found["weights"] = digest
-    if found:
+        part["weights"] = digest
+    if part:
         paths = [f"rfdetr_core/api/{name}.py" for name in _MODULES]
-        found["code"] = {path: semantic_digest(ROOT / path) for path in paths}
-    return found
+        part["code"] = {path: semantic_digest(ROOT / path) for path in paths}
+    return part
 
 
-def remember(thing: Any) -> None:
-    """Note the attributes of a module, a data module or a callback, at the end of its construction."""
-    vars(thing)[_AS_MADE] = {key: _held(value) for key, value in _attributes(thing).items()}
+def store_initial_attributes(component: Any) -> None:
+    """Store the attributes of a module, data module or callback when it has been built, to find later changes."""
+    vars(component)[_INITIAL] = {key: _snapshot(value) for key, value in _attributes(component).items()}
 
 
-def name_of(thing: Any) -> str:
-    """The name of its class, with the module."""
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+def name_of(component: Any) -> str:
+    """The name of the class of a component, with its module."""
+    return f"{type(component).__module__}.{type(component).__qualname__}"
 
 
-def _changes(thing: Any) -> dict[str, str | None]:
-    """The attributes that were added, changed or removed since `remember`."""
-    before: Mapping[str, Any] | None = getattr(thing, "__dict__", {}).get(_AS_MADE)
+def _changes(component: Any) -> dict[str, str | None]:
+    """The attributes that were added, changed or removed since `store_initial_attributes`."""
+    before: Mapping[str, Any] | None = getattr(component, "__dict__", {}).get(_INITIAL)
     if before is None:
         return {}
-    now = _attributes(thing)
-    changed = {key: _plain(value) for key, value in now.items() if key not in before or not _same(before[key], value)}
-    return changed | {key: "removed" for key in before if key not in now}
+    current = _attributes(component)
+    changed = {
+        key: _plain(value)
+        for key, value in current.items()
+        if key not in before or not _is_unchanged(before[key], value)
+    }
+    return changed | {key: "removed" for key in before if key not in current}
 
 
-def _attributes(thing: Any) -> dict[str, Any]:
-    """Those that decide something: without what a training itself changes."""
-    changing = (*_OWN_CHANGES, *getattr(type(thing), "changing", _SCORES))
-    found = {key: value for key, value in vars(thing).items() if not key.startswith("_") and key not in changing}
-    if isinstance(thing, nn.Module):
-        found |= dict(thing.named_children())
-        found["frozen"] = [name for name, one in thing.named_parameters() if not one.requires_grad]
-        found["automatic_optimization"] = getattr(thing, "automatic_optimization", True)
-    if isinstance(thing, TrainingData):
+def _attributes(component: Any) -> dict[str, Any]:
+    """The attributes that can change a result, without those that every training changes."""
+    changing = (*_SET_BY_LIGHTNING, *getattr(type(component), "changing", _SCORING_STATE))
+    attributes = {
+        key: value for key, value in vars(component).items() if not key.startswith("_") and key not in changing
+    }
+    if isinstance(component, nn.Module):
+        attributes |= dict(component.named_children())
+        attributes["frozen"] = [name for name, parameter in component.named_parameters() if not parameter.requires_grad]
+        attributes["automatic_optimization"] = getattr(component, "automatic_optimization", True)
+    if isinstance(component, TrainingData):
         for name in ("train_set", "valid_set"):
-            found |= {f"{name}.{key}": value for key, value in vars(getattr(thing, name)).items()}
-    return found
+            attributes |= {f"{name}.{key}": value for key, value in vars(getattr(component, name)).items()}
+    return attributes
 
 
-def _held(value: Any) -> tuple[str | None, Any]:
-    """A value as it is now: as text, or the object, or the objects of a list."""
+def _snapshot(value: Any) -> tuple[str | None, Any]:
+    """A value for a later comparison: its text; or, without a text, the object or the list of objects."""
     text = _plain(value)
     return text, None if text is not None else list(value) if isinstance(value, list) else value
 
 
-def _same(before: tuple[str | None, Any], value: Any) -> bool:
-    text, one = before
+def _is_unchanged(before: tuple[str | None, Any], value: Any) -> bool:
+    text, earlier = before
     if text is not None or _plain(value) is not None:
         return text == _plain(value)
-    if isinstance(one, list) and isinstance(value, list):
-        return len(one) == len(value) and all(a is b for a, b in zip(one, value, strict=True))
-    return one is value
+    if isinstance(earlier, list) and isinstance(value, list):
+        return len(earlier) == len(value) and all(a is b for a, b in zip(earlier, value, strict=True))
+    return earlier is value
 
 
 def _plain(value: Any) -> str | None:
-    """A short text that says all of a value; None: there is none."""
+    """A short text that determines the value; None for a value that no text describes."""
     if not _is_plain(value):
         return None
     text = repr(value)
-    return text if len(text) <= _LONGEST else f"sha256 {files.sha256_bytes(text.encode())}"
+    return text if len(text) <= _MAX_CHARACTERS else f"sha256 {files.sha256_bytes(text.encode())}"
 
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return all(_is_plain(one) for pair in value.items() for one in pair)
+        return all(_is_plain(element) for pair in value.items() for element in pair)
     if isinstance(value, list | tuple | set | frozenset):
         return all(map(_is_plain, value))
     if isinstance(value, Tensor):
@@ -163,45 +187,45 @@ def _is_plain(value: Any) -> bool:
 
 
 def _numbered(entries: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Entries as a mapping; the second of a name is 'name (2)'."""
-    found: dict[str, Any] = {}
+    """The entries as a mapping. The second entry of a name becomes 'name (2)'."""
+    numbered: dict[str, Any] = {}
     for name, value in entries:
-        number = sum(key == name or key.startswith(f"{name} (") for key in found) + 1
-        found[name if number == 1 else f"{name} ({number})"] = value
-    return found
+        number = sum(key == name or key.startswith(f"{name} (") for key in numbered) + 1
+        numbered[name if number == 1 else f"{name} ({number})"] = value
+    return numbered
 
 
-def _described(callback: Callback) -> Any:
-    """What is known of a callback: its arguments, where its class is the project's; else its file and attributes."""
+def _describe_callback(callback: Callback) -> Any:
+    """The arguments of a callback of this project; of any other, the digest of its file and its attributes."""
     if type(callback).__module__.startswith("rfdetr_core."):
         arguments: dict[str, Any] = vars(callback).get("arguments") or {}
-        return arguments or _file_of(callback)
+        return arguments or _file_digest(callback)
     values = {key: _plain(value) for key, value in _attributes(callback).items()}
-    return {"file": _file_of(callback), **values} if values else _file_of(callback)
+    return {"file": _file_digest(callback), **values} if values else _file_digest(callback)
 
 
-def _is_known(thing: Any) -> bool:
-    return type(thing).__module__.partition(".")[0] in ("rfdetr_core", "pytorch_lightning", "lightning_fabric")
+def _is_from_project_or_lightning(component: Any) -> bool:
+    return type(component).__module__.partition(".")[0] in ("rfdetr_core", "pytorch_lightning", "lightning_fabric")
 
 
-def _file_of(thing: Any) -> str | None:
-    """The SHA-256 of the file that defines a class; None: no file does, as in a notebook."""
-    path = getattr(sys.modules.get(type(thing).__module__), "__file__", None)
+def _file_digest(component: Any) -> str | None:
+    """The SHA-256 of the file that defines the class of a component; None if it is not in a file, as in a notebook."""
+    path = getattr(sys.modules.get(type(component).__module__), "__file__", None)
     return files.sha256_file(Path(path)) if path and Path(path).is_file() else None
 
 
 def _data_digest(data: Any) -> str | None:
-    """The digest of all that decides the batches of TrainingData; None: of any other data it is unknown."""
+    """The digest of everything that determines the batches of TrainingData; None (unknown) for any other data."""
     sets = {name: getattr(data, name, None) for name in ("train_set", "valid_set")}
-    if not isinstance(data, TrainingData) or any(type(one) is not DetectionDataset for one in sets.values()):
+    if not isinstance(data, TrainingData) or any(type(dataset) is not DetectionDataset for dataset in sets.values()):
         return None
-    samples = {name: [_row(sample) for sample in vars(one)["samples"]] for name, one in sets.items()}
+    samples = {name: [_sample_row(sample) for sample in vars(dataset)["samples"]] for name, dataset in sets.items()}
     options = {key: _plain(value) for key, value in _attributes(data).items() if not key.endswith(".root")}
     return files.digest({"samples": samples, "options": options})
 
 
-def _row(sample: Sample) -> list[Any]:
-    numbers = [one.tolist() for one in (sample.labels, sample.boxes, sample.crowd)]
+def _sample_row(sample: Sample) -> list[Any]:
+    numbers = [array.tolist() for array in (sample.labels, sample.boxes, sample.crowd)]
     return [sample.path, sample.sha256, sample.width, sample.height, *numbers, repr(sample.segmentations)]
 
 
@@ -219,14 +243,14 @@ def _changed_options(trainer: Trainer, config: TrainConfig) -> dict[str, Any]:
         "val_check_interval": 1.0,
         "reload_dataloaders_every_n_epochs": 0,
     }
-    found = {name: getattr(trainer, name) for name in expected}
-    expected["min_epochs"], found["min_epochs"] = 1, max(1, trainer.min_epochs or 1)
+    actual = {name: getattr(trainer, name) for name in expected}
+    expected["min_epochs"], actual["min_epochs"] = 1, max(1, trainer.min_epochs or 1)
     algorithm = getattr(trainer.gradient_clip_algorithm, "value", "norm")
-    expected["gradient_clip_algorithm"], found["gradient_clip_algorithm"] = "norm", algorithm
-    expected["devices"], found["devices"] = devices(config), trainer.num_devices * trainer.num_nodes
-    expected["device"], found["device"] = device_kind(config), trainer.strategy.root_device.type
-    expected["deterministic"], found["deterministic"] = config.deterministic, are_deterministic_algorithms_enabled()
-    changed = {name: found[name] for name in expected if found[name] != expected[name]}
+    expected["gradient_clip_algorithm"], actual["gradient_clip_algorithm"] = "norm", algorithm
+    expected["devices"], actual["devices"] = devices(config), trainer.num_devices * trainer.num_nodes
+    expected["device"], actual["device"] = device_kind(config), trainer.strategy.root_device.type
+    expected["deterministic"], actual["deterministic"] = config.deterministic, are_deterministic_algorithms_enabled()
+    changed = {name: actual[name] for name in expected if actual[name] != expected[name]}
     changed = {key: value if isinstance(value, int | float | str) else _plain(value) for key, value in changed.items()}
     declared: dict[str, Any] = getattr(Trainer.__init__, "__wrapped__", Trainer.__init__).__kwdefaults__ or {}
     defaults = declared | {
@@ -234,8 +258,12 @@ def _changed_options(trainer: Trainer, config: TrainConfig) -> dict[str, Any]:
         "strategy": config.strategy,
         "check_val_every_n_epoch": config.eval_interval,
     }
-    for name, value in sorted(getattr(trainer, "given", {}).items()):
-        if name not in (*expected, *_COMPARED, *_OF_WATCHING) and value is not defaults.get(name):
+    for name, value in sorted(getattr(trainer, "trainer_options", {}).items()):
+        if name not in (
+            *expected,
+            *_OPTIONS_COMPARED_BY_DEVICE,
+            *_OPTIONS_WITHOUT_EFFECT,
+        ) and value is not defaults.get(name):
             text = _plain(value)
             if text is None:
                 changed[name] = {"class": _class_names(value), "arguments": None}
@@ -245,4 +273,4 @@ def _changed_options(trainer: Trainer, config: TrainConfig) -> dict[str, Any]:
 
 
 def _class_names(value: Any) -> str:
-    return ", ".join(name_of(one) for one in (value if isinstance(value, list | tuple) else [value]))
+    return ", ".join(name_of(part) for part in (value if isinstance(value, list | tuple) else [value]))

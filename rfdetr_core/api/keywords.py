@@ -33,42 +33,42 @@ class ModelKeywords(TypedDict, total=False):
     """The keywords of a class such as RFDETRNano."""
 
     pretrain_weights: str | os.PathLike[str] | None
-    """path of a checkpoint or a published name; None: a new model; left out: the published weights"""
+    """path of a checkpoint, or a published name; None: a new model; default: the published weights"""
     resolution: int | None
     """side of the square input in pixels (default: None)"""
     num_queries: int | None
-    """the most objects found in an image (default: None)"""
+    """the most objects that the model can find in an image (default: None)"""
     group_detr: int | None
-    """groups of queries in training (default: None)"""
+    """groups of queries in training (Group DETR) (default: None)"""
     num_channels: int | None
     """channels of the input (default: 3)"""
     freeze_encoder: bool | None
-    """leave the encoder as it was loaded (default: False)"""
+    """do not train the encoder (default: False)"""
     gradient_checkpointing: bool | None
     """recompute encoder activations: less memory, more time (default: False)"""
     num_classes: int | None
-    """classes to tell apart; None: as many as the weights have (default: None)"""
+    """number of classes; None: as many as the weights have (default: None)"""
     device: str | int | torch.device | None
-    """cpu, cuda, cuda:1, mps; auto: CUDA where there is one (default: 'auto')"""
+    """cpu, cuda, cuda:1 or mps; auto: CUDA if there is a GPU (default: 'auto')"""
 
 
 class RunKeywords(TypedDict, total=False):
-    """The settings of `train` that `evaluate` takes, too."""
+    """The settings of `train` that `evaluate` also takes."""
 
     output_dir: str | os.PathLike[str]
     """folder of the run's files (default: 'output')"""
     epochs: int
     """passes over the training images (default: 100)"""
     batch_size: int | Literal["auto"]
-    """images per device and step; auto: the most that fit on a CUDA device, 4 elsewhere (default: 4)"""
+    """images per device and batch; auto: as many as fit on a CUDA device, 4 on other devices (default: 4)"""
     grad_accum_steps: int
     """batches per optimiser step (default: 1)"""
     auto_batch_target_effective: int
-    """batch_size auto: images that a step reaches (default: 16)"""
+    """batch_size auto: images per optimiser step to aim at (default: 16)"""
     auto_batch_max_targets_per_image: int
-    """batch_size auto: objects in an image while memory is probed (default: 100)"""
+    """batch_size auto: objects per image in the memory test (default: 100)"""
     auto_batch_ema_headroom: float
-    """batch_size auto: part of what fits that is taken when weights are averaged (default: 0.7)"""
+    """batch_size auto, with use_ema: the part of the largest batch that is used (default: 0.7)"""
     eval_batch_size: int | None
     """images per validation batch; None: batch_size (default: None)"""
     lr: float
@@ -78,9 +78,9 @@ class RunKeywords(TypedDict, total=False):
     lr_vit_layer_decay: float
     """factor per encoder block, from last to first (default: 0.8)"""
     lr_component_decay: float
-    """factor of the decoder, squared that of the encoder (default: 0.7)"""
+    """factor for the decoder's rate; its square for the encoder's (default: 0.7)"""
     weight_decay: float
-    """of the optimiser (default: 0.0001)"""
+    """weight decay of the optimiser (default: 0.0001)"""
     optimizer: str
     """adadelta, adafactor, adagrad, adam, adamax, adamw, asgd, nadam, radam, rmsprop, rprop, sgd, or
     package.module.Class of an installed package or of rfdetr_core (default: 'adamw')"""
@@ -92,7 +92,7 @@ class RunKeywords(TypedDict, total=False):
     lr_scheduler_kwargs: dict[str, Any]
     """of step: lr_drop (100: epochs); of cosine: min_factor (0: the part of the rate it ends at) (default: {})"""
     lr_scheduler_interval: Literal["step", "epoch"]
-    """when a scheduler given as package.module.Class steps (default: 'step')"""
+    """when a scheduler named as package.module.Class steps (default: 'step')"""
     lr_scheduler_monitor: str
     """the value of an epoch that ReduceLROnPlateau watches (default: 'val/loss')"""
     warmup_epochs: float
@@ -100,13 +100,13 @@ class RunKeywords(TypedDict, total=False):
     clip_max_norm: float
     """largest norm of the gradient; 0: no clipping (default: 0.1)"""
     drop_path: float
-    """stochastic depth of the last encoder block, 0 at the first (default: 0.0)"""
+    """rate of stochastic depth in the last encoder block; it grows from 0 in the first (default: 0.0)"""
     use_ema: bool
-    """average the weights; if not, both best files hold the regular weights (default: True)"""
+    """average the weights; False: both best files have the regular weights (default: True)"""
     ema_decay: float
-    """of the moving average of the weights (default: 0.993)"""
+    """decay of the moving average of the weights (default: 0.993)"""
     ema_tau: float
-    """optimiser steps until the decay nears ema_decay; 0: at once (default: 100.0)"""
+    """optimiser steps in which the decay grows to about ema_decay; 0: constant decay (default: 100.0)"""
     ema_update_interval: int
     """optimiser steps between two updates of the average (default: 1)"""
     cls_loss_coef: float
@@ -122,7 +122,7 @@ class RunKeywords(TypedDict, total=False):
     mask_point_sample_ratio: int
     """mask pixels per sampled point (segmenters) (default: 16)"""
     multi_scale: bool | Literal["per-batch", "per-sample", "off"]
-    """draw the input's size around the resolution; True: per-batch, False: off (default: 'per-batch')"""
+    """random input sizes around the resolution; True: per-batch, False: off (default: 'per-batch')"""
     expanded_scales: bool
     """a wider range of those sizes (default: True)"""
     scale_jitter: bool
@@ -134,37 +134,39 @@ class RunKeywords(TypedDict, total=False):
     eval_interval: int
     """epochs between evaluations on valid; the last epoch is evaluated (default: 1)"""
     eval_max_dets: int
-    """detections of an image and class that count, the best first (default: 100)"""
+    """the best detections of each image and class that count (default: 100)"""
     eval_masks_head_resolution: bool
     """score masks on valid at the mask head's resolution: cheaper, coarser (segmenters) (default: False)"""
     log_per_class_metrics: bool
-    """add val/AP/<class> to the history, for both tracks (default: False)"""
+    """add val/AP/<class> to history.csv, for both tracks (default: False)"""
     compute_val_loss: bool | Literal["auto"]
-    """add val/loss and val/ema_loss to the history; auto: if the schedule watches one of them (default: 'auto')"""
+    """add val/loss and val/ema_loss to history.csv; auto: only if lr_scheduler_monitor is one of them (default:
+    'auto')"""
     compute_train_metrics: bool
-    """add train/mAP_50_95 and others of boxes to the history, on augmented images as they pass (default: False)"""
+    """add box scores of the augmented training batches to history.csv, such as train/mAP_50_95 (default: False)"""
     compact_train_metrics: bool
-    """sum each loss term of the inner layers and proposals in the history, as train/loss_*_aux (default: True)"""
+    """in history.csv, sum each loss term of inner decoder layers and proposals as train/loss_*_aux (default: True)"""
     best_model_metric: Literal["map", "map_50", "mar", "f1"]
-    """what picks the best epoch; of segmenters it is the masks' (default: 'map')"""
+    """score that chooses the best epoch; for segmenters the score of masks (default: 'map')"""
     skip_best_epochs: int
     """first epochs that cannot be the best (default: 0)"""
     smooth_alpha: float
-    """part of the smoothed score that is kept when regular weights are ranked; 0: none (default: 0.0)"""
+    """smoothing of the scores by which the best regular epoch is chosen; 0: no smoothing (default: 0.0)"""
     early_stopping: bool
     """stop when the best score no longer grows (default: False)"""
     early_stopping_patience: int
-    """evaluations without growth that are waited for (default: 10)"""
+    """evaluations without growth after which training stops (default: 10)"""
     early_stopping_min_delta: float
     """smallest growth that counts (default: 0.001)"""
     early_stopping_use_ema: bool
-    """watch the EMA weights alone, not the better of both (default: False)"""
+    """watch only the EMA score, not the better score of both tracks (default: False)"""
     seed: int
-    """of everything random (default: 0)"""
+    """seed of all random numbers (default: 0)"""
     amp_dtype: Literal["auto", "bf16", "fp16"] | None
-    """mixed precision; auto: bf16 or fp16 on CUDA, bf16 on a CPU made for it; None: all in fp32 (default: 'auto')"""
+    """mixed precision; auto: bf16 or fp16 on CUDA, bf16 on a CPU with bf16 instructions; None: fp32 (default:
+    'auto')"""
     deterministic: bool
-    """only algorithms that give equal bits again (default: True)"""
+    """only algorithms that give equal results for equal inputs (default: True)"""
     portable: bool
     """experimental: on a CPU, arithmetic that is the same on any x86-64 processor with AVX2; slow (default: False)"""
     compile: bool | Literal["off", "default"]
@@ -176,29 +178,29 @@ class RunKeywords(TypedDict, total=False):
     num_nodes: int
     """machines (default: 1)"""
     strategy: str
-    """of Lightning: auto, ddp, fsdp, ... (default: 'auto')"""
+    """Lightning's strategy: auto, ddp, fsdp, ... (default: 'auto')"""
     resume: str | os.PathLike[str] | None
-    """checkpoint.pth to resume from, up to `epochs` (default: None)"""
+    """checkpoint.pth of the run to resume; the training ends at `epochs` (default: None)"""
     notes: Any
-    """anything, kept in the checkpoints as args.notes (default: None)"""
+    """any value; checkpoints keep it as args.notes (default: None)"""
     num_workers: int
     """processes that read images (default: 2)"""
     pin_memory: bool | None
-    """hold batches where CUDA copies from; None: if there is CUDA (default: None)"""
+    """put batches into pinned memory; None: yes if training uses CUDA (default: None)"""
     persistent_workers: bool | None
     """keep these processes between epochs; None: yes (default: None)"""
     prefetch_factor: int | None
-    """batches that each of them reads ahead; None: 2 (default: None)"""
+    """batches that each process reads ahead; None: 2 (default: None)"""
     threads: int | None
-    """of computation on CPU; None: as many as torch finds (default: None)"""
+    """threads of computation on a CPU; None: torch's number (default: None)"""
     num_sanity_val_steps: int
-    """validation batches tried before training; not scored (default: 0)"""
+    """validation batches to try before training; they are not scored (default: 0)"""
     checkpoint_interval: int
-    """epochs between the kept checkpoint_<epoch>.pth (default: 10)"""
+    """epochs between two files checkpoint_<epoch>.pth that are kept (default: 10)"""
     progress_bar: bool | Literal["tqdm", "rich"] | None
-    """on a terminal and in notebooks; a line per epoch is printed everywhere (default: 'tqdm')"""
+    """style of the bar on a terminal and in notebooks; a line per epoch is printed in any case (default: 'tqdm')"""
     mlflow: bool
-    """track the run in MLflow: mlflow.db here, or MLFLOW_TRACKING_URI (default: False)"""
+    """track the run in MLflow: in mlflow.db of the current folder, or at MLFLOW_TRACKING_URI (default: False)"""
     tensorboard: bool
     """write output/tensorboard/; needs the extra tensorboard (default: False)"""
     wandb: bool
@@ -210,7 +212,7 @@ class RunKeywords(TypedDict, total=False):
     run: str | None
     """the loggers' name of the run (default: None)"""
     run_test: bool
-    """evaluate the test split when the training has ended (default: False)"""
+    """evaluate the test split after the training (default: False)"""
 
 
 class SettingsKeywords(RunKeywords, total=False):
@@ -224,53 +226,54 @@ class TrainKeywords(SettingsKeywords, total=False):
     """The keywords of `train`."""
 
     resolution: int | None
-    """side of the square input in pixels; None: as the model was built"""
+    """side of the square input in pixels; None: as in the constructor"""
     freeze_encoder: bool | None
-    """leave the encoder as it was loaded; None: as the model was built"""
+    """do not train the encoder; None: as in the constructor"""
     gradient_checkpointing: bool | None
-    """recompute encoder activations: less memory, more time; None: as the model was built"""
+    """recompute encoder activations: less memory, more time; None: as in the constructor"""
     device: str | int | torch.device | None
-    """cpu, cuda, cuda:0, mps, which sets accelerator; None: as the model was built"""
+    """cpu, cuda, cuda:0 or mps; sets accelerator; None: as in the constructor"""
 
 
 class EvaluateKeywords(RunKeywords, total=False):
     """The keywords of `evaluate`."""
 
     dataset_dir: str | os.PathLike[str] | None
-    """None: the dataset that was trained on"""
+    """None: the dataset of the training"""
     pictures: int
-    """drawn: a third each of the best, the middle and the worst images (default: 9)"""
+    """number of images to draw: a third each of the best, the middle and the worst (default: 9)"""
     threshold: float | None
-    """score that counts in pictures and confusion; None: that of the best F1 (default: None)"""
+    """detections count in pictures and confusion if their score is above it; None: the threshold with the highest F1
+    (default: None)"""
     resolution: int | None
-    """side of the square input in pixels; None: as the model was built"""
+    """side of the square input in pixels; None: as in the constructor"""
     freeze_encoder: bool | None
-    """leave the encoder as it was loaded; None: as the model was built"""
+    """do not train the encoder; None: as in the constructor"""
     gradient_checkpointing: bool | None
-    """recompute encoder activations: less memory, more time; None: as the model was built"""
+    """recompute encoder activations: less memory, more time; None: as in the constructor"""
     device: str | int | torch.device | None
-    """cpu, cuda, cuda:0, mps, which sets accelerator; None: as the model was built"""
+    """cpu, cuda, cuda:0 or mps; sets accelerator; None: as in the constructor"""
 
 
 class ExportKeywords(TypedDict, total=False):
-    """The keywords of `export` beside output_dir and sizes."""
+    """The keywords of `export`, except output_dir and batch sizes."""
 
     format: Literal["onnx", "openvino", "onnx-int8"]
-    """what reads the file"""
+    """format of the file"""
     quantization: Literal["int8"] | None
-    """int8: the same as the format onnx-int8"""
+    """int8: the same as format onnx-int8"""
     calibration_data: str | os.PathLike[str] | None
-    """folder of images that the ranges of int8 come from"""
+    """folder of images that determine the int8 ranges"""
     max_images: int
-    """the most images of calibration_data (default: 100)"""
+    """largest number of images from calibration_data (default: 100)"""
     shape: tuple[int, int] | list[int] | None
-    """the resolution of the model, twice"""
+    """(resolution, resolution): only the resolution of the model"""
     postprocess: bool
-    """False: `dets`, `labels`, `masks` as upstream's files have them, for normalised images; True: photographs of any
-    size in, boxes in pixels, scores and class indexes out (default: False)"""
+    """False: normalised images in; `dets`, `labels`, `masks` out, as in upstream's files. True: photographs of any size
+    in; boxes in pixels, scores and class indexes out (default: False)"""
     images: Literal["uint8", "float"]
-    """with postprocess: uint8 (B, H, W, 3), or float32 (B, 3, H, W) from 0 to 1; both RGB (default: 'uint8')"""
+    """input with postprocess: uint8 (B, H, W, 3), or float32 (B, 3, H, W) from 0 to 1; both RGB (default: 'uint8')"""
     max_drop: float | None
     """points of mAP (0 to 100) that a file may lose; None: 0.1 for fp32, 0.5 for int8 (default: None)"""
     calibration_images: int
-    """images of train that the ranges of int8 are measured on (default: 32)"""
+    """images of train on which the ranges for int8 are measured (default: 32)"""

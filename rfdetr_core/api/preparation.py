@@ -1,4 +1,4 @@
-"""Prepares a custom training: checks both configs, converts the dataset, reads the inputs."""
+"""Prepares a custom training: checks both configs, validates and converts the dataset, reads the inputs."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from rfdetr_core.inference.predictor import find_device
 from rfdetr_core.training import record
 from rfdetr_core.training.inputs import Inputs, read_inputs
 
-# What validation reads beside images, by its suffix.
+# Suffixes of the files that validation reads, beside images.
 _LABELS = (".csv", ".json", ".txt", ".yaml", ".yml")
 
 
 @dataclass(frozen=True, eq=False)
 class Preparation:
-    """A pair of configs, checked, and the training that they ask for.
+    """A checked pair of configs, and the training that they describe.
 
-    configs: kept, so that no other object gets their ids while this is found by them. listing: the digest of the names
-    in the dataset folder, and of the times and sizes of its labels, from before it was validated.
+    configs: kept alive, since `prepare` finds a preparation by the ids of the two objects.
+    listing: the digest of the file names in the dataset folder, and of the times and sizes of its labels, before the
+        validation.
     """
 
     configs: tuple[ModelSettings, TrainSettings]
@@ -45,7 +46,7 @@ class Preparation:
         return self.plan.output
 
     def is_current(self) -> bool:
-        """Whether the dataset, and what was converted of it, are as they were."""
+        """Whether the dataset and its converted files are unchanged."""
         try:
             identities = provenance.identities(self.inputs.where.inputs("train", "valid"))
         except (UserError, OSError):
@@ -53,44 +54,50 @@ class Preparation:
         inputs = {name: identity["sha256"] for name, identity in identities.items()}
         return inputs == self.record["inputs"] and self.listing == _listing(self.plan)
 
-    def started(self, state: Any, custom: Mapping[str, Any], epochs: int) -> tuple[Inputs, dict[str, Any]]:
-        """Inputs and record of a training that goes on from a state, or from none.
+    def start(self, state: Any, custom: Mapping[str, Any], epochs: int) -> tuple[Inputs, dict[str, Any]]:
+        """The inputs and the training record of a training that is about to start.
 
-        A state of the same training is resumed, and the record stays the same. That of another one, for example of
-        fewer epochs, or of one that had stopped early, is a parent in the record.
-        custom: see `custom_part`. epochs: those of the trainer.
+        A state of the same training is resumed; the record stays the same. A state of another training becomes a parent
+        in the record. This includes a training with fewer epochs, and one that had stopped early.
+
+        Args:
+            state: The path of a checkpoint.pth; None starts from scratch.
+            custom: See `custom_part`.
+            epochs: The number of epochs of the trainer.
 
         Raises:
-            UserError: no state of a training, or one with other parameters than the length, or other classes.
+            UserError: the file has no state of a training; or a parameter other than the length, or the classes differ.
         """
         inputs, part = self.inputs, {"custom": dict(custom)} if custom else {}
         if state is None:
             return inputs, self.record | part
         path = state_file(state, "ckpt_path")
-        own = self.record | part
-        if inputs.asked.resume is None:
-            if _is_same(path, record.fingerprint(own), epochs):
-                return inputs, own
+        training_record = self.record | part
+        if inputs.requested.resume is None:
+            if _is_same(path, record.fingerprint(training_record), epochs):
+                return inputs, training_record
             named = {"resume": path.name}
             inputs = replace(
                 inputs,
                 where=replace(inputs.where, weights=path.parent),
                 model=inputs.model.model_copy(update={"pretrain_weights": None}),
-                asked=inputs.asked.model_copy(update=named),
+                requested=inputs.requested.model_copy(update=named),
                 config=inputs.config.model_copy(update=named),
             )
-            own = inputs.record() | part
+            training_record = inputs.record() | part
         elif path.resolve() != self.plan.weights.resolve():
-            raise UserError(f"ckpt_path is {path}, but TrainConfig has resume={str(self.plan.weights)!r}. Give one.")
-        asked = inputs.asked.model_copy(update={"epochs": epochs} if epochs > 0 else {})
-        _, message = record.named_state(path, asked, record.fingerprint(own))
+            raise UserError(
+                f"ckpt_path is {path}, but TrainConfig has resume={str(self.plan.weights)!r}. Give only one of them."
+            )
+        config = inputs.requested.model_copy(update={"epochs": epochs} if epochs > 0 else {})
+        _, message = record.named_state(path, config, record.fingerprint(training_record))
         if record.first_process():
             say(message)
-        return inputs, own
+        return inputs, training_record
 
 
 def _is_same(path: Path, fingerprint: Mapping[str, Any], epochs: int) -> bool:
-    """Whether a state is of a training with this fingerprint, which would have gone on without a resume."""
+    """Whether a state belongs to a training with this fingerprint that was interrupted, or that has no epoch left."""
     if read_plain(path, tensors=False).get("run") is None:
         return False
     state = read_plain(path, ResumeState, tensors=False)
@@ -99,84 +106,92 @@ def _is_same(path: Path, fingerprint: Mapping[str, Any], epochs: int) -> bool:
     return not state["run"]["finished"] or state["epoch"] + 1 >= epochs
 
 
-_made: WeakValueDictionary[tuple[int, int], Preparation] = WeakValueDictionary()
+_preparations: WeakValueDictionary[tuple[int, int], Preparation] = WeakValueDictionary()
 
 
 def prepare(model_config: ModelSettings, train_config: TrainSettings) -> Preparation:
-    """Check a pair of configs, and validate and convert the dataset into output_dir/dataset.
+    """Check a pair of configs; validate and convert the dataset into output_dir/dataset.
 
-    For the same two objects it is done once, as long as anything that was made of them exists and the dataset stays.
+    The result is reused for the same two objects, as long as an object that was built from it exists and the dataset is
+    unchanged.
 
     Raises:
-        UserError: as `RFDETR.train`; or num_classes is not the number of the dataset's classes.
+        UserError: as `RFDETR.train`; or num_classes differs from the number of classes in the dataset.
     """
     key = (id(model_config), id(train_config))
-    if (known := _made.get(key)) is not None and known.is_current():
-        return known
+    if (existing := _preparations.get(key)) is not None and existing.is_current():
+        return existing
     plan = _plan(model_config, train_config)
     listing = _listing(plan)
     with record.sole_writer(plan.output):
         where = prepare_dataset(plan.dataset, plan.output / "dataset", plan.weights.parent)
         settings = plan.settings
         inputs = read_inputs(where, plan.model, settings.train, settings.runtime, plan.output)
-        found, asked = len(inputs.classes), model_config.num_classes
-        if asked not in (None, found):
+        count, requested = len(inputs.classes), model_config.num_classes
+        if requested not in (None, count):
             raise UserError(
-                f"num_classes is {asked}, but {plan.dataset} has {found} classes: {', '.join(inputs.classes)}. "
-                f"Write num_classes={found}, or leave it out: then it is the dataset's."
+                f"num_classes is {requested}, but {plan.dataset} has {count} classes: {', '.join(inputs.classes)}. "
+                f"Write num_classes={count}, or leave it out."
             )
-        made = Preparation((model_config, train_config), plan, inputs, inputs.record(), listing)
-    _made[key] = made
-    return made
+        preparation = Preparation((model_config, train_config), plan, inputs, inputs.record(), listing)
+    _preparations[key] = preparation
+    return preparation
 
 
 def _listing(plan: Plan) -> str:
-    """The digest of what the dataset folder lists. What changes in an image is found when it is read."""
+    """The digest of the file list of the dataset folder. A changed image is found later, when it is read."""
     entries: list[Any] = []
     for folder, folders, names in os.walk(plan.dataset):
-        folders[:] = [one for one in folders if (Path(folder) / one).resolve() != plan.output.resolve()]
+        folders[:] = [
+            subfolder for subfolder in folders if (Path(folder) / subfolder).resolve() != plan.output.resolve()
+        ]
         for path in (Path(folder) / name for name in names if not name.startswith(".")):
             if path.suffix.lower() in SUFFIXES:
                 entries.append([str(path)])
             elif path.suffix.lower() in _LABELS:
-                found = path.stat()
-                entries.append([str(path), found.st_size, found.st_mtime_ns])
+                status = path.stat()
+                entries.append([str(path), status.st_size, status.st_mtime_ns])
     return files.digest(sorted(entries))
 
 
 def _plan(model_config: ModelSettings, train_config: TrainSettings) -> Plan:
     section, weights = model_config.section, None
-    if train_config.resume is None:  # which has the weights
+    if train_config.resume is None:  # with `resume`, the state has the weights
         weights = find_weights(model_config.pretrain_weights)
     if weights is not None:
         sizes = trained_sizes(read_checkpoint(weights), model_config.variant).items()
-        section = section.model_copy(update={key: one for key, one in sizes if getattr(section, key) is None})
+        section = section.model_copy(update={key: size for key, size in sizes if getattr(section, key) is None})
     keywords = train_config.model_dump(mode="json", include={*TrainSettings.model_fields})
     if train_config.accelerator == "auto":
         del keywords["accelerator"]
-    return Plan.of(section, weights, find_device(model_config.device), keywords)
+    return Plan.from_keywords(section, weights, find_device(model_config.device), keywords)
 
 
-def pair_of(call: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Preparation | None:
-    """The preparation where a class is called with upstream's (model_config, train_config); None where it is not.
+def preparation_for(call: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Preparation | None:
+    """The preparation of a call with two configs; None for a call with parts.
+
+    Args:
+        call: The name of the called class, for messages.
+        arguments: Its positional arguments.
+        keywords: Its keyword arguments.
 
     Raises:
-        UserError: one of the two is missing or something else; or see `prepare`.
+        UserError: one of the two configs is missing or of another type; or see `prepare`.
     """
     names = ("model_config", "train_config")
     if not keywords.keys() & set(names) and not any(
-        isinstance(one, ModelSettings | TrainSettings) for one in arguments[:2]
+        isinstance(argument, ModelSettings | TrainSettings) for argument in arguments[:2]
     ):
         return None
-    given = dict(zip(names, arguments, strict=False)) | dict(keywords)
-    if given.keys() != set(names) or len(arguments) > 2:
-        raise UserError(f"{call} takes (model_config, train_config), and nothing else with them.")
-    check_configs(call, given["model_config"], given["train_config"])
-    return prepare(given["model_config"], given["train_config"])
+    configs = dict(zip(names, arguments, strict=False)) | dict(keywords)
+    if configs.keys() != set(names) or len(arguments) > 2:
+        raise UserError(f"{call} takes exactly (model_config, train_config).")
+    check_configs(call, configs["model_config"], configs["train_config"])
+    return prepare(configs["model_config"], configs["train_config"])
 
 
 def check_configs(call: str, model_config: Any, train_config: Any) -> None:
-    """Raise a UserError where one of the two is of another type, such as the other one."""
+    """Raise a UserError if one of the two has a wrong type, for example if they are swapped."""
     kinds: dict[str, tuple[Any, type, str]] = {
         "model_config": (model_config, ModelSettings, "RFDETRNanoConfig()"),
         "train_config": (train_config, TrainSettings, 'TrainConfig(dataset_dir="...")'),
@@ -184,16 +199,16 @@ def check_configs(call: str, model_config: Any, train_config: Any) -> None:
     for name, (config, kind, example) in kinds.items():
         if not isinstance(config, kind):
             raise UserError(
-                f"{call}: {name} is a {type(config).__name__}. Give {name}={example} of rfdetr_core.config."
+                f"{call}: {name} is a {type(config).__name__}. Give {name}={example} from rfdetr_core.config."
             )
 
 
-def preparation_of(what: Any, reason: str) -> Preparation:
-    """That of a module or a data module. UserError: it was not made of configs."""
-    found = getattr(what, "preparation", None)
-    if not isinstance(found, Preparation):
-        name = type(what).__name__ if what is not None else "the module"
+def preparation_of(owner: Any, reason: str) -> Preparation:
+    """The preparation of a module or data module. UserError: it was built from parts. reason: begins the message."""
+    preparation = getattr(owner, "preparation", None)
+    if not isinstance(preparation, Preparation):
+        name = type(owner).__name__ if owner is not None else "the module"
         raise UserError(
-            f"{reason} needs RFDETRModelModule(model_config, train_config), and {name} is not made of them."
+            f"{reason} needs RFDETRModelModule(model_config, train_config). {name} was not built from these configs."
         )
-    return found
+    return preparation

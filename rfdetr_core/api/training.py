@@ -1,6 +1,6 @@
-"""A training that a script starts: its folders, its weights, its stages, and the process as it was before.
+"""A training that a script starts: it checks the keywords, prepares the dataset, trains, and restores the process.
 
-Lightning is imported when a training starts: it takes seconds, and a script that predicts does without it.
+Lightning is imported when a training starts, since the import takes seconds and prediction does not need it.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ AnyPath: TypeAlias = str | os.PathLike[str]
 FunctionsByEvent: TypeAlias = Mapping[str, Sequence[Callable[[dict[str, float]], object]]]
 BEST = "checkpoint_best_total.pth"
 _FOLDERS = {"dataset_dir", "output_dir"}
-EVENTS = ("on_fit_epoch_end", "on_train_end")  # when functions in `RFDETR.callbacks` are called
+EVENTS = ("on_fit_epoch_end", "on_train_end")  # the keys of `RFDETR.callbacks`
 _SPLITS = {"val": "valid", "validation": "valid"}
 
 
 @contextmanager
 def process_restored() -> Iterator[None]:
-    """Restore what a training sets in the whole process: a script goes on after it, also after its failure."""
+    """Restore the process-wide settings that a training changes, also after a failure, since the script continues."""
     environment, threads = dict(os.environ), torch.get_num_threads()
     debug_mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
-    filling = vars(torch.utils)["deterministic"]  # a module whose attribute is a property
+    filling = vars(torch.utils)["deterministic"]  # a module; its attribute is a property
     fill, onednn = filling.fill_uninitialized_memory, torch.backends.mkldnn.enabled
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "alembic")]
     levels = [logger.level for logger in loggers]
@@ -73,37 +73,37 @@ def process_restored() -> Iterator[None]:
 
 
 def as_path(value: Any, argument: str) -> Path:
-    """The path that an argument gives, ~ resolved. Raises a UserError where it is empty, or of another type."""
+    """The path of an argument, with ~ replaced. UserError: it is empty or has another type. argument: its name."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise UserError(f"{argument} is {value!r}: it must be one path, as text or a Path.")
+        raise UserError(f"{argument} is {value!r}. Give one path, as text or as a Path.")
     return Path(expanded(value))
 
 
 def state_file(value: Any, argument: str) -> Path:
-    """The file of a state to resume that an argument gives. Raises a UserError where there is none."""
+    """The checkpoint.pth of an argument. UserError: there is no such file. argument: its name."""
     path = as_path(value, argument)
     if not path.is_file():
-        raise UserError(f"{argument} is {str(path)!r}, which is no file. Give the path of a checkpoint.pth.")
+        raise UserError(f"{argument} is {str(path)!r}. There is no such file. Give the path of a checkpoint.pth.")
     return path
 
 
-def find_weights(given: Any) -> Path | None:
-    """The file that `pretrain_weights` names: a path, or a published name; None for None.
+def find_weights(value: Any) -> Path | None:
+    """The file of `pretrain_weights`: a path, or the name of a published file; None for None.
 
-    A published file is looked for in weights/, then in the cache, then downloaded.
+    A published file is searched in weights/, then in the cache. If it is in neither, it is downloaded.
 
     Raises:
-        UserError: there is no such file, it is not the published one, or it could not be downloaded.
+        UserError: there is no such file, its digest is not the published one, or the download failed.
     """
-    if given is None:
+    if value is None:
         return None
-    path = as_path(given, "pretrain_weights")
+    path = as_path(value, "pretrain_weights")
     if path.is_dir():
-        raise UserError(f"pretrain_weights is {str(path)!r}, which is a folder. Give the path of a file in it.")
+        raise UserError(f"pretrain_weights is {str(path)!r}, a folder. Give the path of a file in it.")
     if path.parent not in (Path(), cache_folder()) and path.name in PUBLISHED and not path.exists():
         raise UserError(
-            f"pretrain_weights is {str(path)!r}, and there is no such file. "
-            f"Write pretrain_weights={path.name!r} for the published one."
+            f"pretrain_weights is {str(path)!r}. There is no such file. "
+            f"For the published file, write pretrain_weights={path.name!r}."
         )
     folder = path.parent if path.parent != Path() or path.is_file() else Path("weights")
     try:
@@ -113,73 +113,79 @@ def find_weights(given: Any) -> Path | None:
             raise
         message = str(error)
         if "RF_HOME" not in message:
-            message += f" RF_HOME names the folder where such files are kept (now {cache_folder()})."
-        # Without the errors behind it, whose tracebacks would be longer than the message.
-        raise UserError(f"{message} pretrain_weights=None makes a new, untrained model.") from None
+            message += f" RF_HOME names the folder of downloaded files (now {cache_folder()})."
+        # `from None`: the tracebacks of the causes would be longer than the message.
+        raise UserError(f"{message} pretrain_weights=None gives a new, untrained model.") from None
 
 
 def trained_sizes(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:
-    """The settings that a file of the variant was trained with, as far as it has them."""
+    """The sizes that the weights of a checkpoint were trained with; empty for a file of another variant."""
     if checkpoint is None:
         return {}
     try:
-        found = architecture_of(checkpoint)
+        architecture = architecture_of(checkpoint)
     except UserError:
-        return {}  # the class names the variant, or load_weights says what is wrong
-    if found.name != VARIANTS[variant].name:
-        return {}  # load_weights says what is wrong
-    return sizes_of(found)
+        return {}  # the variant is known from the class, or load_weights reports the error
+    if architecture.name != VARIANTS[variant].name:
+        return {}  # load_weights reports the error
+    return sizes_of(architecture)
 
 
 def sizes_of(architecture: Architecture) -> dict[str, Any]:
-    """The fields of ModelConfig that an architecture has."""
+    """The fields of ModelConfig that an architecture determines."""
     sizes = {"resolution": architecture.resolution, "num_queries": architecture.queries}
     return sizes | {"group_detr": architecture.groups, "num_channels": architecture.channels}
 
 
 def refuse_results(output: Path) -> None:
-    """Raise a UserError where a folder to write to holds results of a pipeline."""
+    """Raise a UserError if the output folder holds results of a pipeline."""
     from rfdetr_core.verification.lock import refuse_outs
 
     refuse_outs(output, 'output_dir="runs/first"')
 
 
 def check_dataset(dataset: Path) -> None:
-    """Raise a UserError of a dataset folder that is none, before the folder of results is made."""
+    """Raise a UserError if a folder is not a dataset, before the output folder is created."""
     from rfdetr_core.ingest.folder import check_folder
 
     check_folder(dataset, (), "dataset_dir")
 
 
 def prepare_dataset(dataset: Path, folder: Path, weights: Path = Path("weights")) -> ProjectPaths:
-    """Validate and convert a dataset, as the first two stages do; `folder` receives what they write.
+    """Validate and convert a dataset, as the first two stages do.
+
+    Args:
+        dataset: The dataset folder.
+        folder: Receives the report, the manifests and the converted annotations.
+        weights: The folder of the weights, for the returned paths.
 
     Raises:
-        UserError: a fault of the dataset.
+        UserError: validation found errors in the dataset.
     """
     from rfdetr_core.ingest.convert import convert_dataset
     from rfdetr_core.ingest.validate import validate_dataset
     from rfdetr_core.report.dataset import write_page
 
-    made = ProjectPaths(dataset, folder / "annotations", folder / "manifest", weights, folder / "metadata")
+    paths = ProjectPaths(dataset, folder / "annotations", folder / "manifest", weights, folder / "metadata")
     validate_dataset(
         dataset,
         ValidateConfig(),
         folder,
-        made.manifests,
+        paths.manifests,
         option="dataset_dir",
-        metadata=made.metadata,
+        metadata=paths.metadata,
         write_page=write_page,
     )
-    convert_dataset(dataset, ValidateConfig(), made.manifests, made.annotations)
-    return made
+    convert_dataset(dataset, ValidateConfig(), paths.manifests, paths.annotations)
+    return paths
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a call of `train` asks for, checked before anything is written.
+    """The checked settings of one training; nothing has been written yet.
 
-    model: the section of params.yaml. weights: the file that is trained from or resumed, which need not exist.
+    model: as the section `model` of params.yaml. weights: the file to start from or to resume; for a new model a path
+        that does not exist.
     """
 
     model: ModelConfig
@@ -187,7 +193,7 @@ class Plan:
     weights: Path
 
     @classmethod
-    def of(
+    def from_keywords(
         cls,
         model: ModelConfig,
         weights: Path | None,
@@ -195,29 +201,36 @@ class Plan:
         keywords: dict[str, Any],
         functions: FunctionsByEvent | None = None,
     ) -> Self:
-        """Check the keywords of `train` for a model of these weights. functions: those to call, by event.
+        """Check the keywords of `train`.
+
+        Args:
+            model: The model section before the keywords of `train`.
+            weights: The file to start from; None for a new model.
+            device: The device of the model, such as cuda:0.
+            keywords: The keywords of `train`; this function removes some.
+            functions: The functions to call, by event.
 
         Raises:
-            UserError: an unknown keyword or event, a wrong value, or what is asked for cannot be trained here.
+            UserError: an unknown keyword or event, a wrong value, or this machine cannot do the training.
         """
-        for event in _asked(functions or {}):
+        for event in _nonempty_events(functions or {}):
             if event not in EVENTS:
-                raise UserError(f"callbacks has no {event}. There are {' and '.join(EVENTS)}.")
-        given = {key: keywords.pop(key, None) for key in OF_MODEL_AND_TRAIN}
-        own = {key: value for key, value in given.items() if value is not None}
-        other = device_name(keywords.pop("device", None))
-        kind, _, number = str(device if other is None else other).partition(":")
+                raise UserError(f"callbacks has no event {event}. The events are {' and '.join(EVENTS)}.")
+        optional = {key: keywords.pop(key, None) for key in OF_MODEL_AND_TRAIN}
+        overrides = {key: value for key, value in optional.items() if value is not None}
+        requested_device = device_name(keywords.pop("device", None))
+        kind, _, number = str(device if requested_device is None else requested_device).partition(":")
         if number not in ("", "0"):
             raise UserError(
-                f"train() takes the first device, not {kind}:{number}. Start Python with "
+                f"train() uses the first device, not {kind}:{number}. Start Python with "
                 f"CUDA_VISIBLE_DEVICES={number}, and give the device as {kind}."
             )
         named = weights.name if weights else None
         if keywords.get("resume") is not None:
-            weights, named = state_file(keywords["resume"], "resume"), None  # the state holds the weights
+            weights, named = state_file(keywords["resume"], "resume"), None  # the state has the weights
             keywords["resume"] = weights.name
         settings = cls.settings_of({"accelerator": kind} | keywords, model.variant)
-        section = parse(ModelConfig, vars(model) | own | {"pretrain_weights": named}, "train()")
+        section = parse(ModelConfig, vars(model) | overrides | {"pretrain_weights": named}, "train()")
         section.architecture(classes=1)
         check_together(section, settings.train)
         if settings.compile != "off":
@@ -232,18 +245,18 @@ class Plan:
 
     @staticmethod
     def settings_of(keywords: dict[str, Any], variant: str, call: str = "train()") -> TrainSettings:
-        """The settings of keywords. UserError: an unknown one, or one of the constructor of the class."""
+        """The settings of keywords. UserError: an unknown keyword, or one of the constructor. call: for messages."""
         for key in keywords.keys() & _FOLDERS:
             as_path(keywords[key], key)
         of_model = ModelSettings.model_fields.keys() - TrainSettings.model_fields.keys() - {"variant"}
-        others = sorted(keywords.keys() & of_model)
-        if others:
+        constructor_keys = sorted(keywords.keys() & of_model)
+        if constructor_keys:
             name = VARIANTS[variant].name
             raise UserError(
-                f"{call} has no {', '.join(others)}: it belongs to the constructor. "
-                f"Write {name}({', '.join(f'{key}={keywords[key]!r}' for key in others)}), then {call}."
+                f"{call} has no {', '.join(constructor_keys)}. It belongs to the constructor. "
+                f"Write {name}({', '.join(f'{key}={keywords[key]!r}' for key in constructor_keys)}), then {call}."
             )
-        return TrainSettings.of(keywords, call)
+        return TrainSettings.from_keywords(keywords, call)
 
     @property
     def dataset(self) -> Path:
@@ -256,61 +269,65 @@ class Plan:
         return Path(self.settings.output_dir)
 
     def run(self, data: ProjectPaths, functions: FunctionsByEvent) -> Path:
-        """Train, select and strip; the path of the best weights."""
-        from rfdetr_core.api.callbacks import Functions
+        """Train, choose and strip. Returns the path of the best weights."""
+        from rfdetr_core.api.function_callback import FunctionCallback
         from rfdetr_core.training.run import train_model
 
-        asked = _asked(functions)
-        watching = [Functions(asked)] if asked else []
+        functions_by_event = _nonempty_events(functions)
+        watching = [FunctionCallback(functions_by_event)] if functions_by_event else []
         train_model(data, self.model, self.settings.train, self.settings.runtime, self.output, watching)
         return select_and_strip(self.output)
 
 
-def _asked(functions: FunctionsByEvent) -> FunctionsByEvent:
-    """Those events that have a function: to look one up in `RFDETR.callbacks` gives it an empty list."""
-    return {event: given for event, given in functions.items() if given}
+def _nonempty_events(functions: FunctionsByEvent) -> FunctionsByEvent:
+    """The events that have a function. (Reading a key of `RFDETR.callbacks`, a defaultdict, adds an empty list.)"""
+    return {event: called for event, called in functions.items() if called}
 
 
-def take_models(keywords: dict[str, Any], built: Mapping[str, Any] | None = None) -> list[str]:
-    """Remove the keywords of the model that `train` takes, too, and give their names. built: what it was built with.
+def pop_model_keywords(keywords: dict[str, Any], built: Mapping[str, Any] | None = None) -> list[str]:
+    """Remove the model keywords that `train` also takes; return their names.
+
+    built: the values of an existing model, which the removed keywords must equal.
 
     Raises:
-        UserError: one differs from what `built` has.
+        UserError: a removed keyword differs from the value in `built`.
     """
-    given = {key: keywords.pop(key) for key in (*OF_MODEL_AND_TRAIN, "device") if key in keywords}
-    given = {key: value for key, value in given.items() if value is not None}
-    for key, own in (built or {}).items():
-        value = device_name(given.get(key, own)) if key == "device" else given.get(key, own)
-        same = str(value).removesuffix(":0") == str(own).removesuffix(":0")
+    removed = {key: keywords.pop(key) for key in (*OF_MODEL_AND_TRAIN, "device") if key in keywords}
+    removed = {key: value for key, value in removed.items() if value is not None}
+    for key, built_value in (built or {}).items():
+        value = device_name(removed.get(key, built_value)) if key == "device" else removed.get(key, built_value)
+        same = str(value).removesuffix(":0") == str(built_value).removesuffix(":0")
         if not same and (key, value) != ("device", "auto"):
             raise UserError(
-                f"evaluate() was given {key}={value!r}, but the model has {own!r}. Give {key} to the constructor or to "
-                "from_checkpoint, then evaluate()."
+                f"evaluate() was given {key}={value!r}, but the model has {built_value!r}. "
+                f"Give {key} to the constructor or to from_checkpoint, then call evaluate()."
             )
-    return [*given]
+    return [*removed]
 
 
 def train_config_of(keywords: dict[str, Any], variant: str) -> TrainSettings:
-    """The config that `train` makes of its keywords, without those of the model. UserError: as `train`."""
-    take_models(keywords)
+    """The config that `train` builds from its keywords, without those of the model. UserError: as `train`."""
+    pop_model_keywords(keywords)
     return ScriptTrainConfig(**Plan.settings_of(keywords, variant).model_dump())
 
 
 def evaluation_settings(split: Any, keywords: dict[str, Any], variant: str) -> tuple[EvaluateConfig, list[str]]:
-    """The config of `evaluate` from its keywords, and those of `train` among them that it does not use.
+    """The config of `evaluate` from its keywords, and the names of the keywords of `train` that it ignores.
 
     Raises:
-        UserError: an unknown keyword or split, or a keyword of the constructor of the class.
+        UserError: an unknown keyword or split, or a keyword of the constructor.
     """
-    own = EvaluateConfig.model_fields
-    known = (
+    evaluate_fields = EvaluateConfig.model_fields
+    training_keys = (
         TrainSettings.model_fields.keys() | ModelSettings.model_fields.keys() | ABSENT["train"].keys()
-    ) - own.keys()
-    of_train = {key: value for key, value in keywords.items() if key in known}
+    ) - evaluate_fields.keys()
+    of_train = {key: value for key, value in keywords.items() if key in training_keys}
     if unused := of_train.keys() - _FOLDERS:
         Plan.settings_of({"dataset_dir": "-"} | of_train, variant, "evaluate()")
     values = {
-        key: keywords[key] for key in keywords if key not in known and (key, keywords[key]) != ("batch_size", "auto")
+        key: keywords[key]
+        for key in keywords
+        if key not in training_keys and (key, keywords[key]) != ("batch_size", "auto")
     }
     named = _SPLITS.get(split, split) if isinstance(split, str) else split
     config = parse(EvaluateConfig, values | {"split": named}, "evaluate()")
@@ -318,7 +335,7 @@ def evaluation_settings(split: Any, keywords: dict[str, Any], variant: str) -> t
 
 
 def select_and_strip(output: Path) -> Path:
-    """Choose the better of a run folder's two best files, and write its stripped copy, whose path is returned."""
+    """Choose the winner of the two best files of a run folder; write its stripped copy and return the path."""
     selection = select(files.read_json(output / "scores.json"))
     files.write_json(output / "selection.json", selection)
     strip(output, selection, output / BEST, records=output / "records")

@@ -15,8 +15,10 @@ from rfdetr_core.checkpoint.published import PUBLISHED
 class Ancestor:
     """A model that a training started from.
 
-    name: of its file in weights/. through: tensor digests from the direct parent to this model. training: its training
-    record; None: not known.
+    Attributes:
+        name: The name of its file in weights/.
+        through: Tensor digests of the models from the direct parent up to this one, the parent first.
+        training: Its training record; None if it is not known.
     """
 
     name: str
@@ -25,38 +27,41 @@ class Ancestor:
 
     @property
     def published(self) -> bool:
-        """Whether it is upstream's: a training takes such a name only with the published MD5."""
+        """Whether upstream published it. A training accepts such a name only for a file with the published MD5."""
         return self.training is None and self.name in PUBLISHED
 
 
 def ancestors_of(training: Mapping[str, Any], archive: Archive) -> Iterator[Ancestor]:
-    """Every ancestor of a training, the nearest first; each training once."""
+    """Every ancestor of a training, the nearest first. Each training comes once."""
     waiting: list[tuple[Mapping[str, Any], tuple[str, ...]]] = [(training, ())]
-    seen = {files.digest(training)} if training.get("parents") else set()
+    visited = {files.digest(training)} if training.get("parents") else set()
     while waiting:
         child, through = waiting.pop(0)
         for parent in (child.get("parents") or {}).values():
             path = (*through, str(parent["tensors"]))
-            trainings = trainings_of(parent, archive)
-            if not trainings:
+            records = trainings_of(parent, archive)
+            if not records:
                 yield Ancestor(str(parent["name"]), path, None)
-            for one in trainings:
-                if (digest := files.digest(one)) not in seen:
-                    seen.add(digest)
-                    yield Ancestor(str(parent["name"]), path, one)
-                    waiting.append((one, path))
+            for record in records:
+                if (digest := files.digest(record)) not in visited:
+                    visited.add(digest)
+                    yield Ancestor(str(parent["name"]), path, record)
+                    waiting.append((record, path))
 
 
 def trainings_of(parent: Mapping[str, Any], archive: Archive) -> list[dict[str, Any]]:
-    """The training that made a parent: by the record of its file, or of another file of its run; else as the parent
-    itself said; else of each run that made such weights."""
-    runs = [one for one in archive.runs if one["lineage"]["tensors"] == parent["tensors"]]
-    exact = [one["lineage"]["training"] for one in runs if one["file"]["sha256"] == parent["sha256"]]
+    """The training records that may have produced a parent.
+
+    The first of these sources that has one decides: the run record of the parent's file; the run record of another file
+    of the same training; what the parent file itself says. Otherwise: the trainings of all runs with these weights.
+    """
+    runs = [run for run in archive.runs if run["lineage"]["tensors"] == parent["tensors"]]
+    exact = [run["lineage"]["training"] for run in runs if run["file"]["sha256"] == parent["sha256"]]
     if exact:
         return exact[:1]
     if known := archive.trainings.get(parent.get("record") or ""):
         return [known]
     lineage, training = parent.get("lineage"), parent.get("training")
-    said = [lineage["training"]] if lineage and lineage["tensors"] == parent["tensors"] else []
-    said += [training] if training else []
-    return said[:1] or [one["lineage"]["training"] for one in runs]
+    from_file = [lineage["training"]] if lineage and lineage["tensors"] == parent["tensors"] else []
+    from_file += [training] if training else []
+    return from_file[:1] or [run["lineage"]["training"] for run in runs]

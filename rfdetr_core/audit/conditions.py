@@ -1,4 +1,4 @@
-"""The conditions of `audit --where`: a column of the metadata, a sign, and a value."""
+"""The conditions of `audit --where`: a column of the metadata, a comparison sign and a value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.metadata import column_name
 
 Sign = Literal["=", "<", "<=", ">", ">="]
-# The first moment, or number, of a value and the first one after it: a day is 24 hours long, a year is 365 or 366 days.
+# A value as an interval: its first number or moment, and the first one after it. A day has 24 hours, a year 365 or 366
+# days. A number stands for itself.
 Span = tuple[float, float]
 
 _FORM = re.compile(r"([^<>=]+)(<=|>=|<|>|=)(.+)", re.S)
@@ -22,7 +23,7 @@ _DATE = re.compile(r"(\d{4})(?:[-/:](\d\d?)(?:[-/:](\d\d?)(?:[T ](.+))?)?)?")
 
 @dataclass(frozen=True)
 class Condition:
-    """A comparison of what the metadata of an image has in a column. value: as it was given."""
+    """A comparison of an image's metadata with a value: the column, the sign, and the value as the user wrote it."""
 
     column: str
     sign: Sign
@@ -33,42 +34,45 @@ class Condition:
         """Read a condition such as licence=CC0-1.0, date<2024-01-01 or height>=2.5.
 
         Raises:
-            UserError: it has another form, or compares with what is neither a date nor a number.
+            UserError: It has another form, or it orders by a value that is neither a date nor a number.
         """
-        found = _FORM.fullmatch(text)
-        column, sign, value = (part.strip() for part in found.groups()) if found else ("", "", "")
+        match = _FORM.fullmatch(text)
+        column, sign, value = (part.strip() for part in match.groups()) if match else ("", "", "")
         if not (column and value):
             raise UserError(
-                f"--where {text} is not KEY=VALUE, such as --where licence=CC0-1.0, and not KEY<VALUE, such as "
-                "--where 'date<2024-01-01'. The signs are = < <= > >=."
+                f"--where {text} is not KEY=VALUE (as in --where licence=CC0-1.0) and not KEY<VALUE (as in "
+                "--where 'date<2024-01-01'). The signs are = < <= > >=."
             )
-        made = cls(column_name(column), cast(Sign, sign), value)
-        if sign != "=" and made._span(value) is None:
+        condition = cls(column_name(column), cast(Sign, sign), value)
+        if sign != "=" and condition._span(value) is None:
             raise UserError(
-                f"--where {text}: {value} is {'not a date' if made.is_date else 'neither a date nor a number'}. "
-                "Give a date as 2024-01-31, 2024-01 or 2024, with a time as 2024-01-31T12:00."
+                f"--where {text}: {value} is {'not a date' if condition.is_date else 'neither a date nor a number'}. "
+                "Write a date as 2024-01-31, 2024-01 or 2024, and a time as 2024-01-31T12:00."
             )
-        return made
+        return condition
 
     def __str__(self) -> str:
-        """The condition as it is written."""
+        """The condition as a user writes it."""
         return f"{self.column}{self.sign}{self.value}"
 
     @property
     def is_date(self) -> bool:
-        """Whether dates are compared, not numbers."""
+        """Whether the condition compares dates rather than numbers."""
         return self.column == "date" or _is_day(self.value)
 
     def holds(self, row: Mapping[str, str]) -> bool | None:
-        """Whether it holds for the metadata of an image, which has no empty values; None: that cannot be decided.
+        """Whether the condition holds for an image's metadata; None if that cannot be decided.
 
-        Without a value in the column it does not hold. A value is compared with all that it may mean: a picture of 2024
-        may be of before 2024-06 or after it.
+        If the image has no value in the column, the condition does not hold. A value is compared with everything that
+        it may mean: an image dated 2024 may be from before or after 2024-06, so `date<2024-06` is undecided.
+
+        Args:
+            row: The image's metadata: value by column, without empty values.
         """
-        told = row.get(self.column)
-        if self.sign == "=" or told is None:
-            return told == self.value
-        limits, span = self._span(self.value), self._span(told)
+        value = row.get(self.column)
+        if self.sign == "=" or value is None:
+            return value == self.value
+        limits, span = self._span(self.value), self._span(value)
         if limits is None or span is None:
             return None
         start, end = limits
@@ -93,21 +97,21 @@ def _number_span(text: str) -> Span | None:
 
 
 def _is_day(text: str) -> bool:
-    found = _DATE.fullmatch(text)
-    return bool(found and found[3]) and _date_span(text) is not None
+    match = _DATE.fullmatch(text)
+    return bool(match and match[3]) and _date_span(text) is not None
 
 
 def _date_span(text: str) -> Span | None:
-    """The seconds of a year, month, day or moment since 1970. Without an offset, times are taken to be UTC."""
-    found = _DATE.fullmatch(text.strip())
-    if found is None:
+    """The seconds since 1970 at which a year, month, day or moment starts and ends. A time without an offset is UTC."""
+    match = _DATE.fullmatch(text.strip())
+    if match is None:
         return None
-    year, month, day = (None if part is None else int(part) for part in found.groups()[:3])
+    year, month, day = (None if part is None else int(part) for part in match.groups()[:3])
     assert year is not None
     try:
         first = date(year, month or 1, day or 1)
-        if found[4] is not None:
-            moment = datetime.fromisoformat(f"{first.isoformat()}T{found[4]}")
+        if match[4] is not None:
+            moment = datetime.fromisoformat(f"{first.isoformat()}T{match[4]}")
             start = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
             return start, math.nextafter(start, math.inf)
         if day is not None:
@@ -118,5 +122,5 @@ def _date_span(text: str) -> Span | None:
             after = date(year + 1, 1, 1)
     except (ValueError, OverflowError):
         return None
-    start, end = (datetime(one.year, one.month, one.day, tzinfo=UTC).timestamp() for one in (first, after))
+    start, end = (datetime(edge.year, edge.month, edge.day, tzinfo=UTC).timestamp() for edge in (first, after))
     return start, end

@@ -1,7 +1,8 @@
-"""Model files for other runtimes (ONNX, OpenVINO) in an audit: which export wrote a file, and what was changed since.
+"""Exported model files (ONNX, OpenVINO) in an audit: which export wrote a file, and what changed in it since.
 
-A file is traced by the description that it carries, and a description can be copied into any file. So the history
-vouches for a file only where git has its bytes: in output/export.json, or in a folder that a dvc.lock names.
+An audit traces an exported file by the description that it carries. Such a description can be copied into any file.
+So the history confirms an exported file only if git has the digest of its bytes: in output/export.json, or in the
+listing of a folder that a dvc.lock names.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from rfdetr_core.audit.history import EXPORT, Commit
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import listed
 from rfdetr_core.base.provenance import flattened
-from rfdetr_core.base.schema import Count, Fields, Md5, Name, Sha256, Text
+from rfdetr_core.base.schema import Count, FileSchema, Md5, Name, Sha256, Text
 from rfdetr_core.lineage.records import record_names
 
 if TYPE_CHECKING:
@@ -25,32 +26,35 @@ SUFFIXES = (".onnx", ".xml")
 FOLDER = "output/export"
 
 
-class ExportedFile(Fields):
-    """A file in FOLDER, as export.json names it."""
+class ExportedFile(FileSchema):
+    """An entry of export.json: the digests and size in bytes of a file in FOLDER."""
 
     md5: Md5
     sha256: Sha256
     size: Count
 
 
-class ExportSource(Fields):
-    """The checkpoint that the files were made from."""
+class ExportSource(FileSchema):
+    """The checkpoint that was exported, as export.json names it."""
 
     sha256: Sha256
     tensors: Sha256
     record: Text | None = None
 
 
-class Export(Fields):
-    """output/export.json; without a source where no format was asked for."""
+class Export(FileSchema):
+    """The content of output/export.json. Without a source if no format was requested."""
 
     source: ExportSource | None = None
     files: dict[Name, ExportedFile]
 
 
 def find_export(sha256: str, archive: Archive) -> tuple[str, Link | None] | None:
-    """The path that an export.json of the history has for a file with these bytes, and the stage that wrote that
-    export.json, if a dvc.lock names it."""
+    """The path of a file with these bytes in any committed export.json, and the stage that wrote that export.json.
+
+    Returns:
+        None if no export.json has these bytes. The stage is None if no dvc.lock names that export.json.
+    """
     for commit, export in reversed(archive.exports):
         for name, file in export["files"].items():
             if file["sha256"] == sha256:
@@ -64,82 +68,100 @@ def _stage_of(commit: Commit, archive: Archive) -> Link | None:
 
 
 def is_derived(exported: Exported) -> bool:
-    """Whether the graph is not the one that was exported. Its constants may be others, too, under other names."""
+    """Whether the graph differs from the exported graph. Then its constants may differ and have other names, too."""
     return exported.graph != exported.description.graph
 
 
 def found_by(exported: Exported) -> str:
-    """How a file is found whose bytes the history does not have (see `Trace`)."""
+    """The value of `Trace.found_by` for an exported file whose bytes are not in the history."""
     return "derived" if is_derived(exported) else "description"
 
 
-def limits(exported: Exported, found: str | None, path: Path) -> Iterator[str]:
-    """What is not known of a file, though a history has the weights that it names; found: see `Trace.found_by`."""
+def limits(exported: Exported, found_by: str | None, path: Path) -> Iterator[str]:
+    """Notes on what the history cannot confirm of an exported file.
+
+    Args:
+        exported: The file.
+        found_by: See `Trace.found_by`.
+        path: Where the file is, for the message.
+    """
     if is_derived(exported):
-        told = exported.description.constants.items()
-        kept = len(told & exported.constants.items())
+        constants = exported.description.constants.items()
+        unchanged = len(constants & exported.constants.items())
         yield (
-            "derived: its graph is not the exported one; an optimiser or quantiser changed it, so its numbers are not "
-            f"those that were proven ({kept} of the {len(told)} exported constants are in it unchanged)"
+            "derived: its graph is not the exported one. An optimiser or quantiser changed it, so the agreement with "
+            f"the checkpoint that was measured at export does not apply to it ({unchanged} of the {len(constants)} "
+            "exported constants are unchanged)"
         )
-    elif found == "description":
+    elif found_by == "description":
         yield (
-            "that it was made of these weights is the file's own word: no export in this history has its bytes. "
-            f"Compare it with its source: python -m rfdetr_core verify {path}"
+            "only the file itself says that it was exported from these weights: no export in this history has its "
+            f"bytes. Compare it with its source: python -m rfdetr_core verify {path}"
         )
 
 
 def contradictions(exported: Exported, runs: Sequence[dict[str, Any]] = ()) -> Iterator[str]:
-    """What an exported file says that is not so; runs: the records of its source's weights."""
+    """Sentences on what an exported file says that is wrong.
+
+    Args:
+        exported: The file.
+        runs: The run records with its source's weights.
+    """
     if not is_derived(exported) and exported.changed_constants:
         changed = listed(exported.changed_constants)
-        yield f"its graph is the exported one, and these constants of it are not, so they were changed: {changed}"
-    for what, expected, found in claims(exported, runs):
-        if expected != found:
-            yield f"it says otherwise of its {what} than its source: {found}, not {expected}"
+        yield f"its graph is the exported one, but these constants were changed: {changed}"
+    for fact, expected, actual in claims(exported, runs):
+        if expected != actual:
+            yield f"its description says {fact} {actual}, but its source says {expected}"
 
 
 def claims(exported: Exported, runs: Sequence[dict[str, Any]] = ()) -> Iterator[tuple[str, Any, Any]]:
-    """What a description repeats of its source: the name of each fact, as the source has it, and as it is told."""
+    """The facts that a description repeats from its source: name, value in the source, value in the description."""
     from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
-    told, source = exported.description, exported.checkpoint
-    yield "variant", source.model_name, told.variant
-    yield "class names", _class_names(told.class_names, source.args.get("class_names")), told.class_names
-    yield "resolution", source.model_config.get("resolution", told.resolution), told.resolution
-    yield "mean", list(IMAGENET_MEAN), told.mean
-    yield "deviation", list(IMAGENET_STD), told.std
-    if told.record is not None and runs:
-        names = [name for one in runs for name in record_names(one)]
-        yield "record", told.record if told.record in names else names[0], told.record
+    description, source = exported.description, exported.checkpoint
+    yield "variant", source.model_name, description.variant
+    yield "class names", _class_names(description.class_names, source.args.get("class_names")), description.class_names
+    yield "resolution", source.model_config.get("resolution", description.resolution), description.resolution
+    yield "mean", list(IMAGENET_MEAN), description.mean
+    yield "deviation", list(IMAGENET_STD), description.std
+    if description.record is not None and runs:
+        names = [name for record in runs for name in record_names(record)]
+        yield "record", description.record if description.record in names else names[0], description.record
 
 
-def _class_names(told: list[str], names: Any) -> list[str]:
-    """The class names of a source with these in its params, as `checkpoint.loading.class_names_of` reads them."""
+def _class_names(class_names: list[str], names: Any) -> list[str]:
+    """The class names of a source, read as in `checkpoint.loading.class_names_of`.
+
+    Args:
+        class_names: The class names in the description of the exported file.
+        names: The class names in the params of the source, if any.
+    """
     from rfdetr_core.checkpoint.loading import COCO_NAMES
 
     if names and list(names) != list(filter(None, COCO_NAMES)):
         return list(names)
     by_id = [name or str(label) for label, name in enumerate(COCO_NAMES)]
-    numbers = [str(label) for label in range(len(told))]
-    return next((one for one in (by_id, list(names or ())) if one == told), numbers)
+    numbers = [str(label) for label in range(len(class_names))]
+    return next((candidate for candidate in (by_id, list(names or ())) if candidate == class_names), numbers)
 
 
 def plain_description(exported: Exported) -> dict[str, Any]:
-    """What a file says of itself as plain values, without what the lineage says as well, and without digests of each
-    constant."""
+    """The description of an exported file as plain values, without the lineage and the digests of its constants."""
     return exported.description.model_dump(mode="json", exclude={"checkpoint", "constants"})
 
 
 def exported_lines(exported: Exported) -> list[str]:
-    """What a file says of itself, for people."""
-    told = exported.description
-    takes = "normalised images" if told.images == "normalised" else f"photographs ({told.images})"
+    """The description of an exported file as lines."""
+    description = exported.description
+    takes = "normalised images" if description.images == "normalised" else f"photographs ({description.images})"
+    gives = "boxes in pixels" if description.postprocess else "boxes and scores of every query"
+    batch = description.batch_size or "any number of"
     values = {
-        "format": f"{exported.format}, {told.precision}, {told.batch_size or 'any number of'} images at a time",
-        "takes": f"{takes}; gives {'boxes in pixels' if told.postprocess else 'boxes and scores of every query'}",
-        "source": f"sha256 {told.source}",
-        "packages": ", ".join(f"{name} {version}" for name, version in told.packages.items()),
-        **{f"parity {key}": value for key, value in flattened(told.parity).items()},
+        "format": f"{exported.format}, {description.precision}, {batch} images at a time",
+        "takes": f"{takes}; gives {gives}",
+        "source": f"sha256 {description.source}",
+        "packages": ", ".join(f"{name} {version}" for name, version in description.packages.items()),
+        **{f"parity {key}": value for key, value in flattened(description.parity).items()},
     }
     return [f"  {key:10} {value}" for key, value in values.items()]

@@ -1,5 +1,4 @@
-"""The past of a project, read from git alone: every dvc.lock, manifest and record of all branches, tags and DVC
-experiments."""
+"""The history of a project, read from git: dvc.lock, manifests and records of all branches, tags and experiments."""
 
 from __future__ import annotations
 
@@ -42,7 +41,13 @@ _COMMIT = "%x01%H%x00%P%x00%an%x00%ae%x00%aI%x00%s"
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit; date: of its author, ISO 8601. changed: the watched files that it brought, with their blobs."""
+    """A commit.
+
+    Attributes:
+        id, parents, author, email, subject: As git has them.
+        date: The author's date, ISO 8601.
+        changed: The git blob of each watched file that it changed, by path.
+    """
 
     id: str
     parents: tuple[str, ...]
@@ -54,53 +59,59 @@ class Commit:
 
 
 class History:
-    """The repository that the folder `root` is in. Nothing is written, fetched or checked out.
+    """The git history that the folder `root` belongs to. It is only read: nothing is written, fetched or checked out.
 
-    working_tree: read what is not committed yet as well; who asks whether the working tree is true must not.
+    Args:
+        root: A folder in the git repository of the project.
+        working_tree: Also read files that are not committed yet. Code that checks the working tree against the history
+            must leave this off.
 
     Raises:
-        UserError: `root` is in no git repository, or git is not installed.
+        UserError: `root` is not in a git repository, or git is not installed.
     """
 
     def __init__(self, root: Path, *, working_tree: bool = False) -> None:
-        """Look for the repository."""
+        """Find the project's folder in the git repository."""
         self.root, self._working_tree = root, working_tree
-        self.parsed: dict[str, Lock | None] = {}
+        self.parsed_locks: dict[str, Lock | None] = {}
         top = git.toplevel(root)
-        # From a folder inside the project git would find none of its files, and an audit would deny every use.
+        # Paths are relative to the project's folder. From a folder inside it, git would find none of its files.
         inside = [folder for folder in (root.resolve(), *root.resolve().parents) if folder.is_relative_to(top)]
-        self.root = next((one for one in inside if (one / ".dvc").is_dir() or (one / LOCK).exists()), root)
+        self.root = next((folder for folder in inside if (folder / ".dvc").is_dir() or (folder / LOCK).exists()), root)
 
     @cached_property
     def shallow(self) -> bool:
-        """Whether older commits are not in this clone."""
+        """Whether this clone lacks older commits."""
         return self._git("rev-parse", "--is-shallow-repository").strip() == "true"
 
     @cached_property
     def commits(self) -> list[Commit]:
-        """Commits of all references that changed a watched file, newest first; before them, what the working tree has
-        and HEAD has not, as a commit whose id is NOT_COMMITTED."""
-        # --full-history: else git leaves out a merged branch whose results the merge did not take.
+        """Commits of all references that changed a watched file, newest first.
+
+        If the working tree has watched files that differ from HEAD, they come first, as a commit with the id
+        NOT_COMMITTED.
+        """
+        # Without --full-history, git leaves out a merged branch whose results the merge did not keep.
         arguments = ["--full-history", "-m", "--raw", "--no-abbrev", "--no-renames", "--relative", "--diff-filter=d"]
         text = self._git("log", "--all", "--topo-order", *arguments, f"--format={_COMMIT}", "--", *_WATCHED)
-        found: dict[str, Commit] = {}
-        if self._fresh:
-            found[NOT_COMMITTED] = Commit(NOT_COMMITTED, (), "", "", "", "not committed yet", self._fresh)
+        commits: dict[str, Commit] = {}
+        if self._uncommitted:
+            commits[NOT_COMMITTED] = Commit(NOT_COMMITTED, (), "", "", "", "not committed yet", self._uncommitted)
         for entry in re.split("\x01(?=[0-9a-f]{40,64}\0)", text)[1:]:
             head, _, raw = entry.partition("\n")
             name, parents, author, email, date, subject = head.split("\0", 5)
-            commit = found.setdefault(name, Commit(name, tuple(parents.split()), author, email, date, subject))
+            commit = commits.setdefault(name, Commit(name, tuple(parents.split()), author, email, date, subject))
             for line in raw.split("\n"):
                 if line.startswith(":"):
                     meta, _, path = line.partition("\t")
                     commit.changed[path] = meta.split()[3]
-        return list(found.values())
+        return list(commits.values())
 
     @cached_property
-    def _fresh(self) -> dict[str, str]:
-        """Watched files of the working tree that are not in HEAD as they are, with their blobs."""
+    def _uncommitted(self) -> dict[str, str]:
+        """The git blob of each watched file in the working tree that differs from HEAD, by path."""
         paths = [self.root / name for name in (LOCK, RECORD, EVALUATION, EXPORT)]
-        paths += [one for folder in (FOLDER, "manifest") for one in sorted((self.root / folder).glob("*.json"))]
+        paths += [path for folder in (FOLDER, "manifest") for path in sorted((self.root / folder).glob("*.json"))]
         names = [path.relative_to(self.root).as_posix() for path in paths if path.is_file()]
         if not (names and self._working_tree):
             return {}
@@ -110,23 +121,28 @@ class History:
 
     @cached_property
     def lock_texts(self) -> dict[str, bytes]:
-        """The content of every dvc.lock that ever was committed, by its blob."""
+        """The content of every dvc.lock that was ever committed, by its git blob."""
         blobs = sorted({commit.changed[LOCK] for commit in self.commits if LOCK in commit.changed})
         return {blob: content or b"" for blob, content in self.read(blobs)}
 
     def lock(self, blob: str) -> Lock | None:
-        """The dvc.lock in a blob; None where it is damaged. Parsed when it is asked for: it takes milliseconds."""
-        if blob not in self.parsed:
+        """The dvc.lock in a git blob; None if it is damaged. Parsing takes milliseconds, so it happens on demand."""
+        if blob not in self.parsed_locks:
             try:
-                self.parsed[blob] = Lock.parse(self.lock_texts[blob])
+                self.parsed_locks[blob] = Lock.parse(self.lock_texts[blob])
             except UserError:
-                self.parsed[blob] = None
-        return self.parsed[blob]
+                self.parsed_locks[blob] = None
+        return self.parsed_locks[blob]
 
     def lines_with(self, texts: Sequence[str], path: str, commits: Sequence[str]) -> dict[str, list[bytes]]:
-        """By commit, the lines of the file `path` that have one of these texts; commits whose file has none are absent.
+        """The lines of a file that contain one of the texts, by commit. Commits without such a line are absent.
 
-        git searches by itself: to read each version through a pipe would take twice the time.
+        `git grep` does the search: reading each version through a pipe would take twice as long.
+
+        Args:
+            texts: Fixed strings, not patterns.
+            path: The file, relative to the project's folder.
+            commits: Ids of the commits to search, in the order of the history.
         """
         settings = [item for key, value in _GREP.items() for item in ("-c", f"{key}={value}")]
         options = ["--no-color", "--text", "--null", "--fixed-strings"]
@@ -134,57 +150,62 @@ class History:
 
         def search(part: Sequence[str]) -> bytes:
             command = [*git.COMMAND, *settings, "grep", *options, *part, "--", path]
-            # What git frees between two versions would else be given back to the system, and faulted in again.
+            # With this setting git keeps freed memory between two versions. Otherwise the system would take it back.
             environment = git.environment() | {"GLIBC_TUNABLES": _KEEP_MEMORY}
             done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, check=False)
             if done.returncode > 1 or done.stderr:
                 raise UserError(f"git cannot search {path} of {self.root}: {done.stderr.decode(errors='replace')}")
             return done.stdout
 
-        # In the order of the history, each process a stretch of it: git keeps neighbours as changes to each other.
+        # Each process searches a stretch of the history: git stores neighbouring versions as changes to each other.
         size = min(-(-len(commits) // _SEARCHERS), _MOST_ARGUMENTS) or 1
         parts = [commits[start : start + size] for start in range(0, len(commits), size)]
         with ThreadPoolExecutor(_SEARCHERS) as pool:
-            lines = [line for found in pool.map(search, parts) for line in found.splitlines()]
+            lines = [line for output in pool.map(search, parts) for line in output.splitlines()]
         by_commit: dict[str, list[bytes]] = {}
-        for name, _, line in (one.partition(b"\0") for one in lines):
+        for name, _, line in (entry.partition(b"\0") for entry in lines):
             by_commit.setdefault(name.split(b":", 1)[0].decode(), []).append(line)
         return by_commit
 
     def blobs(self, names: Iterable[str]) -> list[str]:
-        """Git's names of the contents of <commit>:./<path>; of what is not there another text."""
-        asked = "".join(f"{name}\n" for name in names)
-        return self._git("cat-file", "--batch-check=%(objectname)", stdin=asked).splitlines()
+        """The git blobs of <commit>:./<path>; for a missing file, git's message instead."""
+        query = "".join(f"{name}\n" for name in names)
+        return self._git("cat-file", "--batch-check=%(objectname)", stdin=query).splitlines()
 
     def missing(self, blobs: Iterable[str]) -> list[str]:
-        """The blobs among these that this clone does not have."""
-        told = self._git("cat-file", "--batch-check", stdin="".join(f"{blob}\n" for blob in blobs))
-        return [line.removesuffix(" missing") for line in told.splitlines() if line.endswith(" missing")]
+        """Those of the git blobs that this clone does not have."""
+        answer = self._git("cat-file", "--batch-check", stdin="".join(f"{blob}\n" for blob in blobs))
+        return [line.removesuffix(" missing") for line in answer.splitlines() if line.endswith(" missing")]
 
     def why_missing(self, blob: str) -> str:
-        """Why a manifest that a record names by its git blob is not in this clone."""
+        """Why this clone lacks a manifest that a record names by its git blob."""
         if self.shallow:
-            return "not in this clone, which is shallow: git fetch --unshallow"
+            return "not in this shallow clone: git fetch --unshallow"
         if any(blob in commit.changed.values() for commit in self.commits):
             return f"git's object {blob} is lost: git fsck"
         return f"never committed: no commit here has git blob {blob}"
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
-        """The contents of git objects (a blob, or <commit>:./<path>), one at a time; None for what is not there."""
+        """The contents of git objects, one at a time; None for a missing object.
+
+        Args:
+            names: Git blobs, or <commit>:./<path>.
+        """
         names = list(names)
-        fresh = {blob: path for path, blob in self._fresh.items()}
+        uncommitted = {blob: path for path, blob in self._uncommitted.items()}
         command = [*git.COMMAND, "-c", _BASES, "cat-file", "--batch", "--buffer"]
-        with TemporaryFile() as asked:  # not a pipe: git reads names while it writes, and two could wait for each other
-            asked.write("".join(f"{name}\n" for name in names).encode())
-            asked.seek(0)
+        # The names come from a file. With a pipe, git and this process could wait for each other.
+        with TemporaryFile() as query:
+            query.write("".join(f"{name}\n" for name in names).encode())
+            query.seek(0)
             with subprocess.Popen(
-                command, cwd=self.root, env=git.environment(), stdin=asked, stdout=subprocess.PIPE
+                command, cwd=self.root, env=git.environment(), stdin=query, stdout=subprocess.PIPE
             ) as process:
                 assert process.stdout is not None
                 for name in names:
                     head = process.stdout.readline().split()
                     if len(head) != 3 or not head[2].isdigit():
-                        yield name, files.read_bytes(self.root / fresh[name]) if name in fresh else None
+                        yield name, files.read_bytes(self.root / uncommitted[name]) if name in uncommitted else None
                         continue
                     content = process.stdout.read(int(head[2]))
                     process.stdout.read(1)
@@ -196,50 +217,57 @@ class History:
 
 
 class NoHistory(History):
-    """Of a folder that is in no git repository: nothing is known but what a file says of itself."""
+    """The history of a folder outside of any git repository. It is empty, so only files speak for themselves."""
 
     def __init__(self, root: Path) -> None:
-        """Take the folder as it is."""
-        self.root, self.parsed, self._working_tree = root, {}, False
+        """Use the folder without looking for a git repository."""
+        self.root, self.parsed_locks, self._working_tree = root, {}, False
 
     @cached_property
     def shallow(self) -> bool:
-        """There is no clone."""
+        """Always false: there is no clone."""
         return False
 
     @cached_property
     def commits(self) -> list[Commit]:
-        """There are none."""
+        """Always empty."""
         return []
 
     def why_missing(self, blob: str) -> str:
-        """What is needed to read a manifest."""
+        """Where the manifest is, and how to name a clone that has it."""
         return (
-            f"it is in the project's repository, as git blob {blob}, and this folder is in none. Name a clone: "
-            "--repo DIR"
+            f"it is git blob {blob} of the project, and this folder is in no git repository. Name a clone: --repo DIR"
         )
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
-        """Nothing is there."""
+        """None for every name."""
         yield from ((name, None) for name in names)
 
 
 def _check_object(name: str, kind: bytes, content: bytes) -> None:
-    """Raise a UserError where an object of git is not the one that its name says: git itself does not look."""
+    """Raise a UserError if the content of a git object does not match its name. Git itself does not check this."""
     digest = hashlib.new("sha1" if len(name) == _SHA1 else "sha256", usedforsecurity=False)
     digest.update(b"%s %d\0" % (kind, len(content)))
     digest.update(content)
     if digest.hexdigest() != name:
-        raise UserError(f"git's object {name} was changed. Fetch it again: git fsck")
+        raise UserError(f"git's object {name} was changed. Run git fsck, and fetch the object again")
 
 
 def cache_path(root: Path, md5: str) -> Path:
-    """Where DVC's cache has the content of this MD5."""
+    """The path in DVC's cache for content with this MD5. The file may not exist."""
     return cache_folder(root) / "files" / "md5" / md5[:2] / md5[2:]
 
 
 def rows_of(content: bytes, where: str) -> list[dict[str, Any]]:
-    """The rows of a manifest. UserError: it is none."""
+    """The rows of a manifest.
+
+    Args:
+        content: The bytes of the manifest.
+        where: The manifest's name for an error message.
+
+    Raises:
+        UserError: The content is not a manifest.
+    """
     try:
         rows: list[dict[str, Any]] = files.parse_json(content)
     except ValueError as error:
@@ -249,7 +277,13 @@ def rows_of(content: bytes, where: str) -> list[dict[str, Any]]:
 
 
 def rows_in(lines: Sequence[bytes], blob: str, history: History) -> list[dict[str, Any]]:
-    """The rows in these lines of a manifest; all of its rows, where it is laid out by other hands."""
+    """The rows in some lines of a manifest. If its layout is not a row per line, all of its rows.
+
+    Args:
+        lines: Lines of the manifest, as `History.lines_with` finds them.
+        blob: The git blob of the manifest.
+        history: Where to read the whole manifest if the lines are not rows.
+    """
     try:
         rows = [json.loads(line.strip().rstrip(b",")) for line in lines]
         require(ManifestRows, {"rows": rows}, blob)

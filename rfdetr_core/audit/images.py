@@ -1,4 +1,4 @@
-"""Which images made a model."""
+"""The images behind a model: those of its training, of its evaluation and of its ancestors' trainings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from rfdetr_core.audit.ancestors import ancestors_of
 from rfdetr_core.audit.history import Commit, rows_of
 from rfdetr_core.audit.metadata import Selection
-from rfdetr_core.audit.paths import withdrawn
-from rfdetr_core.audit.trace import Archive, Trace, evaluations_of
+from rfdetr_core.audit.paths import withdrawal_error
+from rfdetr_core.audit.trace import Archive, Trace
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import SPLITS
@@ -20,9 +20,14 @@ from rfdetr_core.base.provenance import identity
 
 @dataclass(frozen=True)
 class Images:
-    """Every image behind a model: split, path, sha256, width, height, labels (the digest of its annotations), through
-    (the tensors of the ancestor that it was used for, or ""). unknown: a sentence for each part that cannot be named.
-    notes: what limits the answer."""
+    """The images behind a model.
+
+    Attributes:
+        rows: A row for each image: split, path, sha256, width, height, labels (the digest of its annotations), pixels,
+            and through (the tensor digest of the ancestor that was trained on it; "" for the model itself).
+        unknown: A sentence for each part that cannot be listed.
+        notes: What limits the answer.
+    """
 
     rows: list[dict[str, Any]]
     unknown: list[str]
@@ -30,98 +35,117 @@ class Images:
 
 
 def images_of(traced: Trace, archive: Archive, *, own: bool = False, where: Sequence[str] = ()) -> Images:
-    """The images behind a model and behind the models that it was trained from.
+    """The images behind a model and behind its ancestors.
 
-    own: those of its own training alone. where: only those for which all these conditions hold, each KEY=VALUE, by the
-    metadata that was committed with the model that they are behind.
+    Args:
+        traced: The model.
+        archive: The history of the project.
+        own: Only the images of the model's own training and evaluation, not those of its ancestors.
+        where: Conditions such as KEY=VALUE. Only images that meet all of them are listed. The metadata is that of the
+            commit of the model (or ancestor) that the image was used for.
 
     Raises:
-        UserError: what made the file is not known, or a condition asks for what no image has.
+        UserError: The training of the file is not known, or no image has the column or value of a condition.
     """
     selection = Selection(where, archive.history) if where else None
-    training, found = _training_of(traced), Images([], [], [])
-    _add(found, _manifests(training, traced, archive), traced, archive, selection)
+    training, images = _training_of(traced), Images([], [], [])
+    _add(images, _manifests(training, traced, archive), traced, archive, selection)
     for ancestor in () if own else ancestors_of(training, archive):
-        who = f"its ancestor {ancestor.name}, tensors {ancestor.through[-1]}"
+        owner = f"its ancestor {ancestor.name}, tensors {ancestor.through[-1]}"
         if ancestor.training is not None:
-            at = commit_of(ancestor.training, ancestor.through[-1], archive)
-            blobs = recorded(ancestor.training).items()
-            manifests = [Manifest(split, blob, at, who, ancestor.through[-1]) for split, blob in blobs]
-            _add(found, manifests, traced, archive, selection)
+            commit = commit_of_training(ancestor.training, ancestor.through[-1], archive)
+            blobs = training_manifests(ancestor.training).items()
+            manifests = [Manifest(split, blob, commit, owner, ancestor.through[-1]) for split, blob in blobs]
+            _add(images, manifests, traced, archive, selection)
         elif ancestor.published:
-            found.notes.append(published([ancestor.name]))
+            images.notes.append(note_on_published([ancestor.name]))
         else:
-            found.unknown.append(f"the images of {who}: no record here knows what made it")
+            images.unknown.append(f"the images of {owner}: no record here says which training produced it")
     if selection:
         selection.require_known()
-    return found
+    return images
 
 
-def published(names: list[str]) -> str:
-    """A note on published weights."""
-    return (
-        f"started from published weights, {', '.join(names)}: which images upstream trained them on is not known here"
-    )
+def note_on_published(names: list[str]) -> str:
+    """The note for models that started from published weights."""
+    return f"started from published weights, {', '.join(names)}: the images that upstream trained them on are not known"
 
 
 def _training_of(traced: Trace) -> dict[str, Any]:
-    """The training of a file; of several that may have made it any, where they had the same images and parents."""
+    """The training of a file. If several may have produced it, any of them, provided they had equal images and parents.
+
+    Raises:
+        UserError: The file has no known training, or the possible trainings had different images or parents.
+    """
     if traced.training is not None:
         return traced.training
     if not traced.runs:
-        raise UserError("the file carries no lineage, and no record of it was found: its images cannot be named.")
-    trainings = [one["lineage"]["training"] for one in traced.runs]
-    said = [(recorded(one), {key: parent["sha256"] for key, parent in one["parents"].items()}) for one in trainings]
-    if any(one != said[0] for one in said):
-        raise UserError(f"its images cannot be named, since {traced.notes[0]}")
+        raise UserError("the file carries no lineage, and no record of it was found: its images are not known.")
+    trainings = [record["lineage"]["training"] for record in traced.runs]
+    inputs = [
+        (training_manifests(training), {key: parent["sha256"] for key, parent in training["parents"].items()})
+        for training in trainings
+    ]
+    if any(other != inputs[0] for other in inputs):
+        raise UserError(f"its images are not known, since {traced.notes[0]}")
     return dict(trainings[0])
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The manifest of a split behind a model: its git blob, and the commit whose metadata belongs to it, if known.
+    """A manifest behind a model.
 
-    who: whose it is, for a message. through: the tensors of the ancestor that it is of, or "".
+    Attributes:
+        split: train, valid or test.
+        blob: Its git blob.
+        commit: The commit that has the metadata of its images; None if it is not known.
+        owner: The run or ancestor that read it, for a message.
+        through: The tensor digest of the ancestor that read it; "" for the model itself.
     """
 
     split: str
     blob: str
-    at: Commit | None
-    who: str
+    commit: Commit | None
+    owner: str
     through: str
 
 
 def _add(
-    found: Images, manifests: list[Manifest], traced: Trace, archive: Archive, selection: Selection | None
+    images: Images, manifests: list[Manifest], traced: Trace, archive: Archive, selection: Selection | None
 ) -> None:
-    """Add the rows of these manifests, or why they cannot be read."""
-    for one in sorted(manifests, key=lambda one: SPLITS.index(one.split)):
-        name, beside = f"manifest/{one.split}.json", traced.file.parent / "dataset"  # as RFDETR.train() leaves it
-        ((_, content),) = archive.history.read([one.blob])
-        is_beside = (beside / name).is_file() and identity(beside / name)["git"] == one.blob
-        if content is None and is_beside:
-            content = files.read_bytes(beside / name)
+    """Add the rows of these manifests to the images; for an unreadable manifest, the reason."""
+    for manifest in sorted(manifests, key=lambda manifest: SPLITS.index(manifest.split)):
+        # RFDETR.train() writes the manifests into the folder `dataset` beside the model.
+        name, dataset = f"manifest/{manifest.split}.json", traced.file.parent / "dataset"
+        ((_, content),) = archive.history.read([manifest.blob])
+        is_beside_model = (dataset / name).is_file() and identity(dataset / name)["git"] == manifest.blob
+        if content is None and is_beside_model:
+            content = files.read_bytes(dataset / name)
         if content is None:
-            found.unknown.append(f"{name} of {one.who}: {archive.history.why_missing(one.blob)}")
+            images.unknown.append(f"{name} of {manifest.owner}: {archive.history.why_missing(manifest.blob)}")
             continue
-        rows = rows_of(content, f"{name} (git blob {one.blob})")
+        rows = rows_of(content, f"{name} (git blob {manifest.blob})")
         if selection:
-            if is_beside and one.at is None and not one.through:
-                selected = selection.images_of(beside / "metadata" / f"{one.split}.csv")
+            if is_beside_model and manifest.commit is None and not manifest.through:
+                selected = selection.images_of(dataset / "metadata" / f"{manifest.split}.csv")
             else:
-                selected = selection.images(one.at, one.split)
+                selected = selection.images(manifest.commit, manifest.split)
             if isinstance(selected, str):
-                found.unknown.append(f"which images of {name} of {one.who} have {selection}: {selected}")
+                images.unknown.append(f"which images of {name} of {manifest.owner} have {selection}: {selected}")
                 continue
             rows = [row for row in rows if row["path"] in selected]
-        found.rows.extend({"split": one.split, **row, "through": one.through} for row in rows)
+        images.rows.extend({"split": manifest.split, **row, "through": manifest.through} for row in rows)
 
 
 def digest_of(image: str, archive: Archive) -> str:
-    """The SHA-256 that is meant: of a file that is there, of one that a manifest at HEAD names, or given as such.
+    """The SHA-256 of the image that the user names.
+
+    Args:
+        image: An image file, a SHA-256, or a path in a manifest at HEAD.
+        archive: The history of the project.
 
     Raises:
-        UserError: none of these.
+        UserError: It is none of these.
     """
     if Path(image).is_file():
         return files.sha256_file(Path(image))
@@ -131,16 +155,21 @@ def digest_of(image: str, archive: Archive) -> str:
         for row in rows_of(content or b"[]", "a manifest at HEAD"):
             if image == row["path"] or image.endswith(f"/{row['path']}"):
                 return str(row["sha256"])
-    if (error := withdrawn(image, archive.history)) is not None:
+    if (error := withdrawal_error(image, archive.history)) is not None:
         raise error
-    raise UserError(f"{image} is no file, no SHA-256, and no image of the manifests at HEAD. Give its SHA-256.")
+    raise UserError(f"{image} is not a file, a SHA-256 or an image of a manifest at HEAD. Give its SHA-256.")
 
 
 def pixels_of(image: str, sha256: str, archive: Archive) -> str | None:
-    """The digest of an image's pixels (see `images.pixel_digest`): of a file that is there, else as a manifest at HEAD
-    has it for these bytes; None: not known."""
+    """The digest of an image's pixels (see `images.pixel_digest`); None if it is not known.
+
+    Args:
+        image: If this is a file, its pixels are decoded.
+        sha256: Otherwise, a manifest at HEAD may have the pixels of these bytes.
+        archive: The history of the project.
+    """
     if Path(image).is_file():
-        from rfdetr_core.base import images  # numpy and Pillow: other questions do without
+        from rfdetr_core.base import images  # this needs numpy and Pillow; other questions do not
 
         try:
             data = images.read_limited(Path(image), images.MAX_PIXELS)
@@ -154,39 +183,59 @@ def pixels_of(image: str, sha256: str, archive: Archive) -> str | None:
     return None
 
 
-def commit_of(training: dict[str, Any], tensors: str | None, archive: Archive) -> Commit | None:
-    """The commit that brought the model of a training, with these weights if there is one; None: no record has it."""
+def commit_of_training(training: dict[str, Any], tensors: str | None, archive: Archive) -> Commit | None:
+    """The commit that added the model of a training; None if no record has the training.
+
+    Args:
+        training: The training record.
+        tensors: If the training has a model with this tensor digest, its commit is preferred.
+        archive: The history of the project.
+    """
     digest = files.digest(training)
-    return archive.first_with(archive.models.get((digest, tensors)) or archive.models.get((digest, None)))
+    return archive.first_with(archive.model_md5s.get((digest, tensors)) or archive.model_md5s.get((digest, None)))
 
 
-def made_by(traced: Trace, archive: Archive) -> Commit | None:
-    """The commit that brought a file, or else the model of its training; None: no commit here did."""
-    made = archive.first_with(traced.record["file"]["md5"] if traced.record else traced.md5)
-    return made or (commit_of(traced.training, traced.tensors, archive) if traced.training else None)
+def commit_of_file(traced: Trace, archive: Archive) -> Commit | None:
+    """The commit that added a file, or else the model of its training; None if no commit here did."""
+    commit = archive.first_with(traced.record["file"]["md5"] if traced.record else traced.md5)
+    return commit or (commit_of_training(traced.training, traced.tensors, archive) if traced.training else None)
 
 
 def _manifests(training: dict[str, Any], traced: Trace, archive: Archive) -> list[Manifest]:
-    """The manifest of each split; that of test from an evaluation of the same file, else of its weights."""
-    made = made_by(traced, archive) or commit_of(training, traced.tensors, archive)
-    found = {split: Manifest(split, blob, made, "this run", "") for split, blob in recorded(training).items()}
+    """The manifest of each split. That of test comes from an evaluation of this file, or else of its weights."""
+    commit = commit_of_file(traced, archive) or commit_of_training(training, traced.tensors, archive)
+    manifests = {
+        split: Manifest(split, blob, commit, "this run", "") for split, blob in training_manifests(training).items()
+    }
     for evaluation in evaluations_of(traced, archive)[:1]:
-        at = next(commit for commit, one in archive.evaluations if one == evaluation)
-        tested = evaluated(evaluation).items()
-        found |= {split: Manifest(split, blob, at, "this run", "") for split, blob in tested}
-    return list(found.values())
+        commit = next(commit for commit, lineage in archive.evaluations if lineage == evaluation)
+        blobs = evaluation_manifests(evaluation).items()
+        manifests |= {split: Manifest(split, blob, commit, "this run", "") for split, blob in blobs}
+    return list(manifests.values())
 
 
-def evaluated(evaluation: dict[str, Any]) -> dict[str, str]:
-    """The git blob of each split's manifest that an evaluation read."""
-    return _by_split(evaluation["inputs"])
+def evaluations_of(traced: Trace, archive: Archive) -> list[dict[str, Any]]:
+    """The committed evaluations of a file, else of its weights. Newest first; equal ones come once."""
+    evaluations = [
+        evaluation
+        for _, evaluation in archive.evaluations
+        if traced.tensors and evaluation["model"]["tensors"] == traced.tensors
+    ]
+    digests = {traced.sha256, traced.record["file"]["sha256"] if traced.record else None}
+    evaluations = [evaluation for evaluation in evaluations if evaluation["model"]["sha256"] in digests] or evaluations
+    return [evaluation for number, evaluation in enumerate(evaluations) if evaluation not in evaluations[:number]]
 
 
-def recorded(training: dict[str, Any]) -> dict[str, str]:
-    """The git blob of each split's manifest that a training read."""
-    return _by_split(training.get("files") or {})
+def evaluation_manifests(evaluation: dict[str, Any]) -> dict[str, str]:
+    """The git blob of each manifest that an evaluation read, by split."""
+    return _manifest_blobs(evaluation["inputs"])
 
 
-def _by_split(named: dict[str, Any]) -> dict[str, str]:
-    """The git blob of each split's manifest that is among the files."""
-    return {split: named[name]["git"] for split in SPLITS if (name := f"manifest/{split}.json") in named}
+def training_manifests(training: dict[str, Any]) -> dict[str, str]:
+    """The git blob of each manifest that a training read, by split."""
+    return _manifest_blobs(training.get("files") or {})
+
+
+def _manifest_blobs(identities: dict[str, Any]) -> dict[str, str]:
+    """The git blob of each manifest among some files, by split."""
+    return {split: identities[name]["git"] for split in SPLITS if (name := f"manifest/{split}.json") in identities}

@@ -1,4 +1,4 @@
-"""What the history knows of an image by its path: the bytes that were there, and since when they are not."""
+"""The versions of an image under one path: which bytes it had, and the commit that withdrew it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from rfdetr_core.base.params import PARAMS_FILE, read_section
 
 @dataclass(frozen=True)
 class Version:
-    """The bytes that an image had at a path. manifest: of its split. commit: the newest whose manifest has them."""
+    """The bytes that an image had under a path.
+
+    Attributes:
+        path: The path in the dataset, such as train/a.jpg.
+        sha256: The digest of the bytes.
+        manifest: The path of its split's manifest.
+        commit: The newest commit whose manifest has these bytes.
+    """
 
     path: str
     sha256: str
@@ -24,56 +31,56 @@ class Version:
 
 
 def versions_of(image: str, history: History) -> list[Version]:
-    """All bytes that the committed manifests name for a path, the newest first. A file outside the dataset has none."""
+    """All versions of a path in the committed manifests, the newest first. A file outside the dataset has none."""
     path = _in_dataset(image, history.root)
     if path is None:
         return []
     first = PurePosixPath(path).parts[0]
     needle = files.canonical_json({"path": path}).decode()[1:-1]
-    found: dict[str, Version] = {}
+    versions: dict[str, Version] = {}
     for split in (first,) if first in SPLITS else SPLITS:
         manifest = f"manifest/{split}.json"
         newest: dict[str, Commit] = {}
         for commit in history.commits:
             if manifest in commit.changed and commit.id != NOT_COMMITTED:
                 newest.setdefault(commit.changed[manifest], commit)
-        lines = history.lines_with([needle], manifest, [one.id for one in newest.values()])
-        for commit in (one for one in newest.values() if one.id in lines):
+        lines = history.lines_with([needle], manifest, [commit.id for commit in newest.values()])
+        for commit in (commit for commit in newest.values() if commit.id in lines):
             for row in rows_in(lines[commit.id], commit.changed[manifest], history):
                 if row["path"] == path:
-                    found.setdefault(row["sha256"], Version(path, row["sha256"], manifest, commit))
-    return list(found.values())
+                    versions.setdefault(row["sha256"], Version(path, row["sha256"], manifest, commit))
+    return list(versions.values())
 
 
-def withdrawn(image: str, history: History) -> UserError | None:
-    """The error about an image that earlier manifests have and those of HEAD have not; None: no manifest has it."""
+def withdrawal_error(image: str, history: History) -> UserError | None:
+    """The error about an image that earlier manifests have and HEAD's manifests lack; None if no manifest has it."""
     versions = versions_of(image, history)
     if not versions:
         return None
     last = versions[0]
-    asked = ("rev-list", "--reverse", "--ancestry-path", f"{last.commit.id}..HEAD", "--", last.manifest)
-    after = (git.answer(history.root, *asked) or "").split()
-    if after:
-        date = git.text(history.root, "log", "-1", "--format=%aI", after[0]).strip()
-        gone = f"it was withdrawn in commit {after[0]} (dated {date})"
+    query = ("rev-list", "--reverse", "--ancestry-path", f"{last.commit.id}..HEAD", "--", last.manifest)
+    later = (git.answer(history.root, *query) or "").split()
+    if later:
+        date = git.text(history.root, "log", "-1", "--format=%aI", later[0]).strip()
+        reason = f"it was withdrawn in commit {later[0]} (dated {date})"
     else:
-        gone = f"commit {last.commit.id} has it, which HEAD does not come from"
+        reason = f"commit {last.commit.id} has it, but that commit is not an ancestor of HEAD"
     return UserError(
-        f"{image} is in no manifest at HEAD: {gone}. Ask for the bytes that it had: audit --image {last.sha256}"
+        f"{image} is in no manifest at HEAD: {reason}. Ask for its last bytes: audit --image {last.sha256}"
     )
 
 
 def _in_dataset(image: str, root: Path) -> str | None:
-    """The path below the dataset's folder that is meant; None: a digest, or a file somewhere else."""
+    """The path in the dataset's folder that the user means; None for a digest, or a file outside the dataset."""
     try:
         folder = (root / read_section(DataConfig, "data", root / PARAMS_FILE).dir).absolute()
-    except UserError:  # the history may be older than a params.yaml that can be read
+    except UserError:  # an old project may have a params.yaml that this version cannot read
         folder = None
     for place in (Path(image).absolute(), root.absolute() / image) if folder else ():
         if folder and place != folder and place.is_relative_to(folder):
             return place.relative_to(folder).as_posix()
     if Path(image).exists() or re.fullmatch("[0-9a-fA-F]{64}", image):
         return None
-    parts = PurePosixPath(image).parts  # of a dataset that had another folder then
-    start = next((place for place, part in enumerate(parts) if part in SPLITS), 0)
+    parts = PurePosixPath(image).parts  # the dataset may have been in another folder then: start at the split's name
+    start = next((number for number, part in enumerate(parts) if part in SPLITS), 0)
     return PurePosixPath(*parts[start:]).as_posix()

@@ -1,8 +1,8 @@
-"""Proofs that an image was among those of a training, or was not, for someone who may see neither data nor names.
+"""Proofs that a training used an image, or did not, for a reader who may see neither the data nor file names.
 
-A training record has, of each split, the roots of Merkle trees over the digests of its images (see
-`base.manifest.trees`), and an attestation repeats them. A proof leads from a digest to such a root; it is checked with
-the attestation alone (`verification.proofs`).
+For each split, a training record has the roots of Merkle trees over the digests of its images (see
+`base.manifest.trees`). An attestation repeats these roots. A proof leads from the digest of an image to a root, and is
+checked against the attestation alone (see `verification.proofs`).
 """
 
 from __future__ import annotations
@@ -20,35 +20,47 @@ from rfdetr_core.base.merkle import Tree
 from rfdetr_core.checkpoint.published import PUBLISHED
 
 SCHEMA = 1
-Roots = dict[str, dict[str, dict[str, Any]]]  # by split and name of the tree: size and root
+Roots = dict[str, dict[str, dict[str, Any]]]  # size and root, by split and name of the tree
 
 
 def roots_of(training: Mapping[str, Any]) -> dict[str, Roots | None]:
-    """The Merkle roots of a training, under the name "", and of its ancestors, by the digests of their weights, as the
-    record has them; None where it has none: an older record, one of more than ten generations back, a file without one.
-    Published weights, of which nobody here can know more, are left out."""
-    found: dict[str, Roots | None] = {"": training.get("roots")}
+    """The Merkle roots of a training and of its ancestors, from the training record.
+
+    Returns:
+        Roots by tensor digest of the ancestor; "" for the training itself. None where the record has no roots: it is
+        older than Merkle roots, the ancestor is more than ten generations back, or its file had no record. Published
+        weights are absent, since nothing more can be known of them.
+    """
+    roots: dict[str, Roots | None] = {"": training.get("roots")}
     waiting = [training]
     while waiting:
         for parent in (waiting.pop().get("parents") or {}).values():
-            lineage, its = parent.get("lineage"), parent.get("training")
-            its = lineage["training"] if lineage and lineage["tensors"] == parent["tensors"] else its
-            if found.get(parent["tensors"]) is None and (its or parent["name"] not in PUBLISHED):
-                found[parent["tensors"]] = (its or {}).get("roots")
-                waiting += [its] if its else []
-    return found
+            lineage, parent_training = parent.get("lineage"), parent.get("training")
+            parent_training = (
+                lineage["training"] if lineage and lineage["tensors"] == parent["tensors"] else parent_training
+            )
+            if roots.get(parent["tensors"]) is None and (parent_training or parent["name"] not in PUBLISHED):
+                roots[parent["tensors"]] = (parent_training or {}).get("roots")
+                waiting += [parent_training] if parent_training else []
+    return roots
 
 
 def has_pixels(training: Mapping[str, Any]) -> bool:
-    """Whether the manifests of a training have the digests of pixels."""
+    """Whether the manifests of a training have pixel digests."""
     roots = (training.get("roots") or {}).values()
     return bool(roots) and all("pixels" in trees for trees in roots)
 
 
 @dataclass(frozen=True)
 class Proof:
-    """content: what is handed out, as plain values. lines: the same for people. unknown: a sentence for each part that
-    is missing. notes: what limits the answer."""
+    """A proof about one image and one model.
+
+    Attributes:
+        content: The proof file, as plain values.
+        lines: The same as text.
+        unknown: A sentence for each part that is missing.
+        notes: What limits the answer.
+    """
 
     content: dict[str, Any]
     lines: list[str]
@@ -57,38 +69,42 @@ class Proof:
 
 
 def prove(image: Image, traced: Trace, archive: Archive) -> Proof:
-    """Prove of an image, for each split of a training and of its ancestors, that it is or is not in it.
+    """Prove for each split of a training and of its ancestors that an image is in it, or is not.
+
+    Args:
+        image: The digests of the image.
+        traced: The model.
+        archive: The history of the project.
 
     Raises:
-        UserError: what made the file is not known, or its training is older than Merkle roots.
+        UserError: The training of the file is not known, or it is older than Merkle roots.
     """
     if traced.contradicted:
         raise UserError(f"nothing can be proven with {traced.file}: {traced.notes[0]}")
     images = images_of(traced, archive)
     training = traced.training or traced.runs[0]["lineage"]["training"]
     if not training.get("roots"):
-        raise UserError(f"the training of {traced.file} is older than Merkle roots: proofs need a model trained since.")
+        raise UserError(f"the training of {traced.file} is older than Merkle roots. Train again to get proofs.")
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in images.rows:
         rows.setdefault((row["through"], row["split"]), []).append(row)
     proofs, lines, unknown = [], [f"image {image.sha256}"], list(images.unknown)
-    known = roots_of(training)
-    for through, roots in known.items():
+    for through, roots in roots_of(training).items():
         if roots is None:
             unknown.append(
                 f"the images of {training_name(through)}: its record is not in the file, or has no Merkle roots"
             )
-        for split, told in (roots or {}).items():
-            own = rows.get((through, split), [])
-            made = trees(map(row_of, own))
-            if told != {name: tree.commitment() for name, tree in made.items()}:
+        for split, commitments in (roots or {}).items():
+            split_rows = rows.get((through, split), [])
+            split_trees = trees(map(row_of, split_rows))
+            if commitments != {name: tree.commitment() for name, tree in split_trees.items()}:
                 source = f"{split} of {training_name(through)}"
                 unknown.append(f"{source}: its manifest is not the one that its Merkle roots were computed from")
                 continue
-            for name, leaf in _leaves(image, own, made):
-                positions = [asdict(one) for one in made[name].prove(leaf)]
+            for name, leaf in _leaves(image, split_rows, split_trees):
+                positions = [asdict(position) for position in split_trees[name].prove(leaf)]
                 proofs.append({"through": through, "split": split, "tree": name, "leaf": leaf, "positions": positions})
-                is_in = leaf in (one["leaf"] for one in positions)
+                is_in = leaf in (position["leaf"] for position in positions)
                 lines.append(f"  {proof_sentence(through, split, name, leaf, is_in=is_in)}")
     content = {
         "schema": SCHEMA,
@@ -99,21 +115,32 @@ def prove(image: Image, traced: Trace, archive: Archive) -> Proof:
     return Proof(content, lines, unknown, images.notes)
 
 
-def _leaves(image: Image, rows: list[dict[str, Any]], made: Mapping[str, Tree]) -> Iterator[tuple[str, str]]:
-    """What to prove of a split: names of trees, and the leaf of each. Of labels, those that the image has in it."""
+def _leaves(image: Image, rows: list[dict[str, Any]], split_trees: Mapping[str, Tree]) -> Iterator[tuple[str, str]]:
+    """The leaves to prove for a split, with the name of each tree.
+
+    For labels, these are the labels that the image has in this split.
+    """
     yield "images", image.sha256
     labels = {row["labels"] for row in rows if row["sha256"] == image.sha256}
-    yield from (("labelled", f"{image.sha256} {one}") for one in sorted(labels))
-    if image.pixels and "pixels" in made:
+    yield from (("labelled", f"{image.sha256} {label}") for label in sorted(labels))
+    if image.pixels and "pixels" in split_trees:
         yield "pixels", image.pixels
 
 
 def training_name(through: str) -> str:
-    """A training, as messages name it."""
+    """A training's name in messages; `through` is the tensor digest of an ancestor, or "" for the model itself."""
     return f"the ancestor with tensors {through}" if through else "this model's training"
 
 
 def proof_sentence(through: str, split: str, tree: str, leaf: str, *, is_in: bool) -> str:
-    """What a proof shows, as a sentence."""
+    """What a proof shows, as a sentence.
+
+    Args:
+        through: The tensor digest of an ancestor; "" for the model itself.
+        split: The split.
+        tree: images (bytes), labelled (bytes and labels) or pixels.
+        leaf: The leaf that was searched in the tree.
+        is_in: Whether the tree has the leaf.
+    """
     parts = {"images": "bytes", "labelled": f"bytes and labels {leaf.partition(' ')[2]}", "pixels": "pixels"}
     return f"{split} of {training_name(through)} has {'an' if is_in else 'no'} image with these {parts[tree]}"

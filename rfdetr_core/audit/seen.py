@@ -1,4 +1,4 @@
-"""Which images a model has seen: in its training, in that of a model it started from, or to choose its epoch."""
+"""Which images a model has seen: in its own training, in an ancestor's training, or when its epoch was chosen."""
 
 from __future__ import annotations
 
@@ -17,30 +17,37 @@ TRAINED, CHOSEN = "trained", "chosen"
 
 @dataclass(frozen=True)
 class Seen:
-    """The use that a model, or a model it started from, made of images.
+    """The images that a model or one of its ancestors has seen.
 
-    by_sha256: TRAINED for an image of train, else CHOSEN for one of valid, whose scores picked the epoch; other images
-    are absent. unknown: a sentence for each reason why there may be more.
+    Attributes:
+        by_sha256: TRAINED for an image of train; CHOSEN for any other image of valid, whose scores chose the epoch.
+            Other images are absent.
+        unknown: A sentence for each reason why there may be more images.
     """
 
     by_sha256: dict[str, str]
     unknown: list[str]
 
     def among(self, images: Mapping[str, str], use: str) -> list[str]:
-        """The paths, sorted, of the images of this use. images: SHA-256 by path."""
+        """The sorted paths of the images with this use.
+
+        Args:
+            images: SHA-256 by path.
+            use: TRAINED or CHOSEN.
+        """
         return sorted(path for path, sha256 in images.items() if self.by_sha256.get(sha256) == use)
 
 
 def seen_by(models: Sequence[Path], root: Path = Path()) -> list[Seen]:
-    """The images that each model file has seen, by its lineage and the manifests in the repository of `root`.
+    """The images that each model file has seen, from its lineage and the manifests in the git repository of `root`.
 
-    The labels may have changed since: an image is known by its bytes, not by its labels.
+    An image is identified by its bytes, not by its labels, so the labels may have changed since.
 
     Raises:
-        UserError: git refuses to read the repository.
+        UserError: Git refuses to read the repository.
     """
     if git.answer(root, "rev-parse", "--git-dir") is None:
-        return [Seen({}, ["there is no git repository, which would have the manifests of its training"])] * len(models)
+        return [Seen({}, ["there is no git repository here to read the manifests of its training from"])] * len(models)
     archive = Archive(History(root, working_tree=True))
     return [_seen(model, archive) for model in models]
 
@@ -51,7 +58,7 @@ def _seen(model: Path, archive: Archive) -> Seen:
         if traced.contradicted:
             return Seen({}, traced.notes[:1])
         images = images_of(traced, archive)
-    except UserError as error:  # it has no lineage, or none that the history vouches for
+    except UserError as error:  # it has no lineage, or several runs may have produced it
         return Seen({}, [str(error)])
     uses: dict[str, str] = {}
     for split, use in (("valid", CHOSEN), ("train", TRAINED)):

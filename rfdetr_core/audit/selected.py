@@ -1,4 +1,4 @@
-"""Which models of a history images were used for that `audit --where` selects."""
+"""The models of a history that used images selected by `audit --where`."""
 
 from __future__ import annotations
 
@@ -12,125 +12,148 @@ from rfdetr_core.audit.trace import Archive
 from rfdetr_core.audit.uses import (
     ROLES,
     Answer,
+    ManifestUse,
     ModelUse,
-    Sighting,
     families_of,
+    manifest_uses,
+    models_without_record,
     newest_first,
-    require_whole,
-    sightings,
+    published_ancestors,
+    require_complete,
     unknown_ancestors,
-    unrecorded,
-    upstream,
 )
 from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.lineage.lock import LOCK
 
-_KEPT = 16  # manifests in memory
+_MAX_MANIFESTS = 16  # in memory
 
 
 @dataclass(frozen=True)
 class SelectedUse(ModelUse):
-    """The use of selected images; images: how many."""
+    """The use of selected images by a model; `images` is their number."""
 
     images: int
 
 
 def uses_where(selection: Selection, archive: Archive) -> Answer[SelectedUse]:
-    """Every model of the whole history that saw a selected image, itself or through a model that it was trained from.
+    """Every model in the history that used a selected image, itself or through an ancestor.
 
     Raises:
-        UserError: the selection asks for what no image has; or "none" would be no answer, since commits are not here.
+        UserError: No image has the column or value of a condition, or this clone lacks commits, so that models could be
+            missed.
     """
-    require_whole(archive)
-    families, without_record = families_of(archive), list(unrecorded(archive))
-    everything = list(sightings(archive, families))
-    oldest = {md5: (commit, lock) for md5, commit, lock in without_record}  # the last of each brought the model
-    counts = _counts(selection, archive, everything, [commit for commit, _ in oldest.values()])
-    found: dict[tuple[Any, ...], SelectedUse] = {}
+    require_complete(archive)
+    families, without_record = families_of(archive), list(models_without_record(archive))
+    everything = list(manifest_uses(archive, families))
+    oldest = {md5: (commit, lock) for md5, commit, lock in without_record}  # the last commit of a model added it
+    counts = _count_selected(selection, archive, everything, [commit for commit, _ in oldest.values()])
+    uses: dict[tuple[Any, ...], SelectedUse] = {}
     unknown: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for one in everything:
-        count = counts[(one.at, one.split), one.blob]
+    for manifest in everything:
+        count = counts[(manifest.used_in, manifest.split), manifest.blob]
         if isinstance(count, str):
-            row = {"role": one.role, "tensors": one.tensors, "md5": one.md5, "manifest": one.blob, "ancestor": None}
-            unknown.setdefault((one.tensors, one.blob), row | {"through": list(one.through), "reason": count})
+            row: dict[str, Any] = {
+                "role": manifest.role,
+                "tensors": manifest.tensors,
+                "md5": manifest.md5,
+                "manifest": manifest.blob,
+            }
+            row |= {"ancestor": None, "through": list(manifest.through), "reason": count}
+            unknown.setdefault((manifest.tensors, manifest.blob), row)
         elif count:
-            use = SelectedUse(one.role, one.tensors, one.md5, one.commit, one.through, count)
-            found.setdefault((one.role, one.md5 or one.tensors, one.through), use)
+            model = (manifest.role, manifest.tensors, manifest.md5, manifest.commit, manifest.through)
+            key = (manifest.role, manifest.md5 or manifest.tensors, manifest.through)
+            uses.setdefault(key, SelectedUse(*model, count))
     for md5, (commit, lock) in oldest.items():
         for split, stage in (("train", "train"), ("valid", "train"), ("test", "evaluate")):
             name = f"manifest/{split}.json"
-            manifest = lock.dep(stage, name)
-            if manifest is None:
+            manifest_md5 = lock.dep(stage, name)
+            if manifest_md5 is None:
                 continue
             count = counts[(commit, split), None]
-            if not isinstance(count, str) and manifest != lock.out(name):
+            if not isinstance(count, str) and manifest_md5 != lock.out(name):
                 count = f"{name} of commit {commit.id} is not the one that {stage} read"
             if isinstance(count, str):
                 row = {"role": ROLES[split], "tensors": None, "md5": md5, "manifest": None, "ancestor": None}
                 unknown[md5, split] = row | {"through": [], "reason": count}
             elif count:
-                found[split, md5] = SelectedUse(ROLES[split], None, md5, commit, (), count)
+                uses[split, md5] = SelectedUse(ROLES[split], None, md5, commit, (), count)
     selection.require_known()
     all_unknown = [*unknown.values(), *unknown_ancestors(families, without_record)]
-    return Answer(newest_first(found.values(), archive), all_unknown, upstream(families))
+    return Answer(newest_first(uses.values(), archive), all_unknown, published_ancestors(families))
 
 
-def _counts(
-    selection: Selection, archive: Archive, everything: Sequence[Sighting], commits: Sequence[Commit]
+def _count_selected(
+    selection: Selection, archive: Archive, everything: Sequence[ManifestUse], commits: Sequence[Commit]
 ) -> dict[tuple[Place, str | None], int | str]:
-    """By place and manifest (a git blob; None: the one of the place), how many of its images are selected; a text: why
-    that is not known."""
+    """How many images of each manifest are selected.
+
+    Args:
+        selection: The conditions.
+        archive: The history of the project.
+        everything: The uses of manifests by models with a record.
+        commits: The commits that added a model without a record.
+
+    Returns:
+        The number by place and git blob of the manifest; the blob None stands for the manifest at the place. A text
+        says why the number is not known.
+    """
     blobs: dict[Place, set[str | None]] = {}
-    for one in everything:
-        blobs.setdefault((one.at, one.split), set()).add(one.blob)
+    for manifest in everything:
+        blobs.setdefault((manifest.used_in, manifest.split), set()).add(manifest.blob)
     for commit in commits:
         for split in SPLITS:
             blobs.setdefault((commit, split), set()).add(None)
-    order = archive.places
-    places = sorted(blobs, key=lambda place: (place[1], order.get(place[0].id, -1) if place[0] else -1))
-    own, paths, found = _own_manifests(places, archive), _Paths(archive), dict[tuple[Place, str | None], int | str]()
-    for place, selected in selection.each(places):
+    ages = archive.ages
+    places = sorted(blobs, key=lambda place: (place[1], ages.get(place[0].id, -1) if place[0] else -1))
+    matching, paths = _matching_manifests(places, archive), _ManifestPaths(archive)
+    counts: dict[tuple[Place, str | None], int | str] = {}
+    for place, selected in selection.select(places):
         for blob in blobs[place]:
             if isinstance(selected, str):
-                found[place, blob] = selected
-            elif blob in (None, own.get(place)) or not selected:
-                found[place, blob] = len(selected)
+                counts[place, blob] = selected
+            elif blob in (None, matching.get(place)) or not selected:
+                counts[place, blob] = len(selected)
             else:
-                there = paths.of(blob or "")
-                found[place, blob] = there if isinstance(there, str) else len(selected & there)
-    return found
+                in_manifest = paths.read(blob or "")
+                counts[place, blob] = in_manifest if isinstance(in_manifest, str) else len(selected & in_manifest)
+    return counts
 
 
-def _own_manifests(places: Sequence[Place], archive: Archive) -> dict[Place, str]:
-    """The manifest of each place whose table of metadata is of the images in this manifest and of no others: one run of
-    validate wrote both, since dvc.lock has one manifest only."""
+def _matching_manifests(places: Sequence[Place], archive: Archive) -> dict[Place, str]:
+    """The manifest of each place that lists exactly the images of the place's metadata table.
+
+    This is known if the dvc.lock names only one manifest of the split: then one run of validate wrote both files.
+    """
     history = archive.history
-    known = [(one, split) for one, split in places if one and one.id != NOT_COMMITTED and LOCK in one.changed]
-    names = {place: f"manifest/{place[1]}.json" for place in known}
-    blobs = history.blobs([f"{commit.id}:./{names[commit, split]}" for commit, split in known])
-    locks = (history.lock_texts.get(commit.changed[LOCK], b"") for commit, _ in known)
+    committed = [
+        (commit, split) for commit, split in places if commit and commit.id != NOT_COMMITTED and LOCK in commit.changed
+    ]
+    names = {place: f"manifest/{place[1]}.json" for place in committed}
+    blobs = history.blobs([f"{commit.id}:./{names[commit, split]}" for commit, split in committed])
+    locks = (history.lock_texts.get(commit.changed[LOCK], b"") for commit, _ in committed)
     return {
         place: blob
-        for place, blob, lock in zip(known, blobs, locks, strict=True)
+        for place, blob, lock in zip(committed, blobs, locks, strict=True)
         if len(digests_in(lock, names[place])) == 1
     }
 
 
-class _Paths:
-    """The images of manifests, by git blob."""
+class _ManifestPaths:
+    """Reads the image paths of manifests by git blob, and keeps those of the last manifests."""
 
     def __init__(self, archive: Archive) -> None:
         self._history = archive.history
-        self._found: dict[str, set[str] | str] = {}  # of the last few
+        self._paths: dict[str, set[str] | str] = {}
 
-    def of(self, blob: str) -> set[str] | str:
-        """The paths in a manifest; a text: why they are not known."""
-        if blob not in self._found:
-            if len(self._found) >= _KEPT:
-                del self._found[next(iter(self._found))]
+    def read(self, blob: str) -> set[str] | str:
+        """The paths in a manifest; a text says why they are not known."""
+        if blob not in self._paths:
+            if len(self._paths) >= _MAX_MANIFESTS:
+                del self._paths[next(iter(self._paths))]
             ((_, content),) = self._history.read([blob])
             if content is None:
-                self._found[blob] = f"its manifest is {self._history.why_missing(blob)}"
+                self._paths[blob] = f"its manifest is {self._history.why_missing(blob)}"
             else:
-                self._found[blob] = {row["path"] for row in rows_of(content, f"a manifest (git blob {blob})")}
-        return self._found[blob]
+                self._paths[blob] = {row["path"] for row in rows_of(content, f"a manifest (git blob {blob})")}
+        return self._paths[blob]

@@ -1,9 +1,9 @@
-"""From a file to what made it: found by its content in the history of dvc.lock, and by the lineage that it carries."""
+"""From a file to the run that produced it: by its content in the history of dvc.lock, and by the lineage it carries."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from rfdetr_core.audit import exported as exports
 from rfdetr_core.audit import weights
+from rfdetr_core.audit.contradictions import contradictions_of, differing_keys
 from rfdetr_core.audit.history import EVALUATION, EXPORT, NOT_COMMITTED, Commit, History, NoHistory, cache_path
 from rfdetr_core.base import files
 from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.provenance import flattened
-from rfdetr_core.base.schema import Fields, checked
+from rfdetr_core.base.schema import FileSchema, checked
 from rfdetr_core.checkpoint.schema import Evaluation, RecordFile
 from rfdetr_core.lineage.lock import LOCK, Entry, Lock
 from rfdetr_core.lineage.records import FOLDER, RECORD, record_names, run_digest
@@ -27,12 +28,17 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".pth", ".pt", ".ckpt")
 _MD5 = re.compile(rb"\b[0-9a-f]{32}\b(?:\.dir\b)?")
-_CHANGED = "a detection may be given another name, or be computed otherwise"
 
 
 @dataclass(frozen=True)
 class Link:
-    """One stage that led to a file: the commit that brought this result of it, its dvc.lock, and the file's path."""
+    """A stage on the way to a file.
+
+    Attributes:
+        stage: Its name.
+        commit, lock: The commit that added this result of the stage, and the dvc.lock of that commit.
+        path: The path of the file.
+    """
 
     stage: str
     commit: Commit
@@ -41,24 +47,37 @@ class Link:
 
     @property
     def entry(self) -> Entry:
-        """What dvc.lock says of the stage."""
+        """The stage's entry in dvc.lock."""
         return self.lock.stages[self.stage]
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What is known of a file.
+    """What the history and the file itself say about a file.
 
-    file: where it was read. found_by: "bytes" (of a dvc.lock, a record or an export.json), "tensors" (the weights are
-    those of a record, or of a file of a dvc.lock), "rounded" (they are those of such a file, rounded), "training" (what
-    it says of its training is in a record; of its weights nothing is), "description" (an exported file that says to be
-    of a record's weights), "derived" (the same, and its graph is not the exported one), or None: unknown here.
-    exported: what such a file says of itself.
-    path: its name in the pipeline. links: from the stage that wrote it back to validate. lineage: what the record says,
-    else what the file carries. training: that of the lineage, else what the file carries. record: the content of its
-    file in records/; None also where `runs` has several: the runs that made these weights, of which the file does not
-    say which made it. children: tensor digests of models that were trained from it. contradicted: the file speaks of
-    another making than its record, or of other weights.
+    Attributes:
+        file: The file that was traced.
+        sha256, md5: The digests of its bytes.
+        tensors: The digest of its weights; for an exported file, of the weights that it names.
+        found_by: How the history knows the file:
+            "bytes": a dvc.lock, a record or an export.json names its bytes.
+            "tensors": its weights are those of a record, or of a file in a dvc.lock.
+            "rounded": its weights are those of such a file, rounded.
+            "training": a record has the training that it names, but nothing confirms its weights.
+            "description": an exported file that names the weights of a record.
+            "derived": the same, but its graph differs from the exported graph.
+            None: the history does not know it.
+        path: Its name in the pipeline.
+        links: The stages that led to it, from the stage that wrote it back to validate.
+        lineage: The lineage in its record, else the one that it carries.
+        training: The training record in that lineage, else the one that it carries.
+        record: Its run record. None if there is none, or if `runs` has several.
+        runs: Several run records that may belong to the file: they have its weights, and the file does not say which
+            run it is from.
+        children: Tensor digests of the models that were trained from it.
+        notes: What limits the answer.
+        contradicted: Whether the file contradicts its record or its own weights.
+        exported: The content of an exported file.
     """
 
     file: Path
@@ -79,12 +98,12 @@ class Trace:
 
     @property
     def confirmed(self) -> bool:
-        """Whether the history vouches for the file, and for what is said of it."""
+        """Whether the history confirms the file and its lineage."""
         return self.found_by in ("bytes", "tensors", "rounded") and not self.contradicted and not self.runs
 
 
 class Archive:
-    """Records, evaluations and locks of a history, by what they are looked up with."""
+    """The records, evaluations, exports and locks of a history, indexed for look-ups."""
 
     def __init__(self, history: History) -> None:
         self.history = history
@@ -92,46 +111,61 @@ class Archive:
 
     @cached_property
     def runs(self) -> list[dict[str, Any]]:
-        """The record of every run, newest first; of several versions of a record, the first."""
-        return list({run_digest(one): one for one in self.all_records}.values())
+        """The record of every run, newest first. If a record has several versions, the oldest counts."""
+        return list({run_digest(record): record for record in self.all_records}.values())
 
     @cached_property
     def trainings(self) -> dict[str, dict[str, Any]]:
         """The training record of every run, by its digest."""
-        return {files.digest(one["lineage"]["training"]): one["lineage"]["training"] for one in self.runs}
+        return {files.digest(record["lineage"]["training"]): record["lineage"]["training"] for record in self.runs}
 
     @cached_property
-    def models(self) -> dict[tuple[str, str | None], str]:
-        """The MD5 of the model of every training, by the digest of its record and the weights, or by the digest and
-        None; of several, that of the newest."""
-        found: dict[tuple[str, str | None], str] = {}
-        for one in self.runs:
-            training = files.digest(one["lineage"]["training"])
-            for tensors in (one["lineage"]["tensors"], None):
-                found.setdefault((training, tensors), one["file"]["md5"])
-        return found
+    def model_md5s(self) -> dict[tuple[str, str | None], str]:
+        """The MD5 of the model file of every training.
 
-    def runs_of(self, sha256: str, tensors: str | None, said: Checkpoint | None) -> list[dict[str, Any]]:
-        """The runs that may have made a file: by its bytes, else by its weights and what it says, or by these alone."""
-        runs = [one for one in self.runs if one["lineage"]["tensors"] == tensors]
-        exact = [one for one in runs if one["file"]["sha256"] == sha256]
-        exact = [one for one in exact if said and one["lineage"] == said.lineage] or exact  # the others are forged
-        lineage, training = (said.lineage, said.training_record) if said else (None, None)
-        alike = [one for one in runs if lineage == one["lineage"] or training == one["lineage"]["training"]]
+        The key is the digest of the training record with the tensor digest, or with None for any weights. If several
+        runs have the same key, the newest counts.
+        """
+        md5s: dict[tuple[str, str | None], str] = {}
+        for record in self.runs:
+            training = files.digest(record["lineage"]["training"])
+            for tensors in (record["lineage"]["tensors"], None):
+                md5s.setdefault((training, tensors), record["file"]["md5"])
+        return md5s
+
+    def runs_of(self, sha256: str, tensors: str | None, checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
+        """The records of the runs that may have produced a file.
+
+        Of the runs with its weights, these are the ones with its bytes; else those with the lineage or training that
+        the file carries; else all of them.
+
+        Args:
+            sha256: The digest of the file's bytes.
+            tensors: The digest of its weights.
+            checkpoint: Its content, if it is a model file.
+        """
+        runs = [record for record in self.runs if record["lineage"]["tensors"] == tensors]
+        exact = [record for record in runs if record["file"]["sha256"] == sha256]
+        # If records of these bytes have different lineages, those that differ from the file are forged.
+        exact = [record for record in exact if checkpoint and record["lineage"] == checkpoint.lineage] or exact
+        lineage, training = (checkpoint.lineage, checkpoint.training_record) if checkpoint else (None, None)
+        alike = [run for run in runs if lineage == run["lineage"] or training == run["lineage"]["training"]]
         return exact or alike or runs
 
     @cached_property
     def contradictions(self) -> list[tuple[str, str]]:
-        """Records of one file that say otherwise what made it, the older first. The file holds its lineage, so that
-        equal files have equal lineages: one of the two was forged."""
+        """Pairs of records of one file with different lineages, the older record first.
+
+        A file contains its lineage, so equal files have equal lineages. One record of each pair was forged.
+        """
         first: dict[str, dict[str, Any]] = {}
-        pairs = ((first.setdefault(one["file"]["sha256"], one), one) for one in reversed(self.runs))
+        pairs = ((first.setdefault(record["file"]["sha256"], record), record) for record in reversed(self.runs))
         return [(title_of(old), title_of(new)) for old, new in pairs if old["lineage"] != new["lineage"]]
 
     @cached_property
     def all_records(self) -> list[dict[str, Any]]:
-        """Every version of every record that is whole and has the name of its content, newest first."""
-        return [one for _, one in self._read((f"{FOLDER}/", RECORD.as_posix()), RecordFile)]
+        """Every version of every intact record, newest first. The file name of a record must match its content."""
+        return [record for _, record in self._read((f"{FOLDER}/", RECORD.as_posix()), RecordFile)]
 
     @cached_property
     def evaluations(self) -> list[tuple[Commit, dict[str, Any]]]:
@@ -145,13 +179,15 @@ class Archive:
 
     @property
     def notes(self) -> list[str]:
-        """What of the history was looked at, cannot be read, and so is no part of the answer; and what contradicts
-        itself."""
+        """Notes on unreadable files, which the answer leaves out, and on records that contradict each other."""
         _ = self.all_records, self.evaluations, self.exports
-        parsed = ((one, self.history.parsed.get(one.changed.get(LOCK, ""), True)) for one in self.history.commits)
-        damaged = self._damaged + [f"{LOCK} {_of(commit)}" for commit, lock in parsed if lock is None]
-        said = [f"not readable, and left out: {listed(damaged)}"] if damaged else []
-        return said + [f"{old} and {new} are of one file and say otherwise what made it: one of them was forged"
+        parsed = (
+            (commit, self.history.parsed_locks.get(commit.changed.get(LOCK, ""), True))
+            for commit in self.history.commits
+        )
+        damaged = self._damaged + [f"{LOCK} {_commit_name(commit)}" for commit, lock in parsed if lock is None]
+        notes = [f"not readable, and left out: {listed(damaged)}"] if damaged else []
+        return notes + [f"{old} and {new} are records of one file with different lineages: one of them was forged"
                        for old, new in self.contradictions]  # fmt: skip
 
     def first_link(self, md5: str) -> Link | None:
@@ -169,20 +205,23 @@ class Archive:
 
     @cached_property
     def commits_by_md5(self) -> dict[str, list[Commit]]:
-        """By MD5: the commits whose dvc.lock names it as anything, newest first. Nothing is parsed for it."""
-        found: dict[str, list[Commit]] = {}
+        """The commits whose dvc.lock names an MD5 anywhere, newest first. The text is searched, not parsed."""
+        commits: dict[str, list[Commit]] = {}
         for commit in self.history.commits:
             for md5 in set(_MD5.findall(self.history.lock_texts.get(commit.changed.get(LOCK, ""), b""))):
-                found.setdefault(md5.decode(), []).append(commit)
-        return found
+                commits.setdefault(md5.decode(), []).append(commit)
+        return commits
 
     @cached_property
-    def places(self) -> dict[str, int]:
-        """The place of each commit in the history, by its id: the higher, the older."""
-        return {commit.id: place for place, commit in enumerate(self.history.commits)}
+    def ages(self) -> dict[str, int]:
+        """The position of each commit in the history, by its id. Older commits have higher numbers."""
+        return {commit.id: age for age, commit in enumerate(self.history.commits)}
 
-    def _read(self, prefix: str | tuple[str, ...], schema: type[Fields]) -> Iterator[tuple[Commit, dict[str, Any]]]:
-        """Parsed JSON files whose path starts so, with the commit that brought each, newest first; equal ones once."""
+    def _read(self, prefix: str | tuple[str, ...], schema: type[FileSchema]) -> Iterator[tuple[Commit, dict[str, Any]]]:
+        """Committed JSON files whose path starts with a prefix, newest first, each with its newest commit.
+
+        Equal files come once. Files that do not match the schema are added to the damaged ones.
+        """
         places: dict[str, list[tuple[Commit, str]]] = {}
         for commit in self.history.commits:
             for path, blob in commit.changed.items():
@@ -192,74 +231,78 @@ class Archive:
             try:
                 parsed = checked(files.parse_json(content or b""), schema, places[blob][0][1])
             except (ValueError, UserError):
-                sound = []
+                commits = []
             else:
-                sound = [
-                    commit for commit, path in places[blob] if schema is not RecordFile or _has_its_name(path, parsed)
+                commits = [
+                    commit for commit, path in places[blob] if schema is not RecordFile or _name_matches(path, parsed)
                 ]
-            yield from ((commit, parsed) for commit in sound[:1])
-            self._damaged += [f"{path} {_of(commit)}" for commit, path in places[blob][:1] if not sound]
+            yield from ((commit, parsed) for commit in commits[:1])
+            self._damaged += [f"{path} {_commit_name(commit)}" for commit, path in places[blob][:1] if not commits]
 
 
 def trace(path: Path, archive: Archive) -> Trace:
-    """Find a file of any name. What cannot be found is None or empty, and `notes` say why.
+    """Find a file in the history, whatever its name is.
+
+    What cannot be found is None or empty, and `notes` say why.
 
     Raises:
-        UserError: the file is missing; or it is a model file that cannot be read.
+        UserError: The file is missing, or it is a model file that cannot be read.
     """
     if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
-        raise UserError(f"{path} {what}. Give a model file, or another result of the pipeline.")
+        problem = "is not a file" if path.exists() else "does not exist"
+        raise UserError(f"{path} {problem}. Give a model file, or another result of the pipeline.")
     sha256, md5 = files.sha256_file(path), files.md5_file(path)
-    said, tensors, exported = _read_model(path)
-    runs = archive.runs_of(sha256, tensors, said)
-    searched = weights.searched(said, md5, archive) if said and not exported and not runs else None
-    like = searched.likeness if searched else None
-    runs = archive.runs_of(sha256, like.tensors, said) if like else runs
+    checkpoint, tensors, exported = _read_model(path)
+    runs = archive.runs_of(sha256, tensors, checkpoint)
+    search = weights.search_weights(checkpoint, md5, archive) if checkpoint and not exported and not runs else None
+    alike = search.likeness if search else None
+    runs = archive.runs_of(sha256, alike.tensors, checkpoint) if alike else runs
     record = runs[0] if len(runs) == 1 else None
-    own, training = (said.lineage, said.training_record) if said else (None, None)
-    lineage = record["lineage"] if record else own
-    training = lineage["training"] if lineage else like.checkpoint.origin if like and not runs else training
-    contradictions = list(_contradictions(said, like.tensors if like else tensors, runs))
+    carried, training = (checkpoint.lineage, checkpoint.training_record) if checkpoint else (None, None)
+    lineage = record["lineage"] if record else carried
+    training = lineage["training"] if lineage else alike.checkpoint.training if alike and not runs else training
+    contradictions = list(contradictions_of(checkpoint, alike.tensors if alike else tensors, runs))
     contradictions += exports.contradictions(exported, runs) if exported else []
-    sisters = [one for one in archive.runs if one["lineage"]["training"] == training and not contradictions]
-    written = exports.find_export(sha256, archive)
-    path_there, found = written or (None, None)
-    found = found or archive.first_link(md5) or _in_folder(md5, archive)
-    known = (written or found) is not None or any(one["file"]["sha256"] == sha256 for one in runs)
-    path_there = path_there or (found.path if found else None)
-    if found is None and like:
-        found, path_there = archive.first_link(like.md5), like.path
-    elif found is None and (record or sisters):
-        found = archive.first_link((record or sisters[0])["file"]["md5"])
-        path_there = path_there or (found.path if found and record and exported is None else None)
-        found = replace(found, stage="train") if found and not record and "train" in found.lock.stages else found
-    by_content = exports.found_by(exported) if exported else "rounded" if like and like.rounded else "tensors"
-    made = Trace(
+    same_training = [run for run in archive.runs if run["lineage"]["training"] == training and not contradictions]
+    export = exports.find_export(sha256, archive)
+    name, link = export or (None, None)
+    link = link or archive.first_link(md5) or _in_folder(md5, archive)
+    has_bytes = (export or link) is not None or any(run["file"]["sha256"] == sha256 for run in runs)
+    name = name or (link.path if link else None)
+    if link is None and alike:
+        link, name = archive.first_link(alike.md5), alike.path
+    elif link is None and (record or same_training):
+        link = archive.first_link((record or same_training[0])["file"]["md5"])
+        name = name or (link.path if link and record and exported is None else None)
+        link = replace(link, stage="train") if link and not record and "train" in link.lock.stages else link
+    by_content = exports.found_by(exported) if exported else "rounded" if alike and alike.rounded else "tensors"
+    traced = Trace(
         file=path,
         sha256=sha256,
         md5=md5,
         tensors=tensors,
-        found_by="bytes" if known else by_content if runs or like else "training" if sisters else None,
-        path=path_there,
-        links=tuple(_links(found, archive)) if found else (),
+        found_by="bytes" if has_bytes else by_content if runs or alike else "training" if same_training else None,
+        path=name,
+        links=tuple(_links(link, archive)) if link else (),
         lineage=lineage,
         training=training,
         record=record,
         runs=tuple(runs) if record is None else (),
-        children=tuple(sorted({one["lineage"]["tensors"] for one in archive.runs if tensors in _parents(one)})),
+        children=tuple(sorted({run["lineage"]["tensors"] for run in archive.runs if tensors in _parents(run)})),
         notes=contradictions,
         contradicted=bool(contradictions),
         exported=exported,
     )
-    made.notes.extend([*_notes(made, archive), *weights.limits(searched), *archive.notes])
-    return made
+    traced.notes.extend([*_notes(traced, archive), *weights.limits(search), *archive.notes])
+    return traced
 
 
 def _read_model(path: Path) -> tuple[Checkpoint | None, str | None, Exported | None]:
-    """What a model file says of itself, the digest of its weights or of those that it says to be exported from, and
-    the exported file."""
-    # These import torch, which the search for an image does without.
+    """The checkpoint in a model file, the digest of its weights, and the exported file if it is one.
+
+    An exported file carries the description of its checkpoint and names the digest of the checkpoint's weights.
+    """
+    # These imports load torch, which a search for an image does not need.
     if path.suffix in exports.SUFFIXES:
         from rfdetr_core.checkpoint.exported import read_exported
 
@@ -268,128 +311,90 @@ def _read_model(path: Path) -> tuple[Checkpoint | None, str | None, Exported | N
     if path.suffix in SUFFIXES:
         from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
 
-        said = read_checkpoint(path)
-        return said, tensor_digest(said.weights), None
+        checkpoint = read_checkpoint(path)
+        return checkpoint, tensor_digest(checkpoint.weights), None
     return None, None, None
 
 
-def _notes(made: Trace, archive: Archive) -> Iterator[str]:
-    """What limits an answer."""
-    if made.exported is not None:
-        yield from exports.limits(made.exported, made.found_by, made.file)
+def _notes(traced: Trace, archive: Archive) -> Iterator[str]:
+    """What limits the answer about a file."""
+    if traced.exported is not None:
+        yield from exports.limits(traced.exported, traced.found_by, traced.file)
     if isinstance(archive.history, NoHistory):
         yield (
-            "this folder is in no git repository, so nothing vouches for what the file says of itself. Name a clone of "
-            "the project that made it: --repo DIR"
+            "this folder is not in a git repository, so no commit confirms what the file says about itself. Name a "
+            "clone of the project that it is from: --repo DIR"
         )
         return
-    if made.runs:
-        known = [flattened(one["lineage"]) for one in made.runs]
-        keys = dict.fromkeys(key for one in known[1:] for key in _differing(known[0], one))
+    if traced.runs:
+        lineages = [flattened(run["lineage"]) for run in traced.runs]
+        keys = dict.fromkeys(key for lineage in lineages[1:] for key in differing_keys(lineages[0], lineage))
         yield (
-            f"{len(made.runs)} runs made these weights, and which of them made this file is not known: "
-            f"{listed(map(title_of, made.runs))}; they differ in {listed(keys)}"
+            f"{len(traced.runs)} runs produced these weights, and it is not known which of them produced this file: "
+            f"{listed(map(title_of, traced.runs))}; they differ in {listed(keys)}"
         )
-    elif made.record is not None:
-        more = [one for one in archive.runs if one["lineage"]["tensors"] == made.tensors and one != made.record]
-        if more:
-            yield f"equal weights were made by another run, too: {listed(map(title_of, more))}"
-    elif made.found_by == "training":
-        yield "that its training made these weights is the file's own word: no record and no dvc.lock has them"
-    elif made.lineage or (made.training and made.found_by is None):
-        yield "what made it is the file's own word: no record of its weights is in this history"
-    if made.found_by in (None, "description", "derived") or not made.links:
-        yield "no dvc.lock of this repository's history has this file"
-
-
-def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The keys with other values, params first."""
-    keys = (key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    return sorted(keys, key=lambda key: (not key.startswith("training.params."), key))
+    elif traced.record is not None:
+        runs = [run for run in archive.runs if run["lineage"]["tensors"] == traced.tensors and run != traced.record]
+        if runs:
+            yield f"another run produced equal weights: {listed(map(title_of, runs))}"
+    elif traced.found_by == "training":
+        yield "only the file itself says that its training produced these weights: no record and no dvc.lock has them"
+    elif traced.lineage or (traced.training and traced.found_by is None):
+        yield "only the file itself says what produced it: this history has no record of its weights"
+    if traced.found_by in (None, "description", "derived") or not traced.links:
+        yield "no dvc.lock in this history names this file"
 
 
 def title_of(record: dict[str, Any]) -> str:
-    """A record as messages name it."""
+    """The path of a run record, as messages name it."""
     return f"{FOLDER}/{record_names(record)[0]}"
 
 
-def _contradictions(said: Checkpoint | None, tensors: str | None, runs: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """What a file says of its making that is not so."""
-    own, training = (said.lineage, said.training_record) if said else (None, None)
-    if own is None:
-        if training is not None and runs and all(training != one["lineage"]["training"] for one in runs):
-            yield "the training that the file names is that of no run that made these weights"
-        elif said and said.model_config and training is None and runs and not _described(said, runs):
-            yield f"classes or configuration in the file are not those of its record: {_CHANGED}"
-    elif own["tensors"] != tensors:
-        yield "the weights are not those that its lineage speaks of: one of the two was changed"
-    elif said and not _described(said, [{"lineage": own}]):
-        yield f"classes or configuration in the file are not those that its lineage speaks of: {_CHANGED}"
-    elif len(runs) > 1 and all(own != one["lineage"] for one in runs):
-        yield "what the file itself says is the lineage of no run that made these weights"
-    elif runs and (other := _differing(flattened(runs[0]["lineage"]), flattened(own))):
-        yield f"told is its record; the file itself says otherwise of {listed(other)}"
-
-
-def _described(said: Checkpoint, runs: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether what a file says of its model is what strip wrote in one of these runs; older lineages do not tell."""
-    from rfdetr_core.lineage.compose import description_digest
-
-    return any(one["lineage"].get("description") in (None, description_digest(said)) for one in runs)
-
-
-def evaluations_of(traced: Trace, archive: Archive) -> list[dict[str, Any]]:
-    """Every evaluation that was committed of this file, else of these weights; newest first, without repetition."""
-    found = [one for _, one in archive.evaluations if traced.tensors and one["model"]["tensors"] == traced.tensors]
-    files_of_run = {traced.sha256, traced.record["file"]["sha256"] if traced.record else None}
-    found = [one for one in found if one["model"]["sha256"] in files_of_run] or found
-    return [one for number, one in enumerate(found) if one not in found[:number]]
-
-
-def _links(found: Link, archive: Archive) -> Iterator[Link]:
-    """The stage that wrote a file and those before it, by the deps in the dvc.lock that has it."""
-    lock = found.lock
-    makers = {path: stage for stage, path, _ in lock.outs()}
-    steps = {found.stage: 0}  # the longest way back to each stage: a stage comes after all that use it
-    waiting = [found.stage]
+def _links(link: Link, archive: Archive) -> Iterator[Link]:
+    """The stage that wrote a file and the stages before it, from the deps in the dvc.lock that has the file."""
+    lock = link.lock
+    writers = {path: stage for stage, path, _ in lock.outs()}
+    steps = {link.stage: 0}  # the longest way back to each stage, so that a stage comes after all stages that use it
+    waiting = [link.stage]
     while waiting:
         name = waiting.pop()
-        for maker in {makers[path] for path in _within(lock.stages[name].deps, makers)} - {STAGE}:  # the lineage has it
-            if steps.get(maker, 0) <= steps[name] < len(lock.stages):
-                steps[maker] = steps[name] + 1
-                waiting.append(maker)
+        # STAGE is left out: the lineage has the digests of code.
+        for writer in {writers[path] for path in _outs_in(lock.stages[name].deps, writers)} - {STAGE}:
+            if steps.get(writer, 0) <= steps[name] < len(lock.stages):
+                steps[writer] = steps[name] + 1
+                waiting.append(writer)
     for name in sorted(steps, key=lambda name: (steps[name], name)):
-        commits = [link.commit for md5 in lock.stages[name].outs.values() if (link := archive.first_link(md5))]
-        oldest = min(commits, key=lambda commit: archive.places[commit.id], default=found.commit)
-        yield replace(found, stage=name, commit=oldest)
+        commits = [first.commit for md5 in lock.stages[name].outs.values() if (first := archive.first_link(md5))]
+        oldest = min(commits, key=lambda commit: archive.ages[commit.id], default=link.commit)
+        yield replace(link, stage=name, commit=oldest)
 
 
-def _within(deps: dict[str, str], makers: dict[str, str]) -> set[str]:
-    """Outs that are deps, or lie in a folder that is one."""
-    return {out for out in makers for dep in deps if out == dep or out.startswith(f"{dep}/")}
+def _outs_in(deps: dict[str, str], outs: Mapping[str, str]) -> set[str]:
+    """The outs that are deps, or are in a folder that is a dep."""
+    return {out for out in outs for dep in deps if out == dep or out.startswith(f"{dep}/")}
 
 
 def _in_folder(md5: str, archive: Archive) -> Link | None:
-    """The folder out that holds this content, where DVC's cache still has its listing."""
+    """The link of a folder out that contains this content, if DVC's cache here has the listing of the folder."""
     for digest in archive.commits_by_md5:
         if digest.endswith(".dir"):
             listing = cache_path(archive.history.root, digest)
-            # Whoever can write into the cache could else have any file be found.
-            whole = listing.exists() and f"{files.md5_file(listing)}.dir" == digest
-            if whole and f'"md5": "{md5}"'.encode() in files.read_bytes(listing):  # as DVC writes it
+            # A listing must match its digest: otherwise a person who can write into the cache could add any file.
+            intact = listing.exists() and f"{files.md5_file(listing)}.dir" == digest
+            if intact and f'"md5": "{md5}"'.encode() in files.read_bytes(listing):  # as DVC writes it
                 return archive.first_link(digest)
     return None
 
 
-def _of(commit: Commit) -> str:
+def _commit_name(commit: Commit) -> str:
     return "of the working tree" if commit.id == NOT_COMMITTED else f"of commit {commit.id}"
 
 
-def _has_its_name(path: str, record: dict[str, Any]) -> bool:
-    """Whether a record lies beside the model, or has, in records/, a name of its content."""
+def _name_matches(path: str, record: dict[str, Any]) -> bool:
+    """Whether the file name of a record in records/ matches its content. The record beside the model always does."""
     return path == RECORD.as_posix() or PurePosixPath(path).name in record_names(record)
 
 
 def _parents(record: dict[str, Any]) -> set[str]:
     """Tensor digests of the models that a record's model started from."""
-    return {one["tensors"] for one in (record["lineage"]["training"].get("parents") or {}).values()}
+    return {parent["tensors"] for parent in (record["lineage"]["training"].get("parents") or {}).values()}

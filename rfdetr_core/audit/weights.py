@@ -1,5 +1,7 @@
-"""Which model of a history a file has the weights of, where no record has them as they are: another result of the
-training, or weights that were rounded to half precision."""
+"""The search for a model file with the same weights, if no record has the digest of a file's weights.
+
+It finds other files of a training, such as the track that lost, and files rounded to half precision.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,20 @@ if TYPE_CHECKING:
     from rfdetr_core.audit.trace import Archive
     from rfdetr_core.checkpoint.files import Checkpoint
 
-MOST = 50  # files that are compared; each takes some tenths of a second
+MAX_COMPARED = 50  # files; each takes some tenths of a second
 HALVES = ("float16", "bfloat16")
 _MODEL = re.compile(rb"^ *- path: (\S+\.pth)\n *hash: md5\n *md5: ([0-9a-f]{32})$", re.M)  # as DVC writes it
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """A model file that a dvc.lock names and that has the weights of another file. tensors: the digest of its weights.
+    """A model file in a dvc.lock that has the weights of the file in question.
 
-    rounded: the types to which the other file's weights are rounded; none where they are equal.
+    Attributes:
+        md5, path: The model file, as the dvc.lock names it.
+        tensors: The digest of its weights.
+        checkpoint: Its content.
+        rounded: The types to which the weights of the file in question are rounded; empty if they are equal.
     """
 
     md5: str
@@ -42,106 +48,127 @@ class Likeness:
 
 @dataclass(frozen=True)
 class Search:
-    """What came of a search. missing: files that are in no cache here. left: files that were not compared."""
+    """The result of a search.
+
+    Attributes:
+        likeness: The model file with the same weights, if any.
+        missing: How many model files are not in DVC's cache here.
+        skipped: How many older model files were not compared, since MAX_COMPARED was reached.
+    """
 
     likeness: Likeness | None
     missing: int
-    left: int
+    skipped: int
 
 
-def searched(said: Checkpoint, md5: str, archive: Archive) -> Search | None:
-    """The files of this history with these weights; not looked for where the file is itself one, or names its training
-    and is not rounded, as a resume state is."""
-    if archive.first_link(md5) or not (said.origin is None or _is_rounded(said.weights)):
+def search_weights(checkpoint: Checkpoint, md5: str, archive: Archive) -> Search | None:
+    """Search the history for a model file with the weights of a checkpoint.
+
+    Returns:
+        None if no search is needed: a dvc.lock names the file itself, or the file names its training and is not rounded
+        (as the state for a resume).
+
+    Args:
+        checkpoint: The content of the file in question.
+        md5: The digest of its bytes.
+        archive: The history of the project.
+    """
+    if archive.first_link(md5) or not (checkpoint.training is None or _is_rounded(checkpoint.weights)):
         return None
-    return _search(said, archive)
+    return _search(checkpoint, archive)
 
 
-def limits(found: Search | None) -> Iterator[str]:
-    """What limits an answer by weights that were compared."""
-    if found is None:
+def limits(search: Search | None) -> Iterator[str]:
+    """Notes that limit an answer from compared weights."""
+    if search is None:
         return
-    if found.likeness and found.likeness.rounded:
-        types = listed(found.likeness.rounded)
-        yield f"its weights are rounded to {types}: its scores are not those that were measured before"
-    elif found.likeness is None and found.missing + found.left:
+    if search.likeness and search.likeness.rounded:
+        types = listed(search.likeness.rounded)
+        yield f"its weights are rounded to {types}: the scores that were measured before do not apply to it"
+    elif search.likeness is None and search.missing + search.skipped:
         yield (
-            f"not compared with its weights, one by one: {found.missing} model files of this history that are not "
-            f"in DVC's cache here (dvc fetch --all-commits), and {found.left} older ones"
+            f"its weights were not compared with every model file of this history: {search.missing} are not in DVC's "
+            f"cache here (dvc fetch --all-commits), and {search.skipped} older ones were skipped"
         )
 
 
-def _search(said: Checkpoint, archive: Archive) -> Search:
-    """Compare a file's weights one by one with those of the model files at hand, the newest first.
+def _search(checkpoint: Checkpoint, archive: Archive) -> Search:
+    """Compare each weight with those of the local model files, the newest file first.
 
-    What the file says of its making decides the order alone.
+    Model files of the training that the file names come first. This decides only the order.
     """
     from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
 
     missing = compared = 0
-    candidates = list(dict.fromkeys(_candidates(said, archive)))
+    candidates = list(dict.fromkeys(_candidates(checkpoint, archive)))
     for number, (path, md5) in enumerate(candidates):
         places = (cache_path(archive.history.root, md5), archive.history.root / path)
-        place = next((one for one in places if _is(one, md5)), None)
+        place = next((place for place in places if _has_digest(place, md5)), None)
         if place is None:
             missing += 1
             continue
-        if compared == MOST:
+        if compared == MAX_COMPARED:
             return Search(None, missing, len(candidates) - number)
         compared += 1
         try:
-            other = read_checkpoint(place)
-        except UserError:  # one damaged result hides no other
+            candidate = read_checkpoint(place)
+        except UserError:  # a damaged file must not end the search
             continue
-        types = _rounded(other.weights, said.weights)
+        types = _rounding_types(candidate.weights, checkpoint.weights)
         if types is not None:
-            likeness = Likeness(md5, path, tensor_digest(other.weights), other, types)
+            likeness = Likeness(md5, path, tensor_digest(candidate.weights), candidate, types)
             return Search(likeness, missing, 0)
     return Search(None, missing, 0)
 
 
 def _is_rounded(weights: Mapping[str, Tensor]) -> bool:
-    """Whether weights look rounded: by their type, or since rounding them again changes none."""
+    """Whether weights look rounded: they have a half-precision type, or rounding them again changes none of them."""
     import torch
 
     return any(
-        all(torch.equal(one.to(getattr(torch, half)).to(one.dtype), one) for one in weights.values()) for half in HALVES
+        all(torch.equal(weight.to(getattr(torch, half)).to(weight.dtype), weight) for weight in weights.values())
+        for half in HALVES
     )
 
 
-def _is(path: Path, md5: str) -> bool:
+def _has_digest(path: Path, md5: str) -> bool:
     return path.is_file() and files.md5_file(path) == md5
 
 
-def _candidates(said: Checkpoint, archive: Archive) -> Iterator[tuple[str, str]]:
-    """Path and MD5 of each model file in a dvc.lock; first those of the run that the file names."""
-    named = {one["file"]["md5"] for one in archive.runs if one["lineage"]["training"] == said.origin}
+def _candidates(checkpoint: Checkpoint, archive: Archive) -> Iterator[tuple[str, str]]:
+    """Path and MD5 of each model file in any dvc.lock. Those of the training that the file names come first."""
+    preferred = {
+        record["file"]["md5"] for record in archive.runs if record["lineage"]["training"] == checkpoint.training
+    }
     texts = archive.history.lock_texts
-    found = [
+    models = [
         (path.decode(errors="replace"), md5.decode())
         for commit in archive.history.commits
         for path, md5 in _MODEL.findall(texts.get(commit.changed.get("dvc.lock", ""), b""))
     ]
-    yield from (one for one in found if one[1] in named)
-    yield from found
+    yield from (model for model in models if model[1] in preferred)
+    yield from models
 
 
-def _rounded(full: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[str, ...] | None:
-    """The types to which weights were rounded; None: they are others."""
+def _rounding_types(full: Mapping[str, Tensor], rounded: Mapping[str, Tensor]) -> tuple[str, ...] | None:
+    """The types to which weights were rounded; None if they are not roundings of the full weights.
+
+    Small tensors are compared first, since a difference shows there sooner.
+    """
     import torch
 
-    if full.keys() != given.keys():
+    if full.keys() != rounded.keys():
         return None
     types = set[str]()
     for name in sorted(full, key=lambda name: full[name].numel()):
-        old, new = full[name], given[name]
+        old, new = full[name], rounded[name]
         if old.shape != new.shape:
             return None
         if torch.equal(old, new.to(old.dtype)):
             types |= {str(new.dtype).removeprefix("torch.")} - {str(old.dtype).removeprefix("torch.")}
             continue
         halves = (getattr(torch, half) for half in HALVES)
-        half = next((one for one in halves if torch.equal(old.to(one).to(old.dtype), new.to(old.dtype))), None)
+        half = next((dtype for dtype in halves if torch.equal(old.to(dtype).to(old.dtype), new.to(old.dtype))), None)
         if half is None:
             return None
         types.add(str(half).removeprefix("torch."))

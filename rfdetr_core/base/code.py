@@ -1,4 +1,4 @@
-"""Code as an input: which modules a stage runs, and a digest of what each one means."""
+"""Source code as an input of a stage: which modules a stage runs, and a digest of each that ignores comments."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("rfdetr_core", "stages")
 STAGE = "code"  # the stage that writes the digests of every other stage
 FOLDER = Path("digests")
-# Modules that cannot change a result, by the module that loads them by name. A stage may load them, and what they
-# import; its digests leave them out.
+# A module is loaded by name if importlib.import_module() gets its name as a string. The keys are modules that do this;
+# the values are the modules that they load. These cannot change a result. So a stage may load them and their imports,
+# and its digests leave them out.
 BY_NAME = {
-    "stages": "rfdetr_core.lineage.journal",  # it notes what a stage has read and written
-    "rfdetr_core.training.run": "rfdetr_core.observers",  # tests prove that they change no result
-    "stages.evaluate": "rfdetr_core.observers.publishing",  # it reads what the stage has written
-    "stages.report": "rfdetr_core.observers.publishing",  # likewise
-    "stages.validate": "rfdetr_core.config.preflight",  # it checks params.yaml: it stops the stage or changes nothing
+    "stages": "rfdetr_core.lineage.journal",  # records what a stage has read and written
+    "rfdetr_core.training.run": "rfdetr_core.observers",  # tests prove that observers change no result
+    "stages.evaluate": "rfdetr_core.observers.publishing",  # reads the files that the stage has written
+    "stages.report": "rfdetr_core.observers.publishing",  # reads the files that the stage has written
+    "stages.validate": "rfdetr_core.config.preflight",  # checks params.yaml: stops the stage or changes nothing
 }
-# Where params.yaml may name a class as package.module.Class: keys by section, which is also the stage that loads it.
+# The keys of params.yaml that may name a class as package.module.Class, by section. The stage that loads the class has
+# the section's name.
 CLASSES = {"train": ("optimizer", "lr_scheduler")}
-# What a module could read of its own source, and the modules that do it; one pattern, or this module would be refused.
+# Names through which a module reads its own source, line numbers or docstrings, and the modules that read source files.
+# The names are one pattern: as separate strings they would match themselves, and this module would be refused.
 _OF_SOURCE = re.compile(
     r"__doc__|__loader__|__spec__|__firstlineno__|co_(firstlineno|lines|positions)|(f|tb)_lineno"
     r"|get_?source(lines|file)?|model_json_schema|use_attribute_docstrings"
@@ -41,8 +44,8 @@ _OF_SOURCE = re.compile(
 _READERS = ("inspect", "linecache", "pkgutil", "pydoc")
 _IMPORTERS = ("import_module", "__import__")
 _SPACE = " \t\f"
-# With hidden files and compiled modules, what .dvcignore hides from DVC; py.typed and stubs serve type checkers alone.
-# Editors, patch and git leave copies of a file beside it.
+# Files in a package that are neither modules nor data. .dvcignore hides compiled modules and hidden files from DVC,
+# too. Only type checkers read py.typed and stubs. Editors, patch and git leave copies of a file next to it.
 _NO_DATA = ("__pycache__", "Thumbs.db", "py.typed")
 _NO_DATA_SUFFIXES = (".py", ".pyc", ".pyi", ".orig", ".rej", ".bak", ".swp", ".swo")
 
@@ -52,11 +55,13 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 @dataclass(frozen=True)
 class Source:
-    """What is known of a module from its source.
+    """A module's source, parsed.
 
-    digest: SHA-256 of the source without comments, docstrings, blank lines and trailing white space. imports: the names
-    in import statements that run, each with its number of leading dots. by_name: names of modules given to
-    import_module, with their lines. reads_itself: what makes its comments or docstrings decide a result, with lines.
+    digest: SHA-256 of the source without comments, docstrings, blank lines and trailing white space.
+    imports: the names in import statements that run, each with its number of leading dots.
+    by_name: names of modules given to import_module, with their lines.
+    reads_itself: names in the code that read its own source or docstrings, with their lines. With them, a comment or
+        docstring could change a result.
     """
 
     digest: str
@@ -66,58 +71,62 @@ class Source:
 
 
 class Code:
-    """The modules below the root of a project, as they are in its files now."""
+    """The modules of a project, read from its files when this object is made."""
 
     def __init__(self, root: Path = ROOT) -> None:
         self.root = root
         self.modules: dict[str, Path] = {}
         for path in (path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))):
             parts = path.relative_to(root).with_suffix("").parts
-            if not all(part.isidentifier() for part in parts):  # an editor's, which no import finds
+            if not all(part.isidentifier() for part in parts):  # an editor's copy, which no import can name
                 continue
             self.modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
 
     @property
     def stages(self) -> list[str]:
-        """The stages that have a digest: each module of stages/ but `code`."""
+        """The stages that have digests: each module of stages/ except `code`."""
         names = [name.removeprefix("stages.") for name in self.modules if name.startswith("stages.")]
         return [name for name in names if name != STAGE and "." not in name]
 
     def starts(self, stage: str) -> list[str]:
-        """The modules that a stage starts from: its own, and those of the project whose classes params.yaml names.
+        """The modules that a stage starts from: stages/<stage>.py, and the project's modules of classes in params.yaml.
 
         Raises:
             UserError: params.yaml cannot be read.
         """
         path = self.root / PARAMS_FILE
         section = load_params(path).get(stage) if stage in CLASSES and path.exists() else None
-        return [f"stages.{stage}", *self.named(section if isinstance(section, dict) else {}, stage)]
+        return [f"stages.{stage}", *self.class_modules(section if isinstance(section, dict) else {}, stage)]
 
-    def named(self, values: Mapping[str, Any], section: str = "train") -> list[str]:
-        """The modules of the project among those of the classes that a section of params names."""
+    def class_modules(self, values: Mapping[str, Any], section: str = "train") -> list[str]:
+        """The project's modules that contain a class named in `values`, a section of params.yaml."""
         names = (str(values.get(key)).rpartition(".")[0] for key in CLASSES.get(section, ()))
         return [name for name in names if name in self.modules]
 
     def closure(self, *starts: str) -> set[str]:
-        """Those of these modules that exist, and all that they import, directly or not; not what they load by name.
+        """The modules in `starts` and all that they import, directly or not.
+
+        A name without a module is skipped. Modules that are loaded by name are not followed (see BY_NAME).
 
         Raises:
             UserError: a module does not parse.
         """
-        found: set[str] = set()
+        reached: set[str] = set()
         waiting = [name for name in starts if name in self.modules]
         while waiting:
             name = waiting.pop()
-            if name not in found:
-                found.add(name)
-                waiting += [*self.imports(name), *(one for one in _parents(name) if one in self.modules)]
-        return found
+            if name not in reached:
+                reached.add(name)
+                waiting += [*self.imports(name), *(parent for parent in _parents(name) if parent in self.modules)]
+        return reached
 
     def imports(self, module: str) -> list[str]:
-        """The modules of the project that a module imports itself, also within functions; not for type checking only.
+        """The project's modules that a module imports directly, also within functions.
+
+        Imports under `if TYPE_CHECKING` do not count.
 
         Raises:
-            UserError: it does not parse.
+            UserError: the module does not parse.
         """
         parts = module.split(".")
         package = parts if self.modules[module].name == "__init__.py" else parts[:-1]
@@ -128,82 +137,94 @@ class Code:
         return [name for name in dict.fromkeys(names) if name in self.modules]
 
     def digests(self, *starts: str) -> dict[str, str]:
-        """Path and digest of each module of a closure, and of the data files of its packages, sorted by path.
+        """Path -> digest of each module of a closure, and of the data files of its packages, sorted by path.
 
         Raises:
-            UserError: a module does not parse, reads its own source, or loads one by name that BY_NAME does not have.
+            UserError: a module does not parse, reads its own source, or loads a module by name that BY_NAME does not
+                list.
         """
         closure = self.closure(*starts)
         for name in sorted(closure):
             self._check(name, closure)
-        found = {self.modules[name]: self._read(name).digest for name in closure}
-        for path in [path for path in found if path.name == "__init__.py"]:
-            found |= {data: files.sha256_file(data) for data in _data_files(path.parent)}
-        return {path.relative_to(self.root).as_posix(): found[path] for path in sorted(found)}
+        digests = {self.modules[name]: self._read(name).digest for name in closure}
+        for path in [path for path in digests if path.name == "__init__.py"]:
+            digests |= {data: files.sha256_file(data) for data in _data_files(path.parent)}
+        return {path.relative_to(self.root).as_posix(): digests[path] for path in sorted(digests)}
 
     def digests_of(self, stage: str) -> dict[str, str]:
-        """As `digests`, of what a stage runs: the content of digests/<stage>.json."""
+        """The `digests` of the code that a stage runs: the content of digests/<stage>.json."""
         return self.digests(*self.starts(stage))
 
-    def refused(self, stage: str) -> set[str]:
-        """The modules that a stage may not load: those outside its closure that none of its modules loads by name."""
+    def forbidden(self, stage: str) -> set[str]:
+        """The modules that a stage may not load: neither its closure imports them, nor does BY_NAME allow them."""
         closure = self.closure(*self.starts(stage))
         return self.modules.keys() - closure - self.closure(*(BY_NAME[name] for name in closure & BY_NAME.keys()))
 
-    def changed(self, stage: str, before: object) -> list[str]:
-        """The paths whose digest is not that of `before`, the content of digests/<stage>.json; all if it has none."""
-        known = before if isinstance(before, dict) else {}
-        return [path for path, _, _ in files.changes(known, self.digests_of(stage))]
+    def changed(self, stage: str, recorded: object) -> list[str]:
+        """The paths whose digest differs from `recorded`, the content of digests/<stage>.json.
 
-    def compiled_otherwise(self, sources: Mapping[Path, bytes], digests: object) -> list[str]:
-        """The paths of modules that were compiled from another source than `digests`, the content of
-        digests/<stage>.json, has. sources: what was compiled, by file."""
-        known = digests if isinstance(digests, dict) else {}
-        own = {
+        All paths, if `recorded` is not a mapping.
+        """
+        recorded_digests = recorded if isinstance(recorded, dict) else {}
+        return [path for path, _, _ in files.changed_digests(recorded_digests, self.digests_of(stage))]
+
+    def compiled_from_other_source(self, sources: Mapping[Path, bytes], digests: object) -> list[str]:
+        """The paths of modules that Python compiled from a source that the recorded digests do not have.
+
+        Args:
+            sources: The compiled source by file, see `sources.compiled`.
+            digests: The content of digests/<stage>.json.
+        """
+        recorded_digests = digests if isinstance(digests, dict) else {}
+        contents = {
             path.relative_to(self.root).as_posix(): data
             for path, data in sources.items()
             if path.is_relative_to(self.root)
         }
-        return [path for path, data in own.items() if path in known and _parsed(data).digest != known[path]]
+        return [
+            path
+            for path, data in contents.items()
+            if path in recorded_digests and _parsed(data).digest != recorded_digests[path]
+        ]
 
     def _check(self, name: str, closure: set[str]) -> None:
         source, path = self._read(name), self.modules[name].relative_to(self.root)
         for line, word in source.reads_itself:
             raise UserError(
-                f"{path}:{line} uses {word}: with it a comment or docstring could change a result, and no digest of "
-                "code would show it. Give the text as a value instead."
+                f"{path}:{line} uses {word}. With it, a comment or docstring could change a result, and no digest of "
+                "code would show the change. Write the text as a value instead."
             )
         for line, target in source.by_name:
             if target in self.modules.keys() - closure and BY_NAME.get(name) != target:
-                raise not_named(f"{path}:{line}", target)
+                raise not_in_by_name(f"{path}:{line}", target)
 
     def _read(self, module: str) -> Source:
         return read_source(self.modules[module], self.root)
 
 
-def not_named(who: str, target: str) -> UserError:
-    """The error about a module that is loaded by name and is not in BY_NAME."""
+def not_in_by_name(loader: str, target: str) -> UserError:
+    """The error that a module is loaded by name, but BY_NAME does not list it. loader: who loads it."""
     return UserError(
-        f"{who} loads {target} by name, so its digests do not have it and an edit there would rerun nothing. Import it "
-        "with a statement; or, if it cannot change a result, add it to BY_NAME in rfdetr_core/base/code.py."
+        f"{loader} loads {target} by name. So its digests leave {target} out, and an edit there would rerun nothing. "
+        "Import it with a statement. Or, if it cannot change a result, add it to BY_NAME in rfdetr_core/base/code.py."
     )
 
 
 def exact_digests(paths: Iterable[str], root: Path = ROOT) -> dict[str, str]:
-    """The SHA-256 of the bytes of source files, by path below the root."""
+    """Path -> SHA-256 of the bytes of source files that exist. paths: below the root."""
     return {path: files.sha256_file(root / path) for path in paths if (root / path).exists()}
 
 
 def semantic_digest(path: Path) -> str:
-    """The digest of one file as `digests` has it. UserError: a module that does not parse."""
+    """The digest of a file as in `Code.digests`. Raises a UserError if it is a module that does not parse."""
     return read_source(path).digest if path.suffix == ".py" else files.sha256_file(path)
 
 
 def read_source(path: Path, root: Path = Path()) -> Source:
-    """Read a module.
+    """Read and parse a module.
 
     Raises:
-        UserError: it does not parse; the message names file and line.
+        UserError: the module does not parse. The message names file and line.
     """
     try:
         return _parsed(files.read_bytes(path))
@@ -212,7 +233,7 @@ def read_source(path: Path, root: Path = Path()) -> Source:
         line = getattr(error, "lineno", None)
         reason = getattr(error, "msg", None) or str(error)
         raise UserError(
-            f"{name}{f':{line}' if line else ''} does not parse ({reason}). Correct it, or: git restore {name}"
+            f"{name}{f':{line}' if line else ''} does not parse ({reason}). Correct it, or run: git restore {name}"
         ) from None
 
 
@@ -264,7 +285,11 @@ def _parsed(source: bytes) -> Source:
 
 
 def _nodes(tree: ast.AST) -> Iterator[tuple[ast.AST, When]]:
-    """The nodes of a module, and when they run: lazily in its `__getattr__`, which loads what somebody asks it for."""
+    """Yield each node of a module and when it runs.
+
+    "lazily": in the module's `__getattr__`, which runs when a missing attribute is asked for. "never": under
+    `if TYPE_CHECKING`.
+    """
     waiting: list[tuple[ast.AST, When]] = [(tree, "always")]
     while waiting:
         node, when = waiting.pop()
@@ -286,7 +311,7 @@ def _docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunc
 
 
 def _folder_names(tree: ast.AST) -> set[int]:
-    """The ids of the nodes of which only `.parent` or `.parents` is used."""
+    """The id() of each node below a `.parent` or `.parents`: there `__file__` only names a folder."""
     attributes = (node for node in ast.walk(tree) if _name_of(node) in ("parent", "parents"))
     return {id(inner) for node in attributes for inner in ast.walk(node)}
 
@@ -297,11 +322,14 @@ def _name_of(node: ast.AST) -> str | None:
 
 
 def _of_source(node: ast.AST) -> str | None:
-    """What a node reads of the source, if it does; `__file__` as well, which may also name a folder."""
+    """The name through which a node reads the source; None if it does not. `__file__` counts, too.
+
+    `__file__` may be used only to name a folder; the caller checks that.
+    """
     if isinstance(node, ast.Import | ast.ImportFrom):
         names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
         return next((name for name in _READERS if name in names), None)
-    if isinstance(node, ast.Constant):  # as of getattr
+    if isinstance(node, ast.Constant):  # such as the second argument of getattr()
         return node.value if isinstance(node.value, str) and _OF_SOURCE.fullmatch(node.value) else None
     name = node.arg if isinstance(node, ast.keyword) else _name_of(node)
     return name if name and (name == "__file__" or _OF_SOURCE.fullmatch(name)) else None
@@ -310,12 +338,12 @@ def _of_source(node: ast.AST) -> str | None:
 def _without_prose(text: str, docstrings: Iterable[ast.Expr]) -> str:
     """A source without comments, these docstrings, blank lines and trailing white space.
 
-    What is left of a line stays as it is: strings, and the blank lines and spaces in them, are never altered.
+    Strings are never changed, nor the blank lines and spaces in them.
     """
     lines = text.split("\n")
     cuts: dict[int, list[tuple[int, int | None]]] = defaultdict(list)
-    in_string: set[int] = set()  # the lines whose end is within a string
-    starts: list[int] = []  # the first lines of the f-strings that are open
+    in_string: set[int] = set()  # lines that end inside a string
+    starts: list[int] = []  # the first line of each open f-string
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         kind = tokenize.tok_name[token.type]
         if kind == "STRING":
@@ -333,17 +361,17 @@ def _without_prose(text: str, docstrings: Iterable[ast.Expr]) -> str:
             begin = len(encoded[: node.col_offset].decode()) if number == first else 0
             cuts[number].append((begin, len(encoded[: node.end_col_offset].decode()) if number == last else None))
         in_string -= set(range(first, last))
-    kept: list[str] = []
+    kept_lines: list[str] = []
     continued = False
     for number, line in enumerate(lines):
         for begin, stop in sorted(cuts[number], key=itemgetter(0), reverse=True):
             line = line[:begin] + ("" if stop is None else line[stop:])
         if number in in_string:
-            kept.append(line)
+            kept_lines.append(line)
             continued = False
             continue
         line = line.rstrip(_SPACE)
         if line or continued:  # an empty line ends a statement that a backslash continues
-            kept.append(line)
+            kept_lines.append(line)
         continued = line.endswith("\\")
-    return "\n".join(kept)
+    return "\n".join(kept_lines)

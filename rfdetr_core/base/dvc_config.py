@@ -1,4 +1,4 @@
-"""What DVC is configured to do in a project. DVC is imported when it is asked for: that takes a third of a second."""
+"""DVC's configuration of a project. DVC is imported only when needed: the import takes a third of a second."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from rfdetr_core.base.errors import UserError
 
 @lru_cache
 def dvc_config(root: Path) -> dict[str, Any]:
-    """DVC's configuration: of this clone, of the project, the user and the system. Raises UserError: it is broken."""
+    """DVC's configuration, merged from this clone, the project, the user and the system.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     from dvc.config import Config, ConfigError  # type: ignore[import-untyped]
 
     try:
@@ -21,10 +25,10 @@ def dvc_config(root: Path) -> dict[str, Any]:
 
 
 def cache_folder(root: Path) -> Path:
-    """DVC's cache, as configured, else the usual one."""
+    """The folder of DVC's cache: as configured, by default .dvc/cache."""
     return root / ".dvc" / (dvc_config(root)["cache"].get("dir") or "cache")
 
 
 def project_above(folder: Path) -> Path | None:
-    """The nearest folder from `folder` on upwards that is a project of DVC."""
-    return next((one for one in (folder, *folder.parents) if (one / ".dvc").is_dir()), None)
+    """The nearest DVC project: `folder` itself or one of its parents."""
+    return next((candidate for candidate in (folder, *folder.parents) if (candidate / ".dvc").is_dir()), None)

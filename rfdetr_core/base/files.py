@@ -1,4 +1,7 @@
-"""Files that are written whole or not at all, and their digests."""
+"""Reading files, writing them atomically, JSON and CSV texts, and digests.
+
+Atomically: a reader sees the complete new file or the old one, also after a crash.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,12 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_asci
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it onto `path` when the block succeeds, remove it when it fails.
+    """Yield a temporary path next to `path`; rename it onto `path` when the block succeeds, remove it when it fails.
 
-    `path` itself is never opened: where DVC links files (cache.type hardlink or symlink), it is an object of the cache.
+    `path` itself is never opened for writing: with cache.type hardlink or symlink it is an object of DVC's cache.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full. What stood at `path` before is intact.
+        UserError: the folder cannot be written or the disk is full. The old file at `path` is unchanged.
     """
     temporary: Path | None = None
     try:
@@ -49,8 +52,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}. Free space or make the folder writable; "
-            "what stood there before is unchanged."
+            f"cannot write {path}: {error.strerror or error}. Free space or make the folder writable. "
+            "The old file is unchanged."
         ) from error
     finally:
         if temporary is not None:
@@ -58,15 +61,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def open_regular(path: Path) -> io.BufferedReader:
-    """Open a file for reading, if it is one: a pipe would be waited for, and a device may have no end.
+    """Open a regular file for reading. A pipe could block, and a device may be endless, so both are refused.
 
     Raises:
         OSError: it cannot be read, or is a folder, pipe, socket or device.
     """
-    _require_regular(path, path.stat().st_mode)  # first: to open a device may already do something
+    _require_regular(path, path.stat().st_mode)  # before opening: to open a device may already have an effect
 
     def opener(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NONBLOCK)  # by now it may be a pipe
+        return os.open(name, flags | os.O_NONBLOCK)  # the path may have become a pipe since the check
 
     file = open(path, "rb", opener=opener)  # noqa: SIM115
     try:
@@ -89,59 +92,65 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
-    """The content of a regular file as text with one kind of line end. Raises what `open_regular` does, ValueError."""
+    r"""The content of a regular file as text; all line ends become \n.
+
+    Raises what `open_regular` does, and ValueError if the bytes are not text in this encoding.
+    """
     with io.TextIOWrapper(open_regular(path), encoding=encoding) as file:
         return file.read()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all."""
+    """Write `data` to `path` atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def copy(source: Path, path: Path) -> None:
-    """Copy a file to `path`, whole or not at all. Raises a UserError where `path` or `source` fails."""
+    """Copy a file to `path` atomically. Raises a UserError if `source` cannot be read or `path` not be written."""
     with replacing(path) as temporary, open_regular(source) as read, temporary.open("wb") as written:
         shutil.copyfileobj(read, written)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 `text` with the line ends it has, whole or not at all."""
+    """Write `text` as UTF-8 atomically. Its line ends are kept."""
     write_bytes(path, text.encode())
 
 
 def json_text(value: Any) -> str:
-    """Indented JSON with the key order it has; NaN and infinity are refused (ValueError)."""
+    """Indented JSON in the key order of the value. Raises ValueError for NaN and infinity."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as `json_text` has it, whole or not at all."""
+    """Write the `json_text` of a value atomically."""
     write_text(path, json_text(value))
 
 
 def csv_text(rows: Iterable[Any], columns: Sequence[str] | None = None) -> str:
-    """Rows (sequences, or mappings by column) as CSV, with values as Python prints them.
+    """Rows as CSV, with values as Python prints them. None and numbers that are not finite become empty cells.
 
-    None, and a number that is not finite, is an empty cell. columns: by default as the rows bring them up.
+    Args:
+        rows: Sequences, or mappings from column to value.
+        columns: Their names. By default the keys of the rows, in order of first appearance.
     """
     import pandas as pd
 
-    table = pd.DataFrame(rows, columns=columns, dtype=object)  # or 1 beside None would become 1.0
+    # dtype=object: otherwise an integer column with a None would become floats.
+    table = pd.DataFrame(rows, columns=columns, dtype=object)
     return str(table.replace([math.inf, -math.inf], None).to_csv(index=False, lineterminator="\n"))
 
 
 def write_table(path: Path, rows: Iterable[Any], columns: Sequence[str] | None = None) -> None:
-    """Write rows as CSV (see csv_text), whole or not at all."""
+    """Write rows as CSV atomically. `rows` and `columns` are those of csv_text."""
     write_text(path, csv_text(rows, columns))
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that this project wrote.
+    """Read a JSON file that a stage of this project wrote.
 
     Raises:
-        UserError: missing or not JSON.
+        UserError: the file is missing or is not JSON.
     """
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -154,14 +163,14 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(data: bytes) -> Any:
-    """Parse JSON as strictly as it is written: UTF-8, each key once, finite numbers, levels that code can follow.
+    """Parse strict JSON: UTF-8, each key once in an object, finite numbers, at most MOST_LEVELS levels of nesting.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the data is something else.
     """
     try:
         hooks: dict[str, Any] = {"parse_float": _finite, "parse_constant": _finite}
-        hooks |= {"parse_int": _whole} if _LONG.search(data) else {}
+        hooks |= {"parse_int": _parse_integer} if _LONG.search(data) else {}
         value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object, **hooks)
         if _SURROGATE.search(data):
             json.dumps(value, ensure_ascii=False).encode()
@@ -169,7 +178,7 @@ def parse_json(data: bytes) -> Any:
         raise ValueError("nested too deeply" if isinstance(error, RecursionError) else "half a character") from None
     level: list[Any] = [[value]]
     for _ in range(MOST_LEVELS + 1):
-        inner = (one.values() if type(one) is dict else one for one in level)
+        inner = (value.values() if type(value) is dict else value for value in level)
         level = [item for items in inner for item in items if type(item) in (dict, list)]
         if not level:
             return value
@@ -180,17 +189,17 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is twice in an object")
     return value
 
 
 def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text[:20]} is no finite number")
+        raise ValueError(f"{text[:20]} is not a finite number")
     return value
 
 
-def _whole(text: str) -> int:
+def _parse_integer(text: str) -> int:
     if len(text) > _MOST_DIGITS:
         raise ValueError(f"{text[:20]}... has {len(text)} digits")
     return int(text)
@@ -202,24 +211,24 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in pieces."""
+    """Hexadecimal SHA-256 of a regular file. It is read in pieces."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def md5_bytes(data: bytes) -> str:
-    """Hexadecimal MD5 of `data`, by which DVC knows it."""
+    """Hexadecimal MD5 of `data`: its name in DVC's cache."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def md5_file(path: Path) -> str:
-    """Hexadecimal MD5 of a file, by which DVC knows it."""
+    """Hexadecimal MD5 of a file: its name in DVC's cache."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one byte string for a value: sorted keys, no white space, UTF-8, no NaN."""
+    """JSON of a value in its canonical form: sorted keys, no white space, UTF-8. Raises ValueError for NaN."""
     return _CANONICAL.encode(value).encode()
 
 
@@ -228,15 +237,17 @@ def digest(value: Any) -> str:
     return sha256_bytes(canonical_json(value))
 
 
-def changes(expected: Mapping[str, str], found: Mapping[str, str]) -> Iterable[tuple[str, str | None, str | None]]:
-    """Each path whose digest differs, with both; None: not there."""
-    for path in sorted(expected.keys() | found.keys()):
-        if expected.get(path) != found.get(path):
-            yield path, expected.get(path), found.get(path)
+def changed_digests(
+    expected: Mapping[str, str], actual: Mapping[str, str]
+) -> Iterable[tuple[str, str | None, str | None]]:
+    """Yield each path whose digest differs, its expected and its actual digest. None: the path is missing there."""
+    for path in sorted(expected.keys() | actual.keys()):
+        if expected.get(path) != actual.get(path):
+            yield path, expected.get(path), actual.get(path)
 
 
 def umask() -> int:
-    """The bits that this process withholds from the modes of new files."""
+    """The umask of this process: the permission bits that new files do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,6 +1,7 @@
-"""git: the one way to run it. The only command that writes adds the journal of an experiment.
+"""Runs git for all other modules, with settings that keep its answers independent of the user's configuration.
 
-A project may be a folder of a larger repository: paths are below the project, commits name files as <commit>:./<path>.
+Only one command of the project writes: it adds the journal of an experiment. A project may be a folder of a larger
+repository. So paths are below the project, and a file of a commit is <commit>:./<path>.
 """
 
 from __future__ import annotations
@@ -13,29 +14,28 @@ from urllib.parse import urlsplit, urlunsplit
 
 from rfdetr_core.base.errors import UserError
 
-# Settings of a user or of a clone under which git would answer otherwise than the committed objects say. A commit-graph
-# can name other parents than a commit, a file system monitor is a command that says which files changed, and the others
-# hide the first commit, add signatures or colours to a log, or write names in another way.
+# Each of these settings of a user or a clone could make git's answer differ from the committed objects.
 _SETTINGS = {
     "advice.graftFileDeprecated": "false",
     "core.attributesFile": os.devnull,
-    "core.commitGraph": "false",
-    "core.fsmonitor": "false",
+    "core.commitGraph": "false",  # a commit-graph file can name other parents than the commit
+    "core.fsmonitor": "false",  # a command that decides which files have changed
     "core.hooksPath": os.devnull,
-    "core.quotePath": "false",
+    "core.quotePath": "false",  # true would escape letters in file names
     "core.untrackedCache": "false",
     "color.ui": "false",
     "i18n.logOutputEncoding": "UTF-8",
-    "log.mailmap": "false",
-    "log.showRoot": "true",
-    "log.showSignature": "false",
+    "log.mailmap": "false",  # true would replace the names of authors
+    "log.showRoot": "true",  # false would hide the files of the first commit
+    "log.showSignature": "false",  # true would add lines to a log
 }
-# An object that `git replace` names would be read in place of the committed one.
+# --no-replace-objects: otherwise git would read the replacement that `git replace` set for a committed object.
 COMMAND = (
     *("git", "--no-replace-objects", "--no-optional-locks"),
     *(word for pair in _SETTINGS.items() for word in ("-c", "=".join(pair))),
 )
-# What names another repository, or other objects, than those in the folder. A hook of git sets some of them.
+# Variables that point git to another repository or other objects than those of the folder. A git hook gets some of
+# them.
 _ELSEWHERE = (
     "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_ATTR_SOURCE", "GIT_COMMON_DIR", "GIT_DIR", "GIT_EXTERNAL_DIFF",
     "GIT_INDEX_FILE", "GIT_NAMESPACE", "GIT_OBJECT_DIRECTORY", "GIT_SHALLOW_FILE", "GIT_WORK_TREE",
@@ -44,16 +44,17 @@ _ELSEWHERE = (
 
 
 def environment() -> dict[str, str]:
-    """The environment in which git reads the repository of the folder, without grafts, as its objects are."""
-    kept = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
-    return kept | {"GIT_GRAFT_FILE": os.devnull, "GIT_ATTR_NOSYSTEM": "1"}
+    """Environment variables under which git reads the objects of the folder's repository, without grafts."""
+    variables = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
+    return variables | {"GIT_GRAFT_FILE": os.devnull, "GIT_ATTR_NOSYSTEM": "1"}
 
 
 def run(folder: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[bytes]:
-    """Run a command. Without git, or without the folder, it fails.
+    """Run a git command. If git or the folder is missing, the result has the return code 127.
 
     Raises:
-        UserError: git refuses the repository, since another user owns it: whatever was asked, that is not a no.
+        UserError: git refuses the repository, because another user owns it. Without this error a caller would take the
+            refusal for the answer "no".
     """
     command = [*COMMAND, *arguments]
     try:
@@ -69,13 +70,19 @@ def run(folder: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedP
 
 
 def answer(folder: Path, *arguments: str) -> str | None:
-    """What a command prints; None where it fails. Raises what `run` does."""
+    """The output of a command; None if it fails. Raises what `run` does."""
     done = run(folder, *arguments)
     return None if done.returncode else os.fsdecode(done.stdout)
 
 
 def text(folder: Path, *arguments: str, stdin: str = "", errors: str = "surrogateescape") -> str:
-    """What a command prints; by default decoded so that the names of files are found again.
+    """The output of a command that must succeed.
+
+    Args:
+        folder: The folder that git runs in.
+        arguments: The command after `git`.
+        stdin: Text for its standard input.
+        errors: How bytes that are not UTF-8 are decoded. By default os.fsencode() gives the bytes of a name back.
 
     Raises:
         UserError: git is not installed, the folder is in no repository, or the command fails.
@@ -88,17 +95,17 @@ def text(folder: Path, *arguments: str, stdin: str = "", errors: str = "surrogat
 
 
 def toplevel(folder: Path) -> Path:
-    """The root of the repository that a folder is in, without links. Raises what `text` does."""
+    """The root of the repository that contains a folder, with links resolved. Raises what `text` does."""
     return Path(text(folder, "rev-parse", "--show-toplevel").rstrip("\n")).resolve()
 
 
 def names(folder: Path, *arguments: str) -> set[str]:
-    """The names of files that a command prints with -z. Raises what `text` does."""
+    """The file names that a command prints with -z. Raises what `text` does."""
     return set(text(folder, *arguments).split("\0")) - {""}
 
 
 def public_address(remote: str) -> str | None:
-    """The address of a remote repository without user, password and query; None for a folder of this machine."""
+    """The address of a remote repository without user, password and query. None: it is a folder of this machine."""
     if short := re.fullmatch(r"(?:[^/@]+@)?([^/:@]+):(?!//)(.+)", remote):  # user@host:path
         return f"ssh://{short[1]}/{short[2].lstrip('/')}"
     parts = urlsplit(remote)

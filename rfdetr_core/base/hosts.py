@@ -1,4 +1,4 @@
-"""Which addresses may be asked where another decides: https alone, and hosts of the public internet alone."""
+"""Which addresses may be fetched if a user or a server chose them: only https, only hosts of the public internet."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _TRANSLATED, _PROTOCOLS = ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_net
 
 
 def refusal(address: str) -> str | None:
-    """Why an address may not be asked, such as "which is not https"; None: it may.
+    """The reason why an address must not be fetched, such as "which is not https". None: it may be fetched.
 
     Raises:
         OSError: its host is unknown.
-        ValueError: it is not an address.
+        ValueError: the text is not an address.
     """
     parts = urlsplit(address)
     if parts.scheme != "https":
@@ -26,7 +26,7 @@ def refusal(address: str) -> str | None:
 
 
 def is_public(number: str) -> bool:
-    """Whether a numeric address of a host is one of the public internet."""
+    """Whether an IP address belongs to the public internet."""
     parsed = ipaddress.ip_address(number.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
         within = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF) if parsed in _TRANSLATED else None
@@ -34,15 +34,15 @@ def is_public(number: str) -> bool:
     return parsed.is_global and not parsed.is_multicast and parsed not in _PROTOCOLS
 
 
-def _numbers(host: str, place: str) -> list[str]:
-    """The numeric addresses of a host, as far as this machine has to know them: a proxy resolves names itself.
+def _numbers(host: str, host_and_port: str) -> list[str]:
+    """The IP addresses of a host. Empty, if a proxy will look up the name.
 
-    place: the host with its port, as urllib names it when it asks whether to go without the proxy.
+    host_and_port: in urllib's spelling, to ask whether the proxy is bypassed for it.
     """
     with suppress(ValueError):
         return [str(ipaddress.ip_address(host))]
     with suppress(OSError):
-        return [socket.inet_ntoa(socket.inet_aton(host))]  # 127.1, 2130706433, 0x7f000001: a proxy knows them, too
-    if "https" in urllib.request.getproxies() and not urllib.request.proxy_bypass(place):
+        return [socket.inet_ntoa(socket.inet_aton(host))]  # 127.1, 2130706433, 0x7f000001: a proxy accepts them, too
+    if "https" in urllib.request.getproxies() and not urllib.request.proxy_bypass(host_and_port):
         return ["127.0.0.1"] if host.rstrip(".") == "localhost" else []
-    return [str(one[4][0]) for one in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+    return [str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]

@@ -1,4 +1,4 @@
-"""Image files that take far longer to decode than their size suggests: found from what a decoder reads first."""
+"""Limits on image files that take far longer to decode than their size suggests. Checked before anything is decoded."""
 
 from __future__ import annotations
 
@@ -8,67 +8,75 @@ import re
 import numpy as np
 from PIL import TiffImagePlugin
 
-# A progressive JPEG has about 10 scans, and some dozens where a tool searches for the smallest file. Each scan is a
-# pass over all pixels. libtiff refuses more than 100 in a JPEG within a TIFF.
+# A progressive JPEG has about 10 scans, or some dozens if a tool searched for the smallest file. Each scan is a pass
+# over all pixels. libtiff refuses more than 100 in a JPEG inside a TIFF.
 MOST_SCANS = 100
-MOST_SCANNED_PIXELS = 20  # scans times pixels, in units of the most pixels that are allowed: 20 scans of the largest
-# A picture of 100 million pixels in tiles of 64 x 64 has 25,000. Each takes some 10 microseconds, however small it is.
+# Scans times pixels, relative to the pixel limit: an image of the largest size may have 20 scans.
+MOST_SCANNED_PIXELS = 20
+# Strips or tiles. A picture of 100 million pixels in tiles of 64 x 64 has 25,000. Each part takes about 10
+# microseconds, however small it is.
 MOST_PARTS = 100_000
-# Tiles at the edges reach out of the picture, at most four times its area, and each of up to 6 bands may have its own.
+# The area of all tiles together, relative to the picture. Tiles at the edges reach beyond it: at most four times its
+# area. Each of up to 6 bands may have its own tiles.
 _MOST_COVERED = 32
 _SCAN = b"\xff\xda"
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")
-_BARE_MARKERS = {0x01, *range(0xD0, 0xD9)}  # without a length: TEM, RST0 to RST7, SOI
+_BARE_MARKERS = {0x01, *range(0xD0, 0xD9)}  # markers without a length: TEM, RST0 to RST7, SOI
 _END, _START_OF_SCAN = 0xD9, 0xDA
 
 
 def check_scans(data: bytes, pixels: int, max_pixels: int) -> None:
-    """Compare the scans of a JPEG with the limits, without decoding one.
+    """Compare the number of scans of a JPEG with the limits. Nothing is decoded.
+
+    Args:
+        data: The bytes of the file.
+        pixels: Width times height of the image.
+        max_pixels: The largest number of pixels that an image may have.
 
     Raises:
-        ValueError: it has too many, alone or for its pixels; says what to do.
+        ValueError: there are more than MOST_SCANS, or too many for the number of pixels. The message has the remedy.
     """
     most = max(1, min(MOST_SCANS, MOST_SCANNED_PIXELS * max_pixels // max(pixels, 1)))
-    # Two bytes of a thumbnail or profile may look like the beginning of a scan, so this counts too many, never too few.
+    # The quick count may be too high, never too low: two bytes of a thumbnail or profile may look like a scan's marker.
     if _pairs(data) > most and (scans := _scans(data)) > most:
-        what = f"it has {scans:,} scans, more than the {most} allowed for its {pixels:,} pixels"
-        raise ValueError(f"{what}: save it again, as a JPEG that is not progressive")
+        problem = f"it has {scans:,} scans, more than the {most} allowed for its {pixels:,} pixels"
+        raise ValueError(f"{problem}: save it again, as a JPEG that is not progressive")
 
 
 def _pairs(data: bytes) -> int:
-    """How often the marker of a scan is among the bytes; bytes.count takes ten times as long."""
+    """Count the two bytes of a scan's marker in the data. bytes.count() takes ten times as long."""
     halves = (np.frombuffer(data, "<u2", (len(data) - start) // 2, start) for start in (0, 1))
     return sum(int(np.count_nonzero(half == int.from_bytes(_SCAN, "little"))) for half in halves)
 
 
 def _scans(data: bytes) -> int:
-    """The scans up to the end of the image, as libjpeg walks from marker to marker."""
-    scans, at = 0, 2
-    while (found := _MARKER.search(data, at)) and found[1][0] != _END:
-        marker, at = found[1][0], found.end()
+    """The number of scans up to the end of the image. Goes from marker to marker, as libjpeg does."""
+    scans, position = 0, 2
+    while (match := _MARKER.search(data, position)) and match[1][0] != _END:
+        marker, position = match[1][0], match.end()
         scans += marker == _START_OF_SCAN
-        at += 0 if marker in _BARE_MARKERS else int.from_bytes(data[at : at + 2], "big")
+        position += 0 if marker in _BARE_MARKERS else int.from_bytes(data[position : position + 2], "big")
     return scans
 
 
 def check_parts(data: bytes) -> None:
-    """Compare the strips or tiles of the first picture of a TIFF with the limits, without reading one.
+    """Compare the strips or tiles of a TIFF's first picture with the limits. None is read.
 
     Raises:
-        ValueError: it has too many, or they cover the picture too often; says what to do.
+        ValueError: there are too many, or they cover the picture too often. The message has the remedy.
     """
-    tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[2] == 43 else 8])  # 43: of 64 bits
+    tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[2] == 43 else 8])  # 43: BigTIFF
     file = io.BytesIO(data)
     file.seek(tags.next)
     tags.load(file)
     parts = max(len(tags.get(tag, ())) for tag in (TiffImagePlugin.STRIPOFFSETS, TiffImagePlugin.TILEOFFSETS))
     if parts > MOST_PARTS:
-        what = f"it has {parts:,} strips or tiles, more than the {MOST_PARTS:,} allowed"
-        raise ValueError(f"{what}: save it again with larger ones")
+        problem = f"it has {parts:,} strips or tiles, more than the {MOST_PARTS:,} allowed"
+        raise ValueError(f"{problem}: save it again with larger ones")
     if parts <= _MOST_COVERED:
         return
     width, height = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
-    tiled = TiffImagePlugin.STRIPOFFSETS not in tags  # as Pillow sees it
+    tiled = TiffImagePlugin.STRIPOFFSETS not in tags  # the rule of Pillow
     side = tags.get(TiffImagePlugin.TILEWIDTH, width) if tiled else width
     rows = tags.get(TiffImagePlugin.TILELENGTH if tiled else TiffImagePlugin.ROWSPERSTRIP, height)
     if parts * min(side, width) * min(rows, height) > _MOST_COVERED * width * height:

@@ -1,4 +1,4 @@
-"""Decoding an image file: one rule for validation, training, evaluation and prediction."""
+"""Decodes image files into upright RGB. Validation, training, evaluation and prediction share these functions."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAX_PIXELS = 100_000_000
-# libwebp decodes a whole picture through two more of its size, with transparency: three times the memory of a JPEG.
+# The divisor of the pixel limit by format. libwebp needs two more pictures of the same size, with transparency, to
+# decode one: three times the memory of a JPEG.
 _LESS_PIXELS = {"WEBP": 2}
-# dark: 16 bits, of which the picture uses 14 at most. veiled: most pixels are neither opaque nor clear.
+# Doubts about the content of a decoded image. "": none. dark: the file has 16 bits and uses 14 of them at most.
+# veiled: most pixels are half transparent.
 DOUBTS = ("", "dark", "veiled")
-# A plain file of four 16-bit channels, and room for what else it carries.
-_BYTES_OF_PIXEL, _BYTES_BESIDE = 8, 64 * 2**20
-# Tags of TIFF. Of colours of 16 bits that lie apart, Pillow 13 takes the halves for pixels, without a word.
+# The largest size of a file: an uncompressed pixel has four 16-bit channels, and 64 MiB are left for metadata.
+_BYTES_OF_PIXEL, _BYTES_OF_METADATA = 8, 64 * 2**20
+# Tags of TIFF. For 16-bit colours in separate planes, Pillow 13 returns wrong pixels without an error.
 _BITS, _PLANAR = 258, 284
-# What a decoder may take. Where there is less, its failure says nothing of the file.
+# Bytes of memory that a decoder may need. If less is free, a decoding error does not prove that the file is damaged.
 _NEEDED = 4 * MAX_PIXELS
-_STRIP = 2**20  # pixels that are hashed at once: a copy of all of a large picture would take its memory again
-_OF_14_BITS = 64  # what the largest number of 14 bits becomes when 16 are scaled to 8
+_STRIP = 2**20  # pixels that are hashed at once; hashing a copy of the complete picture would double the memory
+_LARGEST_OF_14_BITS = 64  # the largest 14-bit number after scaling from 16 bits to 8
 
 
 class _NoTruncated:
-    """While a thread is inside, Pillow refuses a file that ends early, whatever another library set for the process."""
+    """While a thread is inside, Pillow refuses truncated files, even if another library allowed them."""
 
     def __init__(self) -> None:
         self.lock, self.inside, self.allowed = threading.Lock(), 0, False
@@ -56,35 +58,48 @@ _NO_TRUNCATED = _NoTruncated()
 
 
 class TooLargeError(UserError):
-    """An image of more pixels, or a file of more bytes, than are allowed."""
+    """An image has more pixels, or its file more bytes, than allowed."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """What there is to see of an image file: the picture, which of FORMATS it is, whether it has more frames, and which
-    of DOUBTS there is."""
+class DecodedImage:
+    """An image file after decoding.
+
+    picture: the first frame, upright RGB. format: one of FORMATS. doubt: one of DOUBTS.
+    """
 
     picture: Image.Image
-    kind: str
-    several: bool
+    format: str
+    has_more_frames: bool
     doubt: str
 
 
 def decode(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
-    """Decode the bytes of an image into RGB by the rules of `upright_rgb`; of several frames, the first.
+    """Decode an image file into upright RGB (see `upright_rgb`). If it has several frames, the first one counts.
 
-    reduction: 2, 4 or 8: a JPEG may come at this part of its size, rounded up, pixel i covering that many of its own
-    from i * reduction on; that is quick, and for training alone. max_pixels: None for bytes that validation accepted.
+    Args:
+        data: The bytes of the file.
+        name: Names the file in messages.
+        reduction: 2, 4 or 8: a JPEG may be decoded at this fraction of its size, rounded up. Pixel i then covers the
+            pixels from i * reduction on. This is quick, and only training uses it.
+        max_pixels: The largest number of pixels allowed. None: validation has already accepted these bytes.
 
     Raises:
-        UserError: not an image of a known format, damaged, or larger than max_pixels; names `name`.
-        MemoryError: memory is short, so that nothing is known of the file.
+        UserError: the data is not an image of FORMATS, is damaged, or has too many pixels.
+        MemoryError: memory is short, so the file may be fine.
     """
-    return look(data, name, reduction, max_pixels).picture
+    return inspect_image(data, name, reduction, max_pixels).picture
 
 
-def look(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MAX_PIXELS) -> Look:
-    """As `decode`, and what else is known of the file."""
+def inspect_image(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MAX_PIXELS) -> DecodedImage:
+    """Decode an image file, and report its format, further frames and doubts. Arguments and errors are as in `decode`.
+
+    Args:
+        data: The bytes of the file.
+        name: Names the file in messages.
+        reduction: See `decode`.
+        max_pixels: See `decode`.
+    """
     try:
         _check_pixels(_webp_canvas(data), "WEBP", max_pixels)
         with _NO_TRUNCATED, _open(data) as image:
@@ -94,15 +109,15 @@ def look(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MA
                 image_limits.check_scans(data, pixels, max(max_pixels, MAX_PIXELS))
             tags = getattr(image, "tag_v2", {})
             if tags.get(_PLANAR) == 2 and max(tags.get(_BITS, (1,))) > 8:
-                raise ValueError("it keeps each colour apart, in 16 bits: save it with its colours together")
+                raise ValueError("its 16-bit colours are stored in separate planes: save it with interleaved colours")
             deep = image.mode.startswith("I;16") or ";16" in str(image.tile) or max(tags.get(_BITS, (1,))) > 8
             if reduction > 1:
                 _reduce(image, reduction)
             image.load()
             several = kind != "JPEG" and bool(getattr(image, "is_animated", False))
             picture = upright_rgb(image)
-            dark = deep and np.asarray(picture).max() <= _OF_14_BITS
-            return Look(picture, kind, several, "dark" if dark else "veiled" if _is_veiled(image) else "")
+            dark = deep and np.asarray(picture).max() <= _LARGEST_OF_14_BITS
+            return DecodedImage(picture, kind, several, "dark" if dark else "veiled" if _is_veiled(image) else "")
     except TooLargeError as error:
         raise TooLargeError(f"{name} is too large: {error}. Make it smaller, or raise the limit.") from None
     except MemoryError:
@@ -117,25 +132,25 @@ def look(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MA
 
 
 def _check_pixels(size: tuple[int, int], kind: str, max_pixels: int | None) -> int:
-    """The pixels of an image; raises where they are too many. max_pixels: None where validation has looked."""
+    """The number of pixels of an image. Raises TooLargeError if it is above max_pixels; None: validation checked it."""
     pixels = size[0] * size[1]
     if max_pixels is not None and pixels > (most := max_pixels // _LESS_PIXELS.get(kind, 1)):
-        why = f" for {kind}: as JPEG or PNG it may have more" if most < max_pixels else ""
-        raise TooLargeError(f"{size[0]} x {size[1]} pixels are more than the {most:,} allowed{why}")
+        hint = f" for {kind}: as JPEG or PNG it may have more" if most < max_pixels else ""
+        raise TooLargeError(f"{size[0]} x {size[1]} pixels are more than the {most:,} allowed{hint}")
     return pixels
 
 
 def _webp_canvas(data: bytes) -> tuple[int, int]:
-    """The canvas of an extended WebP file, for which Pillow takes memory when it opens it; (0, 0) of any other."""
+    """The canvas size of an extended WebP file; (0, 0) for other files. Pillow allocates the canvas on opening."""
     if data[:4] != b"RIFF" or data[8:16] != b"WEBPVP8X" or len(data) < 30:
         return 0, 0
     return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
 
 
 def _is_memory_short() -> bool:
-    # Some decoders, such as WebP's, call it a damaged file.
+    # Some decoders, such as WebP's, report a damaged file when memory runs out.
     try:
-        np.empty(_NEEDED, np.uint8)  # it is not touched, so it costs nothing
+        np.empty(_NEEDED, np.uint8)  # the memory is only reserved, not written
     except MemoryError:
         return True
     return False
@@ -149,28 +164,28 @@ def _is_veiled(image: Image.Image) -> bool:
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
-    """Read the head of an image file, as Image.open does.
+    """Read the header of an image file, as Image.open does.
 
-    That one refuses more than 179 million pixels by a setting of the whole process, whatever `max_pixels` is.
+    Image.open refuses more than 179 million pixels, whatever `max_pixels` is: its limit is a setting of the process.
     """
     Image.init()
     for kind in FORMATS:
         factory, accept = Image.OPEN[kind]
         if accept is None or accept(data[:16]) is True:
-            if kind == "TIFF":  # opening it makes a list of its parts
+            if kind == "TIFF":  # opening a TIFF lists all its parts
                 image_limits.check_parts(data)
             return factory(io.BytesIO(data), "")
     raise ValueError("no such file format")
 
 
 def read_limited(path: Path, max_pixels: int) -> bytes:
-    """The bytes of a file that no one has checked yet.
+    """The bytes of an image file that validation has not checked yet.
 
     Raises:
-        TooLargeError: no image of max_pixels takes as many bytes; they are not read.
+        TooLargeError: the file has more bytes than an image of max_pixels can need. It is not read.
         OSError: it cannot be read.
     """
-    limit = _BYTES_OF_PIXEL * max_pixels + _BYTES_BESIDE
+    limit = _BYTES_OF_PIXEL * max_pixels + _BYTES_OF_METADATA
     with files.open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
@@ -179,15 +194,16 @@ def read_limited(path: Path, max_pixels: int) -> bytes:
 
 
 def _reduce(image: Image.Image, reduction: int) -> None:
-    """Have an opened JPEG decoded at a reduced size; every other format stays as it is."""
+    """Make an opened JPEG decode at a reduced size. Other formats ignore this."""
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    # The last pixel of a row may cover more than there is; in a turned picture that would shift all others.
+    # If the side is not a multiple, the last pixel of a row covers fewer pixels. After turning, that would be the first
+    # one, and all others would be shifted.
     if not turned or not (image.width % reduction or image.height % reduction):
         image.draft(None, (image.width // reduction, image.height // reduction))
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """Width and height of the picture that `decode` gives, from the head of the file alone.
+    """Width and height of the picture that `decode` gives. Only the header of the file is read.
 
     Raises:
         UserError: it cannot be opened as an image.
@@ -201,10 +217,10 @@ def upright_size(path: Path) -> tuple[int, int]:
 
 
 def pixel_digest(picture: Image.Image) -> str:
-    """SHA-256 of a picture as `decode` gives it, which is as training sees it: upright, in 8 bits of red, green, blue.
+    """SHA-256 of the pixels that training uses: the upright 8-bit RGB picture that `decode` gives.
 
-    What is hashed: mode, width and height as text, such as "RGB 640 480" and a line feed, then the pixels row by row.
-    Files of other bytes have it in common where only the container differs: metadata, compression without loss.
+    The hashed bytes are mode, width and height as text, such as "RGB 640 480" and a line feed, then the pixels row by
+    row. So two files that differ only in metadata or lossless compression have the same pixel digest.
     """
     width, height = picture.size
     digest, rows = hashlib.sha256(f"{picture.mode} {width} {height}\n".encode()), max(1, _STRIP // width)
@@ -214,42 +230,42 @@ def pixel_digest(picture: Image.Image) -> str:
 
 
 def read_verified(path: Path, sha256: str) -> bytes:
-    """The bytes of a file whose digest is known: what is hashed is what is returned.
+    """Read a file and check its digest. The checked bytes are returned, so the file cannot change in between.
 
     Raises:
-        UserError: the file is missing or its bytes are not those of the digest.
+        UserError: the file is missing or has another digest.
     """
     try:
         data = files.read_bytes(path)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}), yet the manifest names it. Bring the dataset back: "
-            "dvc pull, or dvc checkout; if it was removed on purpose: dvc repro"
+            f"{path} cannot be read ({error.strerror}), but the manifest names it. Restore the dataset with dvc pull "
+            "or dvc checkout. If the image was removed on purpose: dvc repro"
         ) from error
     if files.sha256_bytes(data) != sha256:
         raise UserError(
-            f"{path} is not the file that was validated: its bytes have another sha256 than the manifest. "
+            f"{path} is not the file that was validated: its sha256 differs from the manifest. "
             "Restore it (dvc checkout), or validate again: dvc repro"
         )
     return data
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """An opened image in RGB, turned as its EXIF orientation says.
+    """An opened image as RGB, turned upright by its EXIF orientation.
 
-    16-bit greys are scaled to 8 bits, transparency is laid over white.
+    16-bit greys are scaled to 8 bits. Transparent pixels are blended with white.
 
     Raises:
-        UserError: pixels of 32 bits or with a sign, whose range is unknown.
+        UserError: the pixels have 32 bits or a sign, so the values of black and white are unknown.
     """
     image.load()
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would be copied
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # without this test, an upright image would be copied
         image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F"):
-        what = "its pixels have 32 bits or a sign: which are black and white is unknown"
-        raise UserError(f"{what}. Save it with 8 or 16 bits")
+        problem = "its pixels have 32 bits or a sign, so the values of black and white are unknown"
+        raise UserError(f"{problem}. Save it with 8 or 16 bits")
     if image.mode.startswith("I;16"):
-        # convert("RGB") would clip 16-bit greys at 255 (Pillow 13): most of such a picture turns white.
+        # convert("RGB") would clip 16-bit greys at 255 (Pillow 13): most of the picture would become white.
         values = np.asarray(image, dtype=np.uint32)
         greys = ((values + 128) // 257).astype(np.uint8)
         greys[values == image.info.get("transparency", -1)] = 255

@@ -1,4 +1,4 @@
-"""Whether what Python imports is what a project's digests of code name."""
+"""Checks that each project module that a stage imports is covered by the stage's digests of code."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from pathlib import Path
 from types import ModuleType
 
 from rfdetr_core.base import git
-from rfdetr_core.base.code import PACKAGES, ROOT, Code, not_named, semantic_digest
+from rfdetr_core.base.code import PACKAGES, ROOT, Code, not_in_by_name, semantic_digest
 from rfdetr_core.base.errors import UserError, listed
 
-# Before a source file Python takes an extension, and before both a package of the same name.
+# Python prefers an extension to a source file, and a package to both, if they have the same name.
 _PACKAGES = [f"/__init__{suffix}" for suffix in (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)]
 _BEFORE_SOURCE = (*EXTENSION_SUFFIXES, *_PACKAGES)
 _INSTALLED = ("site-packages", "dist-packages")
@@ -30,40 +30,51 @@ _OWN = ("rfdetr_core", "stages", "ci", "tests", "benchmarks")
 
 
 class Guard(MetaPathFinder):
-    """First in sys.meta_path, it stops a stage that imports code of the project which its digests do not have, or which
-    was edited since they were computed. What BY_NAME has may be imported.
+    """The first entry of sys.meta_path while a stage runs.
+
+    It stops the stage if it imports a module of the project that its digests do not have, or that was edited after they
+    were computed. The modules in BY_NAME may be imported.
     """
 
     def __init__(self, code: Code, stage: str) -> None:
-        self.stage, self.root, self.modules, self.refused = stage, code.root, code.modules, code.refused(stage)
-        self.installed = tuple(f"{one}/" for one in sys.path if one.endswith(_INSTALLED))
+        self.stage, self.root, self.modules, self.forbidden = stage, code.root, code.modules, code.forbidden(stage)
+        self.installed = tuple(f"{folder}/" for folder in sys.path if folder.endswith(_INSTALLED))
         self.digests = {name: semantic_digest(code.modules[name]) for name in code.closure(*code.starts(stage))}
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find nothing. UserError: the module is none of the stage's, or was edited since it was digested."""
-        if fullname in self.refused:
-            raise not_named(f"stage {self.stage}", fullname)
+        """Return None, so that Python's other finders go on.
+
+        Args:
+            fullname: The dotted name of the module.
+            path: The folders of its package; None for a top-level module.
+            target: Unused; importlib passes it.
+
+        Raises:
+            UserError: the stage may not import the module, or it was edited after its digest was computed.
+        """
+        if fullname in self.forbidden:
+            raise not_in_by_name(f"stage {self.stage}", fullname)
         if fullname in self.digests and semantic_digest(self.modules[fullname]) != self.digests[fullname]:
             raise UserError(f"{fullname} was edited while {self.stage} ran. Run: dvc repro")
         if fullname not in self.modules and (place := self._undigested(fullname, path)):
             raise UserError(
-                f"stage {self.stage} imports {place}, which no digest of code has, so an edit there would rerun "
+                f"stage {self.stage} imports {place}, which no digest of code has. So an edit there would rerun "
                 "nothing. Move its source to rfdetr_core/."
             )
         return None
 
-    def _own(self, places: Sequence[str] | None) -> list[str]:
-        """The folders among those of a package that are the project's."""
+    def _project_folders(self, places: Sequence[str] | None) -> list[str]:
+        """The folders among `places` that belong to the project."""
         # Most packages are installed, and importing torch asks for some thousand modules.
-        fresh = [one for one in places or () if not one.startswith(self.installed)]
-        return [one for one in fresh if in_project(one, self.root)]
+        fresh = [folder for folder in places or () if not folder.startswith(self.installed)]
+        return [folder for folder in fresh if in_project(folder, self.root)]
 
     def _undigested(self, fullname: str, path: Sequence[str] | None) -> str | None:
-        """The file of a module of the project that is no source in its packages; None where it is another's module."""
+        """The project file that would be imported although it is not a source file of PACKAGES. None: there is none."""
         top = fullname.partition(".")[0]
-        places = [str(self.root)] if top == fullname else self._own(path)
+        places = [str(self.root)] if top == fullname else self._project_folders(path)
         if not places or (top == fullname and top in sys.stdlib_module_names):
             return None
         spec = PathFinder.find_spec(fullname, places)
@@ -74,9 +85,9 @@ class Guard(MetaPathFinder):
 
 
 def tracked_bytecode(root: Path) -> list[str]:
-    """The compiled modules that git has in a project: Python may run them in place of the source beside them.
+    """The compiled modules that git tracks in a project. Python may run them instead of the source next to them.
 
-    Whatever has the name of Python's folder for them is one: it may be a link.
+    Anything named __pycache__ counts, because it may be a link.
     """
     kinds = [f"*{suffix}" for suffix in (*BYTECODE_SUFFIXES, ".pyo")]
     kinds += [f":(glob)**/__pycache__{end}" for end in ("", "/**")]
@@ -85,84 +96,85 @@ def tracked_bytecode(root: Path) -> list[str]:
 
 
 def refuse_bytecode(root: Path) -> None:
-    """Raise a UserError where git has compiled modules in a project."""
-    if found := tracked_bytecode(root):
+    """Raise a UserError if git tracks compiled modules in a project."""
+    if modules := tracked_bytecode(root):
         raise UserError(
-            f"git has compiled modules: {listed(found)}. Python may run them in place of the source beside them. "
+            f"git tracks compiled modules: {listed(modules)}. Python may run them instead of the source next to them. "
             "Remove them: git rm -r --cached PATH"
         )
 
 
 def in_project(place: str | Path, root: Path = ROOT) -> bool:
-    """Whether a file or folder is a project's own: below its root, and not below a folder of installed packages.
+    """Whether a file or folder is below a project's root and not in a folder of installed packages.
 
-    By its path or by where its links lead: a dataset's folder may be a link.
+    Both its path and its path with resolved links are tried: the folder of a dataset may be a link.
     """
     return any(
-        is_below(path, root) and not any(is_below(path, one) for one in sys.path if one.endswith(_INSTALLED))
+        is_below(path, root) and not any(is_below(path, folder) for folder in sys.path if folder.endswith(_INSTALLED))
         for path in (str(Path(place).absolute()), os.path.realpath(place))
     )
 
 
 def is_below(path: str, folder: str | Path) -> bool:
-    """Whether an absolute path is in a folder, or is it."""
+    """Whether an absolute path is in a folder, or is the folder."""
     return f"{path}/".startswith((f"{Path(folder).absolute()}/", f"{os.path.realpath(folder)}/"))
 
 
 def check_class(name: str) -> None:
-    """Check where a class package.module.Class would be imported from. Nothing is imported.
+    """Check from which file a class package.module.Class would be imported. Nothing is imported.
 
     Raises:
-        UserError: its module is not found, or is a file of the project which no digest of code has, such as one of a
-            dataset.
+        UserError: there is no such module, or it is a file of the project that no digest of code has, such as a file in
+            a dataset.
     """
     module = name.rpartition(".")[0]
     if module in Code().modules:
         return
     if module.partition(".")[0] in PACKAGES:
         raise UserError(f"there is no module {module} in {ROOT}. Correct its name.")
-    for known, spec in _specs(module):
+    for part_name, spec in _specs(module):
         if spec is None:
-            raise UserError(f"there is no module {known}. Install its package, or move it to rfdetr_core/.")
+            raise UserError(f"there is no module {part_name}. Install its package, or move it to rfdetr_core/.")
         places = [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
-        if own := next((place for place in places if in_project(place)), None):
+        if project_file := next((path for path in places if in_project(path)), None):
             raise UserError(
-                f"{known} is {own}, which no digest of code has, so that an edit there would rerun nothing. A class "
-                "comes from an installed package or from rfdetr_core/: move its module there."
+                f"{part_name} is {project_file}, which no digest of code has. So an edit there would rerun "
+                "nothing. Move the module to rfdetr_core/, or use a class of an installed package."
             )
 
 
 def module_file(module: str) -> Path | None:
-    """The file of an installed module, which is not imported; None where there is none."""
-    spec = next((one for known, one in _specs(module) if known == module), None)
+    """The file of an installed module; None if there is none. The module is not imported."""
+    spec = next((candidate for name, candidate in _specs(module) if name == module), None)
     return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
 
 
 def _specs(module: str) -> Iterator[tuple[str, ModuleSpec | None]]:
-    """A module's packages and itself, as import would find them; None, and the end, at what is not found."""
+    """Yield name and spec of a module's packages and of the module. Stops after the first that is not found (None)."""
     parts, places = module.split("."), list[str]()
     for end in range(1, len(parts) + 1):
-        # Only the first part is looked for by what pip's editable installs add: of the others it would run the package.
-        known = ".".join(parts[:end])
-        spec = PathFinder.find_spec(known, places) if end > 1 else find_spec(known)
-        yield known, spec
+        # find_spec() also asks the finders of editable installs. It is used only for the top-level package: to find a
+        # submodule it would import, and so run, the package.
+        name = ".".join(parts[:end])
+        spec = PathFinder.find_spec(name, places) if end > 1 else find_spec(name)
+        yield name, spec
         if spec is None:
             return
         places = list(spec.submodule_search_locations or ())
 
 
-def shadows(root: Path) -> list[str]:
-    """Files below a project's root that are imported in place of its modules, or of installed ones, as root is first.
+def shadowing_files(root: Path) -> list[str]:
+    """Files below a project's root that Python would import instead of a module of the project or of a package.
 
-    Digests of the source files, and of the list of packages, would not tell it.
+    The root is first in sys.path. The digests of the source files and the list of packages do not show such files.
     """
     sources = (path for part in _OWN for path in (root / part).rglob("*.py"))
-    beside = (Path(f"{path.with_suffix('')}{end}") for path in sources for end in _BEFORE_SOURCE)
-    found = [path for path in beside if path.is_file()]
-    others = [place for place in sys.path if Path(place).resolve() != root.resolve()]
+    candidates = (Path(f"{path.with_suffix('')}{end}") for path in sources for end in _BEFORE_SOURCE)
+    files = [path for path in candidates if path.is_file()]
+    other_folders = [folder for folder in sys.path if Path(folder).resolve() != root.resolve()]
     for end in (*_BEFORE_SOURCE, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES):
         for path in root.glob(f"*{end}"):
             name = path.relative_to(root).parts[0].partition(".")[0]
-            if name not in _OWN and (name in sys.stdlib_module_names or PathFinder.find_spec(name, others)):
-                found.append(path)
-    return sorted({path.relative_to(root).as_posix() for path in found})
+            if name not in _OWN and (name in sys.stdlib_module_names or PathFinder.find_spec(name, other_folders)):
+                files.append(path)
+    return sorted({path.relative_to(root).as_posix() for path in files})

@@ -1,4 +1,7 @@
-"""Manifest and class table: which images and classes a split holds, in bytes that depend on content alone."""
+"""Reads and writes manifests and the class table: the images of a split and the classes of a dataset.
+
+Equal content gives equal bytes.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,10 @@ SPLITS = ("train", "valid", "test")
 
 
 class DataConfig(Config):
-    """The `data` section of params.yaml. dir: the dataset folder, where the paths of a manifest start.
+    """The `data` section of params.yaml. dir: the dataset folder; the paths of a manifest are relative to it.
 
-    Training and evaluation do not track it: the manifests tell them what it must hold.
+    For DVC the dataset is not an input of training and evaluation. Their inputs are the manifests, which have the
+    digest of every image.
     """
 
     dir: str = "data/sample"
@@ -29,16 +33,19 @@ class DataConfig(Config):
     @field_validator("dir")
     @classmethod
     def _has_one_spelling(cls, value: str) -> str:
-        # DVC takes the text from here for dvc.lock: ./data/mine/ would not be the data/mine of data/mine.dvc.
+        # DVC copies this text into dvc.lock, where ./data/mine/ would not match the data/mine of data/mine.dvc.
         if value and value != (plain := posixpath.normpath(value)):
-            raise ValueError(f"a path has one spelling here. Write {plain}")
+            raise ValueError(f"the path must be in its simplest form. Write {plain}")
         return value
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestRow:
-    """One image: path below the dataset folder (posix), digest of its bytes, size in pixels as decoded, the digest of
-    its canonical annotations, and that of its pixels (see `images.pixel_digest`); None in older manifests."""
+    """One image of a split.
+
+    path: below the dataset folder, with "/". sha256: of the file. width, height: pixels of the decoded image. labels:
+    the digest of its canonical annotations. pixels: see `images.pixel_digest`; None in older manifests.
+    """
 
     path: str
     sha256: str
@@ -53,7 +60,7 @@ _ALWAYS = ("path", "sha256", "width", "height", "labels")
 
 @dataclass(frozen=True)
 class ClassEntry:
-    """One class: the id that the dataset uses, the index that the model uses, and its name."""
+    """One class. id: its number in the dataset. index: its number in the model."""
 
     id: int
     index: int
@@ -61,18 +68,18 @@ class ClassEntry:
 
 
 def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
-    """Write the rows sorted by path, one a line, so that git shows and finds single images."""
+    """Write the rows sorted by path, one per line, so that git can show and search single images."""
     ordered = (asdict(row) for row in sorted(rows, key=lambda row: row.path))
-    given = ({key: value for key, value in row.items() if value is not None} for row in ordered)
-    lines = [files.canonical_json(row).decode() for row in given]
+    filled = ({key: value for key, value in row.items() if value is not None} for row in ordered)
+    lines = [files.canonical_json(row).decode() for row in filled]
     files.write_text(path, "[\n" + ",\n".join(lines) + "\n]\n" if lines else "[]\n")
 
 
 def read_manifest(path: Path) -> list[ManifestRow]:
-    """Read what `write_manifest` wrote.
+    """Read a manifest.
 
     Raises:
-        UserError: missing or malformed.
+        UserError: it is missing or malformed.
     """
     try:
         return [ManifestRow(**row) for row in files.read_json(path)]
@@ -81,34 +88,40 @@ def read_manifest(path: Path) -> list[ManifestRow]:
 
 
 def row_of(values: Mapping[str, Any]) -> ManifestRow:
-    """The row of these values, of an older version or a newer one. Raises a KeyError where one is missing."""
+    """A row from the fields of an older, this or a newer version. Raises KeyError if a required field is missing."""
     return ManifestRow(**{name: values[name] for name in _ALWAYS}, pixels=values.get("pixels"))
 
 
 def trees(rows: Iterable[ManifestRow]) -> dict[str, Tree]:
-    """Merkle trees of the images of a split: `images`, whose leaves are the digests of their bytes as text; `labelled`,
-    of these and those of the labels, with a space between; and `pixels`, unless a row has none."""
+    """Merkle trees of a split, by name. The leaves are texts, one for each image:
+
+    images: "<digest of the file>". labelled: "<digest of the file> <digest of the labels>". pixels: "<digest of the
+    pixels>"; this tree is missing if a row has no pixel digest.
+    """
     rows = list(rows)
-    found = {"images": Tree(row.sha256 for row in rows), "labelled": Tree(f"{row.sha256} {row.labels}" for row in rows)}
+    trees_by_name = {
+        "images": Tree(row.sha256 for row in rows),
+        "labelled": Tree(f"{row.sha256} {row.labels}" for row in rows),
+    }
     pixels = [row.pixels for row in rows if row.pixels is not None]
-    return found | ({"pixels": Tree(pixels)} if len(pixels) == len(rows) else {})
+    return trees_by_name | ({"pixels": Tree(pixels)} if len(pixels) == len(rows) else {})
 
 
 def roots(rows: Iterable[ManifestRow]) -> dict[str, dict[str, Any]]:
-    """Size and root of each of `trees`: what a training record has of a split."""
+    """Size and root of each of `trees`, as a training record keeps them."""
     return {name: tree.commitment() for name, tree in trees(rows).items()}
 
 
 def write_classes(path: Path, classes: list[ClassEntry]) -> None:
-    """Write the class table in the order of the indexes."""
+    """Write the class table, sorted by index."""
     files.write_json(path, [asdict(entry) for entry in sorted(classes, key=lambda entry: entry.index)])
 
 
 def read_classes(path: Path) -> list[ClassEntry]:
-    """Read what `write_classes` wrote, in the order of the indexes.
+    """Read the class table, sorted by index.
 
     Raises:
-        UserError: missing or malformed.
+        UserError: it is missing or malformed.
     """
     try:
         return [ClassEntry(**entry) for entry in files.read_json(path)]

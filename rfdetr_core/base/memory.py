@@ -1,4 +1,4 @@
-"""Errors that mean that memory ran out, of Python, NumPy, torch, Pillow and the system."""
+"""Recognises errors of Python, NumPy, torch, Pillow and the system that mean that memory ran out."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from contextlib import contextmanager
 
 from rfdetr_core.base.errors import UserError, causes
 
-# The third is oneDNN's, the fourth the dynamic linker's.
+# "could not create a ..." comes from oneDNN, "failed to map segment" from the dynamic linker.
 _WORDS = re.compile(
     "out of memory|(cannot|can't|unable to|failed to) allocate|could not create a (primitive|memory)"
     "|failed to map segment|bad_alloc|can't start new thread",
     re.IGNORECASE,
 )
-_LONGEST = 200  # characters of the words that are quoted
+_LONGEST = 200  # characters of a quoted message
 
 
-def ran_out(error: BaseException) -> str | None:
-    """What says that memory ran out: the words of an error, or of one behind it; None: it is something else."""
-    for one in causes(error):
-        # Not the name of a file, which may have such words.
-        said = one.strerror or "" if isinstance(one, OSError) and one.filename is not None else str(one)
-        if isinstance(one, MemoryError) or (
-            isinstance(one, RuntimeError | OSError | ImportError) and _WORDS.search(said)
+def shortage_message(error: BaseException) -> str | None:
+    """A text such as "memory ran out (...)" if the error or one of its causes means that; None for other errors."""
+    for cause in causes(error):
+        # The name of a file is left out: it may contain such words.
+        text = cause.strerror or "" if isinstance(cause, OSError) and cause.filename is not None else str(cause)
+        if isinstance(cause, MemoryError) or (
+            isinstance(cause, RuntimeError | OSError | ImportError) and _WORDS.search(text)
         ):
-            words = (str(one).strip() or type(one).__name__).splitlines()[0]
+            words = (str(cause).strip() or type(cause).__name__).splitlines()[0]
             return f"memory ran out ({words[:_LONGEST]})"
     return None
 
 
 @contextmanager
 def explaining_shortage(advice: str) -> Iterator[None]:
-    """Say what to do where memory runs out within the block.
+    """Replace an out-of-memory error in the block by a UserError.
 
     Raises:
-        UserError: it did; the message ends with `advice`.
+        UserError: memory ran out. The message ends with `advice`.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        if (shortage := ran_out(error)) is None:
+        if (shortage := shortage_message(error)) is None:
             raise
         raise UserError(f"{shortage}. {advice}") from error

@@ -1,4 +1,4 @@
-"""Metadata of images, such as source, licence and date: metadata/<split>.csv, which follows the manifest of a split."""
+"""Reads and writes metadata/<split>.csv: metadata of the images of a split, such as source, licence and date."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 
 PATH = "path"  # the first column: the image, as the manifest names it
-# COCO's `license` and `date_captured`, and what people call them: one column each.
+# Other names of a column -> its name. `license` and `date_captured` are COCO's names.
 _SAME = {"license": "licence", "licence": "licence", "date_captured": "date", "date": "date"}
 
 
 def column_name(text: str) -> str:
-    """The one name of a column: without white space at its ends; `license` is `licence`, `date_captured` is `date`."""
+    """A column's name without white space at its ends; `license` becomes `licence`, `date_captured` becomes `date`."""
     name = text.strip()
     return _SAME.get(name.casefold(), name)
 
 
 def write_metadata(path: Path, rows: Mapping[str, Mapping[str, str]]) -> None:
-    """Write what `read_metadata` gives: sorted by path, and the columns by name. Empty rows and columns are left out.
+    """Write metadata/<split>.csv: rows sorted by path, columns by name. Empty rows and columns are left out.
 
     rows: image path -> column -> value.
     """
@@ -33,10 +33,10 @@ def write_metadata(path: Path, rows: Mapping[str, Mapping[str, str]]) -> None:
 
 
 def read_metadata(path: Path) -> dict[str, dict[str, str]]:
-    """Image path -> column -> value; images without a value, and empty cells, are left out.
+    """Image path -> column -> value. Empty cells and images without a value are left out.
 
     Raises:
-        UserError: missing or malformed.
+        UserError: the file is missing or malformed.
     """
     try:
         content = files.read_bytes(path)
@@ -48,20 +48,24 @@ def read_metadata(path: Path) -> dict[str, dict[str, str]]:
 
 
 def parse_metadata(content: bytes, where: str) -> dict[str, dict[str, str]]:
-    """As `read_metadata`, of the content of a file; where: what names it.
+    """Parse the content of such a file, see `read_metadata`. where: the file's name in messages.
 
     Raises:
-        UserError: it is not such a file.
+        UserError: the content is malformed.
     """
     import pandas as pd
 
     try:
         table = pd.read_csv(io.BytesIO(content), dtype=str, na_filter=False)
-    except ValueError as error:  # pandas' own errors are such
+    except ValueError as error:  # the errors of pandas' parser are subclasses
         raise UserError(f"{where} is not a table of metadata ({error}). Run: dvc repro validate") from error
-    first, *columns = table.columns
-    if first != PATH or not isinstance(table.index, pd.RangeIndex):  # cells beyond the header would be an index
-        raise UserError(f"{where} is not a table of metadata, {PATH} first. Run: dvc repro validate")
+    first_column, *columns = table.columns
+    if first_column != PATH or not isinstance(
+        table.index, pd.RangeIndex
+    ):  # pandas makes an index of cells beyond the header
+        raise UserError(f"{where} is not a table of metadata: its first column must be {PATH}. Run: dvc repro validate")
     rows = zip(*(table[column].tolist() for column in table.columns), strict=True)
-    found = {row[0]: {column: value for column, value in zip(columns, row[1:], strict=True) if value} for row in rows}
-    return {image: values for image, values in found.items() if values}
+    rows_by_path = {
+        row[0]: {column: value for column, value in zip(columns, row[1:], strict=True) if value} for row in rows
+    }
+    return {image: values for image, values in rows_by_path.items() if values}

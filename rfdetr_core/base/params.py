@@ -1,4 +1,4 @@
-"""params.yaml: one section of it, read as strictly as DVC reads it, into a frozen config."""
+"""Reads a section of params.yaml into a frozen config. The YAML parser and its rules are those of DVC."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError, listed
 
 PARAMS_FILE = Path("params.yaml")
-# Aliases of aliases multiply: ten a level on nine levels make a billion.
+# Aliases of aliases multiply: with ten per level, nine levels make a billion values.
 _MOST_ALIASES = 20
 _MOST_BYTES = 2**20
 
@@ -43,8 +43,8 @@ def load_yaml(path: Path) -> Any:
         text = files.read_text(path, "utf-8-sig")
         aliases = sum(isinstance(event, AliasEvent) for event in _yaml().parse(text)) if "*" in text else 0
         if aliases > _MOST_ALIASES:
-            what = f"{path} has {aliases} aliases (*name), more than the {_MOST_ALIASES} allowed"
-            raise UserError(f"{what}. Write them out.")
+            problem = f"{path} has {aliases} aliases (*name), more than the {_MOST_ALIASES} allowed"
+            raise UserError(f"{problem}. Write them out.")
         return _yaml().load(text)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
@@ -55,10 +55,10 @@ def load_yaml(path: Path) -> Any:
 
 
 def load_params(path: Path = PARAMS_FILE) -> dict[Any, Any]:
-    """Read a whole params file, in which every value is the value itself.
+    """Read all sections of a params file.
 
     Raises:
-        UserError: it is not readable, holds no sections, or has an interpolation.
+        UserError: it is not readable, has no sections, or has an interpolation (a text with `${`).
     """
     content = load_yaml(path)
     if not isinstance(content, dict):
@@ -68,56 +68,67 @@ def load_params(path: Path = PARAMS_FILE) -> dict[Any, Any]:
 
 
 def refuse_interpolations(content: Any, where: str) -> None:
-    """Raise a UserError that names the keys with `${`, of a value or of the key itself. `where` opens the message.
+    """Raise a UserError if a key or value contains `${`. The message names the keys. `where` opens it.
 
-    OmegaConf, which `dvc exp run -S` uses, would replace `${oc.env:NAME}` with a variable of the environment, and DVC
-    would write its value into params.yaml, dvc.lock and git. So no params file holds one, in train.notes neither.
+    `dvc exp run -S` uses OmegaConf, which would replace `${oc.env:NAME}` with an environment variable. DVC would then
+    write the value, which may be a secret, into params.yaml, dvc.lock and git. So no params file may have one, not even
+    in train.notes.
     """
     if keys := _interpolations(content):
-        told = f"{where}: {listed(keys)} has an interpolation, a text with ${{. It is never resolved"
-        raise UserError(f"{told}. Write the value itself; a secret does not belong in params.")
+        problem = f"{where}: {listed(keys)} has an interpolation (a text with ${{). It is never resolved"
+        raise UserError(f"{problem}. Write the value itself; a secret does not belong in params.")
 
 
 def read_section(config: type[C], section: str, path: Path = PARAMS_FILE) -> C:
-    """Read one section of a params file; keys that are left out keep the default of the config class.
+    """Read a section of a params file.
+
+    Args:
+        config: The class of the section. A key that the file does not have gets the default of this class.
+        section: The name of the section. A missing section is like an empty one.
+        path: The params file.
 
     Raises:
-        UserError: the file, the section, a key or a value is wrong; the message names it and the known keys.
+        UserError: the file, the section, a key or a value is wrong. The message names it and the known keys.
     """
     values = load_params(path).get(section)
     return parse(config, {} if values is None else values, where=f"{path}: {section}")
 
 
 def parse(config: type[C], values: Any, where: str) -> C:
-    """Make a config from plain values; `where` opens the message of any error.
+    """Make a config from the values of a file.
+
+    Args:
+        config: The class.
+        values: A mapping from key to value. A missing key gets its default.
+        where: Opens every error message, such as "params.yaml: train".
 
     Raises:
-        UserError: an unknown key or a value of the wrong type or range.
+        UserError: a key is unknown, or a value has the wrong type or range.
     """
     if not isinstance(values, dict):
         raise UserError(f"{where} must be a mapping of keys, found {values!r}.")
     try:
-        # JSON mode: a list serves for a tuple and an integer for a float; every other type must fit exactly.
+        # JSON mode: a list is accepted for a tuple and an integer for a float. Every other type must match exactly.
         return config.model_validate_json(json.dumps(values, default=repr))
     except ValidationError as error:
-        raise UserError("\n".join(_explain(config, one, where) for one in _by_place(config, error))) from None
+        raise UserError("\n".join(_explain(config, entry, where) for entry in _by_place(config, error))) from None
     except (TypeError, ValueError, RecursionError):
-        raise UserError(f"{where} has a key that is no text, or holds itself.") from None
+        raise UserError(f"{where} has a key that is not a text, or contains itself.") from None
 
 
 def _interpolations(content: Any) -> list[str]:
-    """The keys with `${`, of a value or of the key itself, written as a.b.0."""
-    # By the ids of containers: YAML's aliases can make one that holds itself.
-    found, seen, left = list[str](), set[int](), [("", content)]
-    while left:
-        key, value = left.pop()
+    """The keys, written as a.b.0, whose name or value contains `${`."""
+    # id() of visited containers: with YAML's aliases a container can contain itself.
+    keys, visited, remaining = list[str](), set[int](), [("", content)]
+    while remaining:
+        key, value = remaining.pop()
         if "${" in key or (isinstance(value, str) and "${" in value):
-            found.append(key)
-        elif isinstance(value, dict | list) and id(value) not in seen:
-            seen.add(id(value))
+            keys.append(key)
+        elif isinstance(value, dict | list) and id(value) not in visited:
+            visited.add(id(value))
             items = list(value.items() if isinstance(value, dict) else enumerate(value))
-            left += [(f"{key}.{name}" if key else str(name), item) for name, item in reversed(items)]
-    return found
+            remaining += [(f"{key}.{name}" if key else str(name), item) for name, item in reversed(items)]
+    return keys
 
 
 def _yaml() -> YAML:
@@ -125,28 +136,31 @@ def _yaml() -> YAML:
 
 
 def _by_place(config: type[Config], error: ValidationError) -> list[dict[str, Any]]:
-    """The errors of a config; those of the types that one field may have, such as a number or a word, as one."""
-    found: dict[tuple[int | str, ...], dict[str, Any]] = {}
-    for one in error.errors():
-        field = config.model_fields.get(str(one["loc"][0])) if one["loc"] else None
+    """The errors of a config, one per field.
+
+    For a field of several types pydantic reports an error for each type. They are joined.
+    """
+    merged: dict[tuple[int | str, ...], dict[str, Any]] = {}
+    for entry in error.errors():
+        field = config.model_fields.get(str(entry["loc"][0])) if entry["loc"] else None
         choice = field is not None and get_origin(field.annotation) in (Union, UnionType)
-        place = one["loc"][:1] if choice else one["loc"]
-        if place in found:
-            found[place]["msg"] += f"; or: {one['msg']}"
+        location = entry["loc"][:1] if choice else entry["loc"]
+        if location in merged:
+            merged[location]["msg"] += f"; or: {entry['msg']}"
         else:
-            found[place] = dict(one) | {"loc": place}
-    return list(found.values())
+            merged[location] = dict(entry) | {"loc": location}
+    return list(merged.values())
 
 
 def _explain(config: type[Config], error: dict[str, Any], where: str) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        known = _fields_at(config, error["loc"][:-1])
-        close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        known_keys = _fields_at(config, error["loc"][:-1])
+        close = difflib.get_close_matches(str(error["loc"][-1]), known_keys, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
-        return f"{where}.{key} is not a known key.{hint} Known keys: {', '.join(known)}."
-    found = f".{key} is {error['input']!r}" if key else ""
-    return f"{where}{found}: {error['msg'].removeprefix('Value error, ')}"
+        return f"{where}.{key} is not a known key.{hint} Known keys: {', '.join(known_keys)}."
+    value = f".{key} is {error['input']!r}" if key else ""
+    return f"{where}{value}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def _fields_at(config: type[Config], location: tuple[int | str, ...]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where a project keeps the files that one stage leaves for the next."""
+"""ProjectPaths: the folders and files through which the stages of a project hand on their results."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ProjectPaths:
-    """The dataset folder, the folders of validate and convert, and the folder of weights that training may start from.
+    """The folders of a project.
 
-    The paths of a manifest start at `dataset`.
+    dataset: the dataset; the paths of a manifest are relative to it. annotations: written by the stage convert.
+    manifests, metadata: written by the stage validate. weights: files that a training may start from.
     """
 
     dataset: Path
@@ -25,14 +26,14 @@ class ProjectPaths:
         return self.annotations / "classes.json"
 
     def split(self, name: str) -> tuple[Path, Path]:
-        """Annotations and manifest of a split."""
+        """The paths of a split's annotations and of its manifest."""
         return self.annotations / f"{name}.json", self.manifests / f"{name}.json"
 
     def metadata_of(self, name: str) -> Path:
-        """What is known of the images of a split, as `read_metadata` of base/metadata.py reads it."""
+        """The path of a split's metadata, see base/metadata.py."""
         return self.metadata / f"{name}.csv"
 
     def inputs(self, *splits: str) -> list[Path]:
-        """The files that decide a result of these splits, but for the images, whose digests the manifests hold."""
+        """The files that decide a result on these splits. The images' digests are in the manifests."""
         annotations, manifests = zip(*map(self.split, splits), strict=True)
         return [*annotations, self.classes, *manifests]

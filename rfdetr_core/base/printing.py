@@ -1,4 +1,4 @@
-"""Text for people, in which names and texts out of files cannot command the terminal."""
+"""Prints text with names from files. Their control characters are escaped, so they cannot command the terminal."""
 
 from __future__ import annotations
 
@@ -11,41 +11,43 @@ from typing import Any, TextIO, cast
 
 @contextlib.contextmanager
 def printable_output() -> Iterator[None]:
-    """Print each argument of `print` as `one_line` has it while the block runs."""
+    """While the block runs, everything that is printed goes through `one_line`."""
     with contextlib.redirect_stdout(cast(TextIO, _Printable(sys.stdout))):
         yield
 
 
 def printable(text: str) -> str:
-    """A text with its control characters, and what is no Unicode, as escapes; line ends and tabs stay.
+    """A text with control characters and half characters (surrogates) as escapes. Line ends and tabs stay.
 
-    A terminal obeys control characters: they move the cursor, write over lines, or turn the direction of the text.
+    A terminal obeys control characters: they move the cursor, overwrite lines or reverse the direction of the text.
     """
     if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
         return text
     return "".join(
-        one if one in "\n\t" or unicodedata.category(one) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else ascii(one)[1:-1]
-        for one in text
+        char
+        if char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else ascii(char)[1:-1]
+        for char in text
     )
 
 
 def one_line(text: object) -> str:
-    """As `printable`, with line ends as escapes too: a name with one in it cannot forge a line."""
+    """Like `printable`, but line ends are escaped, too: a name that contains one cannot forge a line."""
     return printable(str(text)).replace("\n", "\\n")
 
 
 def say(*lines: object, file: TextIO | None = None) -> None:
-    """Print lines with words of files in them, each as `one_line` has it; file: else standard output."""
+    """Print lines, each through `one_line`. file: by default the standard output."""
     print(*map(one_line, lines), sep="\n", file=file or sys.stdout, flush=True)
 
 
 def message_of(error: BaseException) -> str:
-    """The message of an error for the terminal, its further lines indented: none looks like a message of its own."""
+    """The message of an error for the terminal. Further lines are indented, so that none looks like another message."""
     return printable(f"error: {error}").replace("\n", "\n  ")
 
 
 class _Printable:
-    """Standard output, but for what its `write` is given."""
+    """Standard output whose `write` escapes the text."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

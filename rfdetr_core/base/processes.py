@@ -1,4 +1,4 @@
-"""Signals, the death of the parent process, the cores and processes it may use, and pausing garbage collection."""
+"""Signals, the death of the parent process, usable CPU cores, starting processes, and pausing garbage collection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """Let Python not search for cycles: among millions of records it finds none, and takes a third of the time."""
+    """Disable garbage collection in this block. For millions of records it takes a third of the time for nothing."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -29,10 +29,10 @@ def without_collection() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_script() -> Iterator[None]:
-    """Start processes that do not run the caller's script again, whether or not it has a main guard.
+    """In this block, new processes do not run the caller's script again, even if it has no main guard.
 
-    Python's start methods spawn and forkserver would run it in each process, to find there what the script defines. So
-    a process that is started here can be given nothing that the script defines.
+    Python's start methods spawn and forkserver run the script in each new process, to import its definitions. Without
+    that, no function or class that the script defines can be passed to a process that is started here.
     """
     script = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -43,13 +43,16 @@ def without_script() -> Iterator[None]:
 
 
 def usable_cores(control: Path = Path("/sys/fs/cgroup")) -> int:
-    """How many cores this process may use: those of its CPU affinity, or the CPU quota of its container, rounded up.
+    """The number of cores that this process may use: its CPU affinity, or its container's CPU quota rounded up.
 
-    control: where Linux mounts the control groups, version 2 (cpu.max) or 1, whose root is the container's.
+    control: the folder where Linux mounts the control groups, version 2 (cpu.max) or 1. Inside a container its root is
+    the container's group.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        with contextlib.suppress(OSError, ValueError):  # ValueError: no quota is `max`, or -1 of the period
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # ValueError: `max` means that there is no quota; in version 1 it is -1
             quota, period = map(int, " ".join((control / name).read_text() for name in names).split())
             if quota > 0 < period:
                 return min(cores, math.ceil(quota / period))
@@ -57,17 +60,17 @@ def usable_cores(control: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def may_start_processes() -> bool:
-    """Whether this process may start others: Python forbids it to a daemonic one."""
+    """Whether this process may start others. Python forbids it to a daemonic process."""
     return not multiprocessing.current_process().daemon
 
 
-def interrupt_when_told() -> None:
-    """Make SIGTERM what Ctrl-C is: the process cleans up behind itself and ends."""
+def treat_sigterm_as_ctrl_c() -> None:
+    """Let SIGTERM raise KeyboardInterrupt, so that the process cleans up before it ends."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def end_with_parent(how: signal.Signals = signal.SIGTERM) -> None:
-    """Have Linux send a signal to this process when its parent dies: a killed `dvc` leaves no stage behind."""
+def end_with_parent(death_signal: signal.Signals = signal.SIGTERM) -> None:
+    """Make Linux send a signal to this process when its parent dies. So no stage outlives a killed `dvc`."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
-        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, how, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, death_signal, 0, 0, 0)

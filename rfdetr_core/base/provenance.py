@@ -1,4 +1,4 @@
-"""What a result was made from: digests of files, versions of packages, and how records are compared."""
+"""Digests of files and versions of packages for training records, and helpers that compare and print records."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 from rfdetr_core.base import files
 from rfdetr_core.base.code import ROOT
 
-# What decides numerics. A package that is not here can change without a training starting anew.
+# The packages that decide numeric results. A change of another package does not restart a training.
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "pandas", "scipy", "pillow", "pycocotools")
-RUN_FILE = "run.json"  # in a run folder: what the training noted of itself
+RUN_FILE = "run.json"  # in a run folder: the digest of the training record, and facts such as start and duration
 NUMERIC_LOCK = ROOT / "requirements" / "numeric.lock"
 
 
 def identity(path: Path) -> dict[str, Any]:
-    """SHA-256 and size of a file, and the name that git gives to its content (a SHA-1 that includes the size)."""
+    """`sha256` and `size` of a file, and `git`: git's name of its content (a SHA-1 that includes the size)."""
     sha256, git, size = hashlib.sha256(), hashlib.sha1(usedforsecurity=False), path.stat().st_size
     git.update(b"blob %d\0" % size)
     with files.open_regular(path) as file:
@@ -30,12 +30,12 @@ def identity(path: Path) -> dict[str, Any]:
 
 
 def identities(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """The identity of files under the last two parts of their paths, such as manifest/train.json."""
+    """The identity of each file, by the last two parts of its path, such as manifest/train.json."""
     return {f"{path.parent.name}/{path.name}": identity(path) for path in paths}
 
 
 def environment() -> dict[str, Any]:
-    """Versions of Python and of the packages that decide numerics, and the digest of the lock that asks for them."""
+    """`packages`: versions of Python and PACKAGES. `lock`: the digest of requirements/numeric.lock, which pins them."""
     versions = {"python": ".".join(map(str, sys.version_info[:3]))}
     versions |= {name: metadata.version(name) for name in PACKAGES}
     lock = files.sha256_file(NUMERIC_LOCK) if NUMERIC_LOCK.exists() else None
@@ -43,7 +43,7 @@ def environment() -> dict[str, Any]:
 
 
 def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
+    """Flatten nested mappings into one with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in record.items():
         flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -51,6 +51,6 @@ def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def short(value: Any) -> str:
-    """A value as a message shows it: digests are cut."""
+    """A value for a message: digests are shortened, None is "absent"."""
     text = "absent" if value is None else str(value)
     return text[:12] + "..." if len(text) == 64 else text

@@ -1,4 +1,4 @@
-"""What a stage that DVC runs keeps: entries of DVC's run cache, and the last dvc.lock."""
+"""Adds entries to DVC's run cache, and keeps a backup of dvc.lock, while DVC runs a stage."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ KEPT_LOCK = Path(".dvc/tmp/dvc.lock.whole")
 
 
 def keep_lock() -> None:
-    """Copy dvc.lock as it is while DVC runs a stage: DVC writes it in place, and killed in that moment leaves a part.
+    """Copy dvc.lock while DVC runs a stage. DVC writes the file in place; if it is killed then, half a file is left.
 
-    `check` gives it back (config/dvc_files.py). Where no DVC runs the stage, nothing happens.
+    `check` restores the copy (config/dvc_files.py). Does nothing if the stage was not started by DVC.
     """
     root = Path(os.environ.get("DVC_ROOT", "."))
-    lock, kept = root / "dvc.lock", root / KEPT_LOCK
-    if "DVC_STAGE" in os.environ and lock.is_file() and kept.parent.is_dir():
-        files.copy(lock, kept)
+    lock, backup = root / "dvc.lock", root / KEPT_LOCK
+    if "DVC_STAGE" in os.environ and lock.is_file() and backup.parent.is_dir():
+        files.copy(lock, backup)
 
 
 def save_run(note: Callable[[Any], object]) -> None:
-    """Note what the stage that DVC runs read and wrote, so that DVC restores its results when the inputs come back.
+    """Record the inputs and outputs of the current stage in DVC's run cache. DVC restores them when the inputs return.
 
-    DVC notes it for every stage but those with an out that has `cache: false` and is neither metric nor plot
-    (dvc/stage/__init__.py, `run`). It restores them like any other, so the entry is made here, by DVC's own functions,
-    when all outs are written. note: is given DVC's object of the stage, with the digests, before. Where no DVC runs the
-    stage, nothing happens; nor in the further processes of a distributed training.
+    DVC itself makes no entry for a stage with an out that has `cache: false` and is neither metric nor plot
+    (dvc/stage/__init__.py, `run`). But it restores such a stage from an entry. So this function makes the entry with
+    DVC's own functions. Call it when all outs are written. It does nothing if the stage was not started by DVC, and in
+    the further processes of a distributed training.
+
+    note: Called with DVC's object of the stage, which has the digests, before the entry is saved.
     """
     name = os.environ.get("DVC_STAGE")
     if name is None or os.environ.get("LOCAL_RANK", "0") != "0":
@@ -41,7 +43,7 @@ def save_run(note: Callable[[Any], object]) -> None:
     from dvc.repo import Repo  # type: ignore[import-untyped]
 
     try:
-        with Repo() as repo:  # DVC_ROOT is another project where an experiment runs in a temporary folder
+        with Repo() as repo:  # not DVC_ROOT: for an experiment in a temporary folder, that is another project
             stage = repo.stage.load_one(str(_PIPELINE.absolute()), name.rpartition(":")[2])
             stage.save_deps()
             stage.save_outs()
@@ -49,5 +51,5 @@ def save_run(note: Callable[[Any], object]) -> None:
             if any(not (out.use_cache or out.is_metric or out.is_plot) for out in stage.outs):
                 repo.stage_cache.save(stage)
     except (DvcException, OSError) as error:
-        told = f"{name} may have no entry in journal/, and DVC may run it again where it could restore its results"
-        say(f"{told}: {error}", file=sys.stderr)
+        problem = f"{name} may have no entry in journal/, and DVC may run it again instead of restoring its results"
+        say(f"{problem}: {error}", file=sys.stderr)

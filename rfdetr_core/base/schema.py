@@ -1,4 +1,4 @@
-"""Values out of files that anyone may have made: limits on all of them, and schemas of what is read."""
+"""Checks values of files that anyone may have written: limits for all values, and schemas of the fields in use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import MOST_LEVELS
 
-# Bytes of text, and 64 for each value. What is referred to repeatedly counts each time, as it does once it is printed.
+# A text counts with its characters, and each value with 64 bytes more. A shared object counts each time that it is
+# used, because it is written each time.
 MOST_BYTES = 2**26
 _MOST_INTEGER = 2**64
 _SHOWN = 60  # characters of a value in a message
@@ -24,8 +25,8 @@ _KINDS = {
 }
 
 
-class Fields(BaseModel):
-    """What is read of a mapping in a file; keys that are not read may hold anything."""
+class FileSchema(BaseModel):
+    """Base of the schemas of files: the fields that are read. Other keys of the file may hold anything."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -44,32 +45,43 @@ Blob = Annotated[str, Field(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]  # git's n
 Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
-def require(schema: type[Fields], value: Any, where: str, place: str = "") -> None:
-    """Compare a mapping with a schema. `where` names the file, `place` the field of it that the mapping is.
+def require(schema: type[FileSchema], value: Any, where: str, place: str = "") -> None:
+    """Compare a mapping with a schema.
+
+    Args:
+        schema: The fields that are read.
+        value: The mapping.
+        where: The file's name in messages.
+        place: The dotted path of the mapping inside the file; "" for the complete content.
 
     Raises:
-        UserError: the first field that is missing, of another type, or beyond a limit.
+        UserError: a field is missing, has another type or is beyond a limit. The message names the first one.
     """
     try:
         schema.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(short(str(part)) for part in ((place,) if place else ()) + first["loc"]) or "its content"
-        limits, found = first.get("ctx", {}), _shown(first["input"])
-        kind, said = first["type"], first["msg"].removeprefix("Value error, ")
+        first_error = error.errors(include_url=False)[0]
+        field = ".".join(short(str(part)) for part in ((place,) if place else ()) + first_error["loc"]) or "its content"
+        limits, value_text = first_error.get("ctx", {}), _value_text(first_error["input"])
+        kind, reason = first_error["type"], first_error["msg"].removeprefix("Value error, ")
         message = {
             "missing": "it is missing",
-            "less_than_equal": f"{found} is more than {limits.get('le')}",
-            "greater_than_equal": f"{found} is less than {limits.get('ge')}",
-        }.get(kind, f"{f'it must be {_KINDS[kind]}' if kind in _KINDS else said}, found {found}")
+            "less_than_equal": f"{value_text} is more than {limits.get('le')}",
+            "greater_than_equal": f"{value_text} is less than {limits.get('ge')}",
+        }.get(kind, f"{f'it must be {_KINDS[kind]}' if kind in _KINDS else reason}, found {value_text}")
         raise UserError(f"{where}: {field}: {message}") from None
 
 
-def checked(value: Any, schema: type[Fields], where: str) -> dict[str, Any]:
-    """The content of a JSON file that anyone may have written.
+def checked(value: Any, schema: type[FileSchema], where: str) -> dict[str, Any]:
+    """Check the content of a JSON file that anyone may have written, and return it.
+
+    Args:
+        value: The parsed content.
+        schema: The fields that are read.
+        where: The file's name in messages.
 
     Raises:
-        UserError: it is beyond a limit of all files, or a field is missing, of another type, or beyond its limit.
+        UserError: the content is beyond a limit of `check_values`, or does not match the schema (see `require`).
     """
     check_values(value, where)
     require(schema, value, where)
@@ -77,36 +89,41 @@ def checked(value: Any, schema: type[Fields], where: str) -> dict[str, Any]:
 
 
 def check_values(value: Any, where: str, place: str = "") -> None:
-    """Compare nested mappings, lists, texts and numbers with the limits that hold for all files.
+    """Compare nested mappings, lists, texts and numbers with the limits for all files.
+
+    Args:
+        value: The content of a file, or a part of it.
+        where: The file's name in messages.
+        place: The dotted path of the part inside the file; "" for the complete content.
 
     Raises:
-        UserError: something else, a number that is not finite, nested too deeply, or too large when written out.
+        UserError: a value has another type, a number is not finite, or the content is nested too deeply or too large.
     """
-    left, waiting = MOST_BYTES, [(value, place, 0)]
+    remaining, waiting = MOST_BYTES, [(value, place, 0)]
     while waiting:
-        one, at, level = waiting.pop()
-        left -= 64 + (len(one) if isinstance(one, str) else 0)
-        if left < 0 or level > MOST_LEVELS:
+        current, current_place, level = waiting.pop()
+        remaining -= 64 + (len(current) if isinstance(current, str) else 0)
+        if remaining < 0 or level > MOST_LEVELS:
             limit = f"more than {MOST_LEVELS} levels" if level > MOST_LEVELS else f"more than {MOST_BYTES:,} bytes"
-            raise UserError(f"{where}: {place or short(at)}: written out, it has {limit}.")
-        if fault := _fault(one):
-            raise UserError(f"{where}: {at or 'its content'}: {fault}.")
-        if isinstance(one, dict):
-            for key, item in one.items():
-                inner = f"{at}.{short(str(key))}" if at else short(str(key))
+            raise UserError(f"{where}: {place or short(current_place)}: written out, it has {limit}.")
+        if problem := _problem(current):
+            raise UserError(f"{where}: {current_place or 'its content'}: {problem}.")
+        if isinstance(current, dict):
+            for key, item in current.items():
+                inner = f"{current_place}.{short(str(key))}" if current_place else short(str(key))
                 waiting += [(key, inner, level), (item, inner, level + 1)]
-        elif isinstance(one, list | tuple):
-            waiting += [(item, at, level + 1) for item in one]
+        elif isinstance(current, list | tuple):
+            waiting += [(item, current_place, level + 1) for item in current]
 
 
-def _fault(value: Any) -> str:
+def _problem(value: Any) -> str:
     kind = type(value)
     if kind is float:
-        return "" if math.isfinite(value) else f"{value} is no finite number"
+        return "" if math.isfinite(value) else f"{value} is not a finite number"
     if kind is int:
         return "" if abs(value) <= _MOST_INTEGER else f"a number of {value.bit_length()} bits is too large"
     if kind is str:
-        return "" if value.isascii() or _encodes(value) else f"{_shown(value)} is no text in Unicode"
+        return "" if value.isascii() or _encodes(value) else f"{_value_text(value)} is not valid Unicode"
     if kind is dict:
         mixed = len({type(key) for key in value}) > 1 or not all(type(key) in (str, int) for key in value)
         return "its keys must be texts" if mixed else ""
@@ -121,7 +138,7 @@ def _encodes(text: str) -> bool:
     return True
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > 64:
         return f"a number of {value.bit_length()} bits"
     plain = value is None or isinstance(value, bool | int | float | str)

@@ -1,8 +1,8 @@
-"""To import this module is to import the project's other modules from their source files from here on.
+"""Importing this module makes Python compile the project's modules from their source files, and ignore their bytecode.
 
-Bytecode in __pycache__ need not be that of the source beside it, and git can carry it. dvc.yaml therefore starts a
-stage without reading any (`-X pycache_prefix=/dev/null`). That would cost seconds where torch is imported, so it ends
-here for installed packages, whose bytecode is not in the project. A stage imports this first.
+Bytecode in __pycache__ may differ from the source next to it, and git can track it. So dvc.yaml starts each stage with
+`-X pycache_prefix=/dev/null`: no bytecode is read. For torch this would cost seconds. So this module enables bytecode
+again for installed packages, and only the project's modules stay without it. A stage imports this module first.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _ROOTS = (Path(__file__).parents[2], Path(__file__).resolve().parents[2])
 _PACKAGES = tuple(f"{root}/{package}/" for root in _ROOTS for package in ("rfdetr_core", "stages"))
 
 
-compiled: dict[Path, bytes] = {}  # the source that was compiled, by the path of its file
+compiled: dict[Path, bytes] = {}  # file -> the source that was compiled
 
 
 class _Source(SourceFileLoader):
-    """Loads a module from its source alone: Python looks for bytecode where the source can be asked for its time."""
+    """Loads a module from its source. Without path_stats() Python does not look for bytecode."""
 
     def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> Any:  # type: ignore[override]
-        """Compile a source, and keep it: a module may put another one in its file's place while it runs."""
+        """Compile a source and keep it in `compiled`: a module could replace its file while it runs."""
         if isinstance(data, bytes):
             compiled[Path(path)] = data
         return super().source_to_code(data, path, _optimize=_optimize)
@@ -39,10 +39,10 @@ class _Source(SourceFileLoader):
         raise OSError
 
     def set_data(self, path: str, data: object, *, _mode: int = 0) -> None:
-        """Write no bytecode."""
+        """Do nothing, so that no bytecode is written."""
 
 
-# Of a module without source, the stage says that no digest has it (`imports.Guard`).
+# A .pyc without a source is found, too. Then `imports.Guard` stops the stage with the message that no digest has it.
 _find = FileFinder.path_hook((_Source, SOURCE_SUFFIXES), (SourcelessFileLoader, BYTECODE_SUFFIXES))
 
 
@@ -56,6 +56,6 @@ sys.path_hooks.insert(0, _hook)
 for _path in [path for path in sys.path_importer_cache if f"{path}/".startswith(_PACKAGES)]:
     del sys.path_importer_cache[_path]
 if sys.pycache_prefix == os.devnull:
-    # The ranks that Lightning starts begin in the same way.
+    # The processes that Lightning starts for further ranks must begin without bytecode, too.
     os.environ |= {"PYTHONPYCACHEPREFIX": os.devnull, "PYTHONDONTWRITEBYTECODE": "1"}
     sys.pycache_prefix = None

@@ -1,4 +1,4 @@
-"""A file of a server: of limited size, from a public host, and given up when it stalls."""
+"""Downloads a file: only from public hosts, with a size limit, and only while enough bytes arrive."""
 
 from __future__ import annotations
 
@@ -14,50 +14,57 @@ from typing import IO, Any
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.hosts import refusal
 from rfdetr_core.base.printing import printable
-from rfdetr_core.base.waiting import OutOfTimeError, Patience
+from rfdetr_core.base.waiting import OutOfTimeError, TimeLimit
 
-FAILURES = (OSError, http.client.HTTPException, ValueError)  # of the network, the disk, or what a server says
+FAILURES = (OSError, http.client.HTTPException, ValueError)  # errors of the network, the disk or a server's answer
 _ATTEMPTS = 3
-_READ, _ANSWER = 30.0, 60.0  # seconds for a read; for all that precedes the content
-_WINDOW, _SLOWEST = 60.0, 1_000  # in so many seconds so many bytes a second have to come
+_READ = 30.0  # seconds for one read
+_ANSWER = 60.0  # seconds until the content begins
+_WINDOW = 60.0  # seconds over which the speed is measured
+_SLOWEST = 1_000  # bytes per second; a slower download is an error
 _YOURSELF = "Put the right file into weights/ yourself."
 
 
 class _NoAnswerError(TimeoutError):
-    """All that precedes the content took too long."""
+    """The content did not begin in time."""
 
 
 def check_public(address: str) -> None:
-    """Check an address that a server sends on to.
+    """Check the target of a redirect.
 
     Raises:
-        UserError: it is not https, or its host has an address that is not public.
+        UserError: it is not https, or its host is not public.
     """
     if (reason := refusal(address)) is not None:
-        raise UserError(f"sends on to {address}, {reason}. {_YOURSELF}")
+        raise UserError(f"redirects to {address}, {reason}. {_YOURSELF}")
 
 
 def reason(error: BaseException) -> str:
-    """Why a download failed, in a few words: those of the system, without what urllib puts around them."""
+    """The system's words for why a download failed, without those that urllib adds."""
     inner = _inner(error)
-    return printable(str(getattr(inner, "strerror", None) or inner))  # a server can have written it
+    return printable(str(getattr(inner, "strerror", None) or inner))  # the words may come from a server
 
 
 def _inner(error: BaseException) -> object:
-    """What urllib put a URLError around, where it could not connect; else the error itself."""
+    """The error inside a URLError, which urllib raises if it cannot connect; else the error itself."""
     return error.reason if type(error) is urllib.error.URLError else error
 
 
 def download(address: str, part: Path, most_bytes: int, check: Callable[[str], None]) -> None:
-    """Bring `part` to its full length; each attempt goes on where the last one ended.
+    """Download the rest of a file. Each attempt resumes where the last one ended.
 
-    A server that cannot be found or does not answer is asked once: without a network an error must not take minutes.
+    There is only one attempt if the server cannot be found or does not answer: without a network, the error must not
+    take minutes.
 
-    check: raises if a redirect may not be followed to the address that it is given.
+    Args:
+        address: Of the complete file.
+        part: The file to complete; it may be empty, but must exist.
+        most_bytes: The limit of the complete file.
+        check: Called with the target of each redirect. Raises if the redirect must not be followed.
 
     Raises:
-        UserError: more than `most_bytes`, or a redirect that `check` refuses.
-        FAILURES: the server refuses, is away, or sends too little in too long a time.
+        UserError: the file is larger than `most_bytes`, or `check` refuses a redirect.
+        FAILURES: the server refuses, is unreachable, or sends too slowly.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
@@ -65,12 +72,12 @@ def download(address: str, part: Path, most_bytes: int, check: Callable[[str], N
             return
         except FAILURES as error:
             refused = isinstance(error, urllib.error.HTTPError) and error.code < http.HTTPStatus.INTERNAL_SERVER_ERROR
-            if refused or attempt == _ATTEMPTS or _away(error):
+            if refused or attempt == _ATTEMPTS or _is_unreachable(error):
                 raise
 
 
-def _away(error: BaseException) -> bool:
-    """Whether no server was found at the address, or none answered in time."""
+def _is_unreachable(error: BaseException) -> bool:
+    """Whether no server was found at the address, or it did not answer in time."""
     inner = _inner(error)
     timed_out = isinstance(inner, TimeoutError) and inner is not error  # while connecting, not while receiving
     return timed_out or isinstance(inner, socket.gaierror | _NoAnswerError)
@@ -81,23 +88,23 @@ def _download_rest(address: str, part: Path, most_bytes: int, check: Callable[[s
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     opener = urllib.request.build_opener(_Redirects(check))
     try:
-        response = Patience(_ANSWER).call(lambda: opener.open(request, timeout=_READ))
+        response = TimeLimit(_ANSWER).call(lambda: opener.open(request, timeout=_READ))
     except OutOfTimeError:
         raise _NoAnswerError(f"no answer in {_ANSWER:.0f} s") from None
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # nothing is left to send; the MD5 tells whether that is so
+            return  # the server has nothing more to send; the MD5 is checked later
         raise
     with response:
         goes_on = response.status == http.HTTPStatus.PARTIAL_CONTENT
         length = response.headers.get("Content-Length")
-        whole = int(length) + have * goes_on if length else None
-        _check_size(address, whole or 0, most_bytes)
+        total_size = int(length) + have * goes_on if length else None
+        _check_size(address, total_size or 0, most_bytes)
         with part.open("ab" if goes_on else "wb") as file:
             _receive(address, response, file, most_bytes)
             size = file.tell()
-    if whole is not None and size != whole:
-        raise ConnectionError(f"cut off after {size} of {whole} bytes")
+    if total_size is not None and size != total_size:
+        raise ConnectionError(f"cut off after {size} of {total_size} bytes")
 
 
 def _receive(address: str, response: Any, file: IO[bytes], most_bytes: int) -> None:
@@ -115,7 +122,7 @@ def _receive(address: str, response: Any, file: IO[bytes], most_bytes: int) -> N
 def _check_size(address: str, size: int, most_bytes: int) -> None:
     if size > most_bytes:
         raise UserError(
-            f"{address} sends {size:,} bytes or more, but the file has {most_bytes:,} at most; it was thrown away. "
+            f"{address} sends {size:,} bytes or more, but the file has {most_bytes:,} at most. It was discarded. "
             f"{_YOURSELF}"
         )
 
@@ -127,7 +134,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        """Follow a redirect to what passes the check."""
+        """Follow a redirect if its target passes the check."""
         try:
             self.check(newurl)
         except UserError as error:

@@ -1,4 +1,4 @@
-"""Model files for other runtimes (ONNX, OpenVINO): the description that each carries, and digests of its content."""
+"""Reads exported model files (ONNX, OpenVINO): the description that each contains, and digests of its content."""
 
 from __future__ import annotations
 
@@ -15,25 +15,41 @@ from pydantic import Field
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.schema import Count, Fields, Sha256, Text, checked
-from rfdetr_core.checkpoint.files import Checkpoint, check_content, origin_of
+from rfdetr_core.base.schema import Count, FileSchema, Sha256, Text, checked
+from rfdetr_core.checkpoint.files import Checkpoint, check_content, read_training_record
 from rfdetr_core.checkpoint.schema import Content
 
 SUFFIXES = (".onnx", ".xml")  # an OpenVINO model is two files: NAME.xml, and NAME.bin with its constants
-PREFIX = "rfdetr."  # of the keys of metadata_props, and "rfdetr" is the group in OpenVINO's rt_info
+PREFIX = "rfdetr."  # of the keys in ONNX's metadata_props; in OpenVINO's rt_info the group is named "rfdetr"
 VERSION = 1
 ONNX_EXTRA, OPENVINO_EXTRA = "pip install -e '.[onnx]'", "pip install -e '.[openvino]'"
 _VALUES = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
-_TOLD = ("model_name", "model_config", "args", "threshold", "lineage", "rfdetr_version", "best_total_source")
+_CHECKPOINT_FIELDS = (
+    "model_name",
+    "model_config",
+    "args",
+    "threshold",
+    "lineage",
+    "rfdetr_version",
+    "best_total_source",
+)
 
 
-class Description(Fields):
-    """What an exported file says of itself: one JSON value per key.
+class Description(FileSchema):
+    """The description in an exported file: one JSON value per key.
 
-    images: what it takes: normalised float32 (B, C, R, R); or, with postprocess, uint8 (B, H, W, 3) or float32
-    (B, 3, H, W) from 0 to 1. batch_size: None for any. tensors, source: digests of the weights and of the file that it
-    was made from. record: the name of the source's record in records/. constants: the SHA-256 of each constant of the
-    graph; graph: of the graph around them. packages: by which versions it was made. parity: what was measured of it.
+    images: its input. normalised: float32 (B, C, R, R). With postprocess: uint8 (B, H, W, 3), or float32 (B, 3, H, W)
+        from 0 to 1.
+    batch_size: None if any size is accepted.
+    tensors: the digest of the weights of the source, which is the checkpoint that was exported.
+    source: the digest of the file of the source.
+    record: the name of the source's run record in records/.
+    packages: the versions that exported it.
+    constants: the SHA-256 of each constant of the graph.
+    graph: the SHA-256 of the graph without the values of its constants.
+    parity: the measured differences between this file and its source.
+    calibration: the images and settings of int8.
+    checkpoint: fields of the source, see `checkpoint_fields`.
     """
 
     version: Literal[1]
@@ -62,7 +78,7 @@ class Description(Fields):
 class Exported:
     """An exported file and its description.
 
-    checkpoint: what the source's file said beside its weights, which are empty here. format: onnx or openvino.
+    checkpoint: the fields of its source; its weights are empty.
     """
 
     path: Path
@@ -73,25 +89,25 @@ class Exported:
 
     @cached_property
     def constants(self) -> dict[str, str]:
-        """The SHA-256 of each constant as it is now: compare with description.constants."""
+        """The SHA-256 of each constant of the file. Equal to description.constants, unless the file was changed."""
         return onnx_constants(self.content) if self.format == "onnx" else openvino_constants(self.content, self.path)
 
     @cached_property
     def graph(self) -> str:
-        """The SHA-256 of the graph as it is now, without the values of constants: compare with description.graph."""
+        """The SHA-256 of the graph without values of constants. Equal to description.graph, unless it was changed."""
         return onnx_graph(self.content) if self.format == "onnx" else openvino_graph(self.content)
 
     @property
     def changed_constants(self) -> list[str]:
-        """The names of constants that are not as the description says: changed, added or gone."""
-        return sorted(name for name, _, _ in files.changes(self.description.constants, self.constants))
+        """The names of constants that differ from the description: changed, added or removed."""
+        return sorted(name for name, _, _ in files.changed_digests(self.description.constants, self.constants))
 
 
 def read_exported(path: Path) -> Exported:
-    """Read a .onnx or .xml file that this project exported. Nothing of it is run.
+    """Read a .onnx or .xml file that this project exported. It is not run.
 
     Raises:
-        UserError: it cannot be read, is damaged, or carries no description; or the package onnx is not installed.
+        UserError: it cannot be read, is damaged, or has no description; or the package onnx is not installed.
     """
     try:
         data = files.read_bytes(path)
@@ -99,58 +115,61 @@ def read_exported(path: Path) -> Exported:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     kind: Literal["onnx", "openvino"] = "onnx" if path.suffix == ".onnx" else "openvino"
     content: Any = parse_onnx(data, path) if kind == "onnx" else _parse_openvino(data, path)
-    told = _described(content, kind)
-    if not told:
+    texts = _description_texts(content, kind)
+    if not texts:
         raise UserError(
-            f"{path} carries no description of its model: this project did not export it, or another tool removed it. "
-            "Export it again from its checkpoint."
+            f"{path} has no description of its model. Either this project did not export it, or another tool removed "
+            "the description. Export it again from its checkpoint."
         )
     try:
-        values = {key: files.parse_json(text.encode()) for key, text in told.items()}
+        values = {key: files.parse_json(text.encode()) for key, text in texts.items()}
     except ValueError as error:
         raise UserError(f"{path}: its description is damaged ({error}). Export it again from its checkpoint.") from None
     described = Description.model_validate(checked(values, Description, str(path)))
     check_content(described.checkpoint, Content, path)
-    known = {key: described.checkpoint[key] for key in _TOLD if described.checkpoint.get(key) is not None}
-    return Exported(path, kind, described, Checkpoint({}, path=path, **known), content)
+    kept_fields = {
+        key: described.checkpoint[key] for key in _CHECKPOINT_FIELDS if described.checkpoint.get(key) is not None
+    }
+    return Exported(path, kind, described, Checkpoint({}, path=path, **kept_fields), content)
 
 
-def model_origin(path: Path) -> dict[str, Any] | None:
-    """The record of the training that a model file of any kind says it comes from: see `origin_of`.
+def read_any_training_record(path: Path) -> dict[str, Any] | None:
+    """The training record that a model file of any kind claims, see `read_training_record`. Its content is not checked.
 
     Raises:
-        UserError: it is an exported file that cannot be read.
+        UserError: it is an exported file and cannot be read.
     """
-    return read_exported(path).checkpoint.origin if path.suffix in SUFFIXES else origin_of(path)
+    return read_exported(path).checkpoint.training if path.suffix in SUFFIXES else read_training_record(path)
 
 
 def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a description keeps of a checkpoint: all that `Exported.checkpoint` needs."""
-    return {key: getattr(checkpoint, key) for key in _TOLD if getattr(checkpoint, key) is not None}
+    """The fields of a checkpoint that its exported files keep. `Exported.checkpoint` is made from them."""
+    return {key: getattr(checkpoint, key) for key in _CHECKPOINT_FIELDS if getattr(checkpoint, key) is not None}
 
 
 def onnx_constants(model: Any) -> dict[str, str]:
     """The SHA-256 of each initializer of an ONNX model, by its name.
 
     Raises:
-        UserError: one has not the values that its type and shape need.
+        UserError: an initializer has fewer or other values than its type and shape need.
     """
     from onnx import numpy_helper
 
-    found = {}
+    constants = {}
     for tensor in model.graph.initializer:
         try:
             values = numpy_helper.to_array(tensor)
         except (ValueError, TypeError, KeyError, NotImplementedError) as error:
             raise UserError(f"The initializer {tensor.name} is damaged ({error}). Export the file again.") from None
-        found[tensor.name] = _digest([str(values.dtype).encode(), str(values.shape).encode(), values.tobytes()])
-    return found
+        constants[tensor.name] = _digest([str(values.dtype).encode(), str(values.shape).encode(), values.tobytes()])
+    return constants
 
 
 def onnx_graph(model: Any) -> str:
     """The SHA-256 of an ONNX model without its metadata and the values of its initializers.
 
-    Where it is as it was and a constant is not, that constant alone was changed: no tool that optimises does that.
+    If this digest is unchanged but a constant differs, then only the constant was edited. An optimiser changes the
+    graph, too.
     """
     bare = type(model)()
     bare.CopyFrom(model)
@@ -162,8 +181,9 @@ def onnx_graph(model: Any) -> str:
 
 
 def openvino_constants(root: ElementTree.Element, path: Path) -> dict[str, str]:
-    """The SHA-256 of each constant of an OpenVINO model, by the name of its layer; of one in a branch of a condition
-    after the names of these.
+    """The SHA-256 of each constant of an OpenVINO model, by the name of its layer.
+
+    The name of a constant inside a branch of a condition begins with the names of the condition and the branch.
 
     Raises:
         UserError: the .bin file is missing or too short.
@@ -173,19 +193,19 @@ def openvino_constants(root: ElementTree.Element, path: Path) -> dict[str, str]:
         data = files.read_bytes(weights)
     except OSError as error:
         raise UserError(f"{weights} cannot be read: {error.strerror or error}. It belongs to {path}.") from error
-    found = {}
+    constants = {}
     for name, layer in _constant_layers(root):
-        about = layer.find("data")
-        told = {} if about is None else about.attrib
+        element = layer.find("data")
+        attributes = {} if element is None else element.attrib
         try:
-            start, size = int(told["offset"]), int(told["size"])
+            start, size = int(attributes["offset"]), int(attributes["size"])
         except (KeyError, ValueError):
-            raise UserError(f"{path}: the constant {name} has no place in {weights}.") from None
+            raise UserError(f"{path}: the constant {name} has no offset and size in {weights}.") from None
         if not 0 <= start <= start + size <= len(data):
-            raise UserError(f"{weights} is cut: it has {len(data)} bytes, {path} needs {start + size}.")
-        shape = [told.get("element_type", "").encode(), told.get("shape", "").encode()]
-        found[name] = _digest([*shape, data[start : start + size]])
-    return found
+            raise UserError(f"{weights} is cut off: it has {len(data)} bytes, {path} needs {start + size}.")
+        shape = [attributes.get("element_type", "").encode(), attributes.get("shape", "").encode()]
+        constants[name] = _digest([*shape, data[start : start + size]])
+    return constants
 
 
 def _constant_layers(part: ElementTree.Element, prefix: str = "") -> Iterator[tuple[str, ElementTree.Element]]:
@@ -216,7 +236,8 @@ def parse_onnx(data: bytes, path: Path) -> Any:
     """The ModelProto of a .onnx file's bytes.
 
     Raises:
-        UserError: it is damaged, has no graph or keeps weights elsewhere; or the package onnx is not installed.
+        UserError: it is damaged, has no graph or keeps its weights in another file; or the package onnx is not
+            installed.
     """
     try:
         import onnx
@@ -247,13 +268,13 @@ def _parse_openvino(data: bytes, path: Path) -> ElementTree.Element:
     return root
 
 
-def _described(content: Any, kind: Literal["onnx", "openvino"]) -> dict[str, str]:
-    """The texts of the description, by its keys; none: the file carries no description."""
+def _description_texts(content: Any, kind: Literal["onnx", "openvino"]) -> dict[str, str]:
+    """The texts of the description, by key. Empty: the file has no description."""
     if kind == "onnx":
-        pairs = ((one.key, one.value) for one in content.metadata_props)
+        pairs = ((entry.key, entry.value) for entry in content.metadata_props)
         return {key.removeprefix(PREFIX): value for key, value in pairs if key.startswith(PREFIX)}
-    found = content.find("rt_info/rfdetr")
-    return {one.tag: one.get("value", "") for one in ([] if found is None else found)}
+    info = content.find("rt_info/rfdetr")
+    return {element.tag: element.get("value", "") for element in ([] if info is None else info)}
 
 
 def _levels(root: ElementTree.Element) -> int:
@@ -264,7 +285,9 @@ def _levels(root: ElementTree.Element) -> int:
 
 
 def description_texts(description: Mapping[str, Any]) -> dict[str, str]:
-    """The values of a description as JSON, by key, in the order of the fields of `Description`. In ASCII: XML has no
-    place for some characters."""
-    known = Description.model_validate(description).model_dump(mode="json")
-    return {key: json.dumps(value, allow_nan=False) for key, value in known.items()}
+    """The values of a description as JSON, by key, in the order of the fields of `Description`.
+
+    The texts are ASCII: XML cannot hold some characters.
+    """
+    values = Description.model_validate(description).model_dump(mode="json")
+    return {key: json.dumps(value, allow_nan=False) for key, value in values.items()}

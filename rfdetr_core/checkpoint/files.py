@@ -1,4 +1,4 @@
-"""Checkpoint files in upstream's layout: plain values only; equal content gives equal bytes; reading runs nothing."""
+"""Reads and writes checkpoints in upstream's layout. Equal content gives equal bytes; reading a file runs no code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import replacing
-from rfdetr_core.base.schema import Fields, check_values, require, short
+from rfdetr_core.base.schema import FileSchema, check_values, require, short
 from rfdetr_core.checkpoint.archive import load
 from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours, upstream_weights
 from rfdetr_core.checkpoint.schema import Content
@@ -44,12 +44,13 @@ MODEL_FIELDS = {
     "segmentation_head": "segmentation",
     "mask_downsample_ratio": "mask_downsample_ratio",
 }
-# The parts of upstream that a detector here always or never has, then what does not shape a detector.
+# Upstream's fields that have the same value for every detector here.
 FIXED_FIELDS: dict[str, Any] = {
     **dict.fromkeys(("two_stage", "bbox_reparam", "lite_refpoint_refine", "layer_norm"), True),
     **dict.fromkeys(("use_grouppose_keypoints", "dual_projector"), False),
     "num_decoder_registers": 0,
 }
+# Upstream's fields that do not affect the architecture, with the values that are written.
 _OTHER_FIELDS: dict[str, Any] = {
     **dict.fromkeys(("amp", "fused_optimizer", "ia_bce_loss", "keypoint_cross_attn"), True),
     **dict.fromkeys(("gradient_checkpointing", "compile", "cuda_graphs", "freeze_encoder"), False),
@@ -65,21 +66,26 @@ _OPTIONAL = (
     *("model_name", "rfdetr_version", "best_total_source", "model_config", "training_record", "lineage", "epoch"),
     "threshold",
 )
-# Of the weights of a detector, none is an integer.
+# The types of weights: a detector has no integer weights.
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _PLAIN = (str, int, float, bool, type(None))
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model file, whoever wrote it.
+    """A checkpoint of this project or of upstream, any version.
 
-    weights: by our names. model_config: upstream's 44 fields, empty where the file has none. args: the training
-    parameters, with class_names. model_name: the class, such as RFDETRNano. epoch counts from 0. best_total_source:
-    "ema" or "regular" in checkpoint_best_total.pth. threshold: the score with the best F1 on valid.
-    training_record, lineage: what train and strip say of the origin.
-    unknown: upstream names that are no part of any model here. others: what the file holds beside all this. path: where
-    it was read.
+    weights: by this project's names.
+    args: the training parameters, with class_names.
+    model_name: the class, such as RFDETRNano.
+    model_config: upstream's 44 fields; empty if the file has none.
+    epoch: counts from 0.
+    best_total_source: "ema" or "regular", in checkpoint_best_total.pth.
+    threshold: the score with the best F1 on valid.
+    training_record, lineage: written by the stages train and strip.
+    unknown: upstream's names of weights that no model here has.
+    other_keys: the keys of the file that no field above holds.
+    path: the file that was read.
     """
 
     weights: dict[str, Tensor]
@@ -93,20 +99,21 @@ class Checkpoint:
     training_record: dict[str, Any] | None = None
     lineage: dict[str, Any] | None = None
     unknown: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
+    other_keys: tuple[str, ...] = ()
     path: Path | None = None
 
     @property
-    def origin(self) -> dict[str, Any] | None:
-        """The record of the training, wherever the file keeps it."""
+    def training(self) -> dict[str, Any] | None:
+        """The training record: its own field, else the one inside the lineage."""
         return self.training_record or (self.lineage or {}).get("training")
 
 
 def tensor_digest(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the tensors of a detector, given by our names, sorted by upstream's.
+    """SHA-256 over the weights of a detector. weights: by this project's names.
 
-    Of each: name, dtype, shape and bytes (little-endian, row-major), each preceded by its length in 8 bytes. So a file
-    that is renamed, or saved again by another tool, keeps the digest, and any changed weight changes it.
+    The weights are sorted by upstream's names. Of each weight, name, dtype, shape and bytes (little-endian, row-major)
+    are hashed, each after its length in 8 bytes. So the digest stays if a file is renamed or saved by another tool, and
+    changes with any weight.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(upstream_weights(dict(weights)).items()):
@@ -115,9 +122,10 @@ def tensor_digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def content_digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 over everything in a resume state, but for the digest itself, which is run.digest.
+    """SHA-256 over everything in a resume state, except run.digest, which holds this digest.
 
-    Over the path of each value, its type and, of a tensor, what `tensor_digest` takes, else its text.
+    Of each value, its path and then the following is hashed: of a tensor, the parts that `tensor_digest` hashes; of a
+    container, its type and length; of any other value, its type and its repr().
     """
     digest, waiting = hashlib.sha256(), [("", {**content, "run": {**content["run"], "digest": None}})]
     while waiting:
@@ -129,9 +137,9 @@ def content_digest(content: Mapping[str, Any]) -> str:
             value.items() if isinstance(value, Mapping) else enumerate(value) if type(value) in (list, tuple) else ()
         )
         kind = "dict" if isinstance(value, Mapping) else type(value).__name__
-        told = str(len(value)) if isinstance(value, Mapping | list | tuple) else repr(value)
-        _update(digest, place.encode(), kind.encode(), told.encode())
-        waiting += [(f"{place}/{key!r}", one) for key, one in inner]
+        text = str(len(value)) if isinstance(value, Mapping | list | tuple) else repr(value)
+        _update(digest, place.encode(), kind.encode(), text.encode())
+        waiting += [(f"{place}/{key!r}", entry) for key, entry in inner]
     return digest.hexdigest()
 
 
@@ -150,11 +158,16 @@ def _update(digest: hashlib._Hash, *parts: bytes | memoryview) -> None:
 def make_checkpoint(
     architecture: Architecture, weights: Mapping[str, Tensor], *, class_names: Sequence[str], args: Mapping[str, Any]
 ) -> Checkpoint:
-    """A checkpoint of a detector's state_dict; `args` are the training parameters, plain values without paths.
+    """Make a checkpoint from a detector's weights.
 
-    To `args` come the numbers by which upstream's loader cuts queries per group and names a mismatch.
+    Args:
+        architecture: Of the detector.
+        weights: Its state_dict.
+        class_names: In the order of the labels.
+        args: The training parameters: plain values without paths. The numbers that upstream's loader needs are added,
+            such as num_queries and group_detr.
     """
-    told = {
+    added = {
         "class_names": list(class_names),
         "num_classes": architecture.classes,
         "num_queries": architecture.queries,
@@ -162,13 +175,13 @@ def make_checkpoint(
         "patch_size": architecture.patch_size,
         "segmentation_head": architecture.segmentation,
     }
-    return Checkpoint(dict(weights), dict(args) | told, architecture.name, model_config_of(architecture))
+    return Checkpoint(dict(weights), dict(args) | added, architecture.name, model_config_of(architecture))
 
 
 def model_config_of(architecture: Architecture) -> dict[str, Any]:
     """Upstream's ModelConfig (rfdetr/config.py) for an architecture: 44 fields.
 
-    An encoder that upstream does not have is named by its numbers: width, blocks, heads.
+    An encoder that upstream does not have is named after its width, blocks and heads.
     """
     encoder = (architecture.encoder_width, architecture.encoder_blocks, architecture.encoder_heads)
     numbers = {theirs: getattr(architecture, ours) for theirs, ours in MODEL_FIELDS.items()}
@@ -183,15 +196,15 @@ def model_config_of(architecture: Architecture) -> dict[str, Any]:
 
 
 def file_content(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What `write_checkpoint` saves. A resume file adds its own keys to it and goes through `write_plain`."""
+    """The content of the file that `write_checkpoint` writes. A resume state adds keys to it and uses `write_plain`."""
     model = dict(sorted(upstream_weights(checkpoint.weights).items()))
     content = {"model": model, "args": checkpoint.args, "rfdetr_version": FORMAT_VERSION}
-    told = {key: getattr(checkpoint, key) for key in _OPTIONAL if key not in content}
-    return content | {key: value for key, value in told.items() if value is not None}
+    optional = {key: getattr(checkpoint, key) for key in _OPTIONAL if key not in content}
+    return content | {key: value for key, value in optional.items() if value is not None}
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a file that upstream 1.11.2 and `read_checkpoint` load; whole or not at all; equal content, equal bytes.
+    """Write, atomically, a file that upstream 1.11.2 and `read_checkpoint` load. Equal content gives equal bytes.
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
@@ -200,60 +213,67 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def write_plain(path: Path, content: Mapping[str, Any]) -> None:
-    """Save nested dicts, lists, tuples, tensors, text and numbers with torch.save, whole or not at all.
+    """Save nested dicts, lists, tuples, tensors, texts and numbers with torch.save, atomically.
 
-    The bytes depend on the content alone: not on the file's name, nor on which objects are shared, nor on the storage
-    that a tensor is a view of. Any other type is a TypeError that names its place.
+    The bytes depend only on the content: not on the file's name, on shared objects, or on the storage that a tensor is
+    a view of.
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
+        TypeError: a value has another type. The message names its place.
     """
     plain = _plain(content, "content", set())
     with replacing(path) as temporary, temporary.open("wb") as file:
-        sink = _Sink(file)  # no path: torch.save puts the stem of a file's name into the file
+        sink = _Sink(file)  # not the path: torch.save would write the stem of the file's name into the file
         torch.save(plain, cast(BinaryIO, sink))
         if sink.error is not None:
             raise sink.error
 
 
-def read_plain(path: Path, schema: type[Fields] = Fields, *, tensors: bool = True) -> dict[str, Any]:
-    """Read what torch.save wrote, tensors on the CPU. Nothing of the file is executed: only plain values and tensors
-    and the two namespace classes that older files use for `args`, which become dicts. tensors: see load().
+def read_plain(path: Path, schema: type[FileSchema] = FileSchema, *, tensors: bool = True) -> dict[str, Any]:
+    """Read a file of torch.save. No code of the file is run.
+
+    It may hold plain values, tensors, and the two namespace classes that older files use for `args`.
+
+    Args:
+        path: The file.
+        schema: Its fields are checked; by default none.
+        tensors: False: tensors without memory, on the device meta.
 
     Raises:
-        UserError: no such file (see `archive.load`), or a field that the schema has is missing or wrong.
+        UserError: the file cannot be read (see `archive.load`), or a field does not match the schema.
     """
     content = load(path, tensors=tensors)
     if not isinstance(content, dict):
-        raise UserError(f"{path} is no RF-DETR checkpoint: it holds {type(content).__name__}, not a dict.")
+        raise UserError(f"{path} is not an RF-DETR checkpoint: it holds {type(content).__name__}, not a dict.")
     check_content(content, schema, path)
     return content
 
 
-def origin_of(path: Path) -> dict[str, Any] | None:
-    """The record of the training that wrote a file of a run folder, without its tensors; None where it has none."""
+def read_training_record(path: Path) -> dict[str, Any] | None:
+    """The training record of a checkpoint, read without its tensors. None: it has none, or it cannot be read."""
     try:
         content = read_plain(path, tensors=False)
-    except UserError:  # whoever reads its weights says what is wrong
+    except UserError:  # the error is reported when the weights are read
         return None
     lineage = content.get("lineage")
-    found = content.get("training_record") or (lineage.get("training") if isinstance(lineage, dict) else None)
-    return found if isinstance(found, dict) else None
+    training = content.get("training_record") or (lineage.get("training") if isinstance(lineage, dict) else None)
+    return training if isinstance(training, dict) else None
 
 
 def read_checkpoint(path: Path, *, finite: bool = True) -> Checkpoint:
-    """Read a model file: ours, upstream 1.11.2's .pth and .ckpt, a published one, or one from before Lightning.
+    """Read a checkpoint of this project or of upstream: 1.11.2's .pth or .ckpt, a published file, or an older one.
 
-    finite: False for the weights of a step that is looked into since it was not finite.
+    finite: False also allows weights that are NaN or infinite, to analyse a training step that was not finite.
 
     Raises:
-        UserError: no readable checkpoint (see `read_plain`), none of RF-DETR, or of a kind that is not supported here;
-            or a weight that is no tensor of real, finite numbers.
+        UserError: the file cannot be read (see `read_plain`), is not of RF-DETR, or is of an unsupported kind; or a
+            weight is not a tensor of real, finite numbers.
     """
     content = read_plain(path)
     args = content.get("args", content.get("hyper_parameters"))
-    told = content | {"args": {} if args is None else args}
-    check_content(told, Content, path)
+    completed = content | {"args": {} if args is None else args}
+    check_content(completed, Content, path)
     model = _model_of(content, path)
     if any(".base_model.model." in name for name in model):
         raise UserError(f"{path} holds LoRA adapters. Merge them with upstream's rfdetr first, then load the result.")
@@ -267,11 +287,11 @@ def read_checkpoint(path: Path, *, finite: bool = True) -> Checkpoint:
         except KeyError:
             unknown.append(name)
             continue
-        if wrong := _not_real(tensor) or (finite and _not_finite(tensor)):
-            raise UserError(f"{path}: the weight {name} {wrong}. Get the file again, or train anew.")
+        if problem := _not_real(tensor) or (finite and _not_finite(tensor)):
+            raise UserError(f"{path}: the weight {name} {problem}. Get the file again, or train again.")
     optional = {key: content[key] for key in _OPTIONAL if content.get(key) is not None}
-    others = tuple(short(str(key)) for key in content if key not in optional and key not in ("model", "args"))
-    return Checkpoint(weights, told["args"], unknown=tuple(unknown), others=others, path=path, **optional)
+    other_keys = tuple(short(str(key)) for key in content if key not in optional and key not in ("model", "args"))
+    return Checkpoint(weights, completed["args"], unknown=tuple(unknown), other_keys=other_keys, path=path, **optional)
 
 
 def _not_real(tensor: Tensor) -> str:
@@ -280,36 +300,47 @@ def _not_real(tensor: Tensor) -> str:
 
 
 def _not_finite(tensor: Tensor) -> str:
-    # NaN is both the least and the largest. isfinite() of all values takes ten times as long.
-    finite = not tensor.numel() or all(bool(one.isfinite()) for one in tensor.aminmax())
+    # If a value is NaN, aminmax() gives NaN twice. isfinite() of all values takes ten times as long.
+    finite = not tensor.numel() or all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
     return "" if finite else "has values that are not finite"
 
 
-def check_content(content: dict[str, Any], schema: type[Fields], path: Path) -> None:
-    """Compare the fields that a schema has with it. UserError: the first one that is wrong."""
+def check_content(content: dict[str, Any], schema: type[FileSchema], path: Path) -> None:
+    """Compare the fields of a checkpoint with a schema. Fields that the schema does not have are not checked.
+
+    Args:
+        content: The content of the file.
+        schema: The fields that are checked; the file may lack them.
+        path: Names the file in messages.
+
+    Raises:
+        UserError: a field is wrong. The message names the first one.
+    """
     keys = [info.alias or name for name, info in schema.model_fields.items()]
-    known = {key: content[key] for key in keys if key in content}
-    for key, value in known.items():
+    known_fields = {key: content[key] for key in keys if key in content}
+    for key, value in known_fields.items():
         check_values(value, str(path), key)
-    require(schema, known, str(path))
+    require(schema, known_fields, str(path))
 
 
 def _model_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
     model = content.get("model")
     if model is None and isinstance(content.get("state_dict"), dict):
         # Lightning's layout: the module's attribute `model`, which torch.compile may have wrapped.
-        own = {name: tensor for name, tensor in content["state_dict"].items() if str(name).startswith("model.")}
-        model = {name.removeprefix("model.").removeprefix("_orig_mod."): tensor for name, tensor in own.items()}
+        own_weights = {name: tensor for name, tensor in content["state_dict"].items() if str(name).startswith("model.")}
+        model = {name.removeprefix("model.").removeprefix("_orig_mod."): tensor for name, tensor in own_weights.items()}
     if not isinstance(model, dict) or "class_embed.weight" not in model:
-        raise UserError(f"{path} is no RF-DETR checkpoint: it has no `model` or `state_dict` with RF-DETR's weights.")
+        raise UserError(
+            f"{path} is not an RF-DETR checkpoint: it has no `model` or `state_dict` with RF-DETR's weights."
+        )
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in model.items()):
-        raise UserError(f"{path} is no RF-DETR checkpoint: its `model` holds something other than named tensors.")
+        raise UserError(f"{path} is not an RF-DETR checkpoint: its `model` holds something other than named tensors.")
     check_values(list(model), str(path), "the names of its weights")
     return dict(model)
 
 
 class _Sink:
-    """Passes on what torch.save writes, and keeps the first error: raised within, it would end the whole process."""
+    """Writes to a file and keeps the first error. An exception raised inside torch.save's writer aborts the process."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -328,9 +359,12 @@ class _Sink:
 
 
 def _plain(value: Any, place: str, storages: set[int]) -> Any:
-    """Rebuild a value so that pickle's memo, which goes by identity, sees the same for equal content.
+    """Rebuild a value so that equal content gives equal pickles.
 
-    `storages`: the memory that is taken already; a tensor with memory of its own is not copied.
+    Pickle writes an object that it has met before as a reference. So the copy must not depend on which objects are
+    shared.
+
+    storages: the memory of the tensors so far. A tensor is copied only if it shares memory or is a view.
     """
     if isinstance(value, Tensor):
         tensor = value.detach().cpu().contiguous()
@@ -338,7 +372,7 @@ def _plain(value: Any, place: str, storages: set[int]) -> Any:
         if storage.data_ptr() in storages or storage.nbytes() != tensor.numel() * tensor.element_size():
             return tensor.clone(memory_format=torch.contiguous_format)
         storages.add(storage.data_ptr())
-        return tensor.flatten().view(tensor.shape)  # equal strides, also where a side of 1 leaves them open
+        return tensor.flatten().view(tensor.shape)  # equal strides, also for sides of 1, where any stride is valid
     if type(value) is str:
         return sys.intern(value)
     if type(value) in _PLAIN:

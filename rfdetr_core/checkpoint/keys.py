@@ -1,6 +1,6 @@
-"""The one table between our parameter names and upstream's; it works in both directions.
+"""The table that translates between this project's parameter names and upstream's, in both directions.
 
-`#` stands for a number, `*` for weight or bias.
+In the table `#` stands for a number, `*` for weight or bias.
 """
 
 from __future__ import annotations
@@ -72,22 +72,22 @@ _TABLE = {
     "segmentation.query_block.contract.*": "segmentation_head.query_features_block.layers.2.*",
     "segmentation.query_projection.*": "segmentation_head.query_features_proj.*",
 }
-# A buffer of upstream's keypoint models, empty in all others; files older than 1.11 lack it.
+# A buffer of upstream. It is empty except in keypoint models; files older than 1.11 do not have it.
 KEYPOINT_MASK = "_kp_active_mask"
 
 
 def to_upstream(name: str) -> str:
-    """Upstream's name of one of our parameters. Raises KeyError for a name that is none."""
+    """Upstream's name of a parameter. Raises KeyError for an unknown name."""
     return _translate(name, _TO_UPSTREAM)
 
 
 def to_ours(name: str) -> str:
-    """Our name of one of upstream's parameters. Raises KeyError for a name that is none of a detector's."""
+    """This project's name of an upstream parameter. Raises KeyError if no detector here has the parameter."""
     return _translate(name, _TO_OURS)
 
 
 def upstream_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights by our names, as upstream names and completes them."""
+    """Rename weights to upstream's names, and add the buffer that upstream expects."""
     mask = {KEYPOINT_MASK: torch.zeros(0, 0, dtype=torch.bool)}
     return mask | {to_upstream(name): value for name, value in weights.items()}
 

@@ -1,4 +1,4 @@
-"""Upstream's published weights: fetched by name, used only when their MD5 is the published one."""
+"""Downloads upstream's published weights by name. A file is only used if it has the published MD5."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.download import FAILURES, check_public, download, reason
 
 _STORE = "https://storage.googleapis.com/rfdetr/"
-_MOST_BYTES = 2 * 2**30  # several times what the weights of the largest variant take
+_MOST_BYTES = 2 * 2**30  # several times the size of the largest variant's weights
 _SUFFIXES = (".ckpt", ".pt", ".pth")
-_ABANDONED = 3600.0  # seconds since the last byte of a partial file
+_ABANDONED = 3600.0  # seconds; a partial file that has not grown for longer belongs to a process that was killed
 
 
 @dataclass(frozen=True)
 class Published:
-    """Where upstream keeps a file, its MD5, and how large it can be: upstream publishes no size."""
+    """A published file: its address, its MD5, and a limit of its size. Upstream does not publish the size."""
 
     address: str
     md5: str
@@ -52,13 +52,14 @@ PUBLISHED = {name: Published(_STORE + file.split()[0], file.split()[1]) for name
 
 
 def resolve_weights(name: str | None, folder: Path) -> Path | None:
-    """The file that `pretrain_weights` or `resume` of params.yaml names.
+    """The path of the file that `pretrain_weights` or `resume` of params.yaml names.
 
-    `name` is null, a file in `folder` (weights/), or a published name, which is looked for in `folder`, then in the
-    cache, then downloaded.
+    name: null, a file in `folder` (weights/), or a published name. A published file is taken from `folder`, else from
+    the cache, else it is downloaded.
 
     Raises:
-        UserError: anything else, with what there is; a published file whose MD5 or SHA-256 is wrong; no network.
+        UserError: there is no such file or published name; a published file has a wrong MD5 or SHA-256; or the download
+            fails.
     """
     if name is None:
         return None
@@ -69,27 +70,28 @@ def resolve_weights(name: str | None, folder: Path) -> Path | None:
         return local
     if name in PUBLISHED:
         return fetch(name)
-    there = sorted(path.name for path in folder.glob("[!.]*") if path.suffix in _SUFFIXES and path.is_file())
+    available = sorted(path.name for path in folder.glob("[!.]*") if path.suffix in _SUFFIXES and path.is_file())
     raise UserError(
-        f"{name!r} is no file in {folder}/ and no published name (a name has no folder). "
-        f"In {folder}/: {listed(there, 10) or 'nothing'}. Published: {', '.join(PUBLISHED)}."
+        f"{name!r} is neither a file in {folder}/ nor a published name. Write the name without a folder. "
+        f"In {folder}/: {listed(available, 10) or 'nothing'}. Published: {', '.join(PUBLISHED)}."
     )
 
 
 def cache_folder() -> Path:
-    """Where published files are kept, as upstream's: $RF_HOME, else $ROBOFLOW_HOME, else ~/.roboflow/models."""
+    """The folder of published files, the same as upstream's: $RF_HOME, else $ROBOFLOW_HOME, else ~/.roboflow/models."""
     home = os.environ.get("RF_HOME") or os.environ.get("ROBOFLOW_HOME") or "~/.roboflow/models"
     return Path(home).expanduser().absolute()
 
 
 def fetch(name: str, check: Callable[[str], None] = check_public) -> Path:
-    """The published file `name` in the cache, downloaded if it is not there. What was cut off is gone on with.
+    """The path of a published file in the cache. A missing file is downloaded; an interrupted download is resumed.
 
-    Each process has a partial file of its own, so that several can fetch one file at once. check: raises if a redirect
-    may not be followed to an address.
+    Each process has its own partial file, so several processes can download the same file at once.
+
+    check: Called with the target of each redirect. Raises if the redirect must not be followed.
 
     Raises:
-        UserError: it could not be fetched, or what there is has another MD5 or SHA-256.
+        UserError: the download failed, or the file has another MD5 or SHA-256.
     """
     published, path = PUBLISHED[name], cache_folder() / name
     if path.exists():
@@ -98,24 +100,24 @@ def fetch(name: str, check: Callable[[str], None] = check_public) -> Path:
         return path
     say(f"downloading {name} from {published.address} to {path}", file=sys.stderr)
     _remove_abandoned(path)
-    kept = path.with_name(f"{name}.part")
-    with files.replacing(path) as own:
+    part = path.with_name(f"{name}.part")
+    with files.replacing(path) as temporary:
         with suppress(FileNotFoundError):
-            os.utime(kept)  # or it would be abandoned to others
-            kept.replace(own)  # of several processes one has it
+            os.utime(part)  # otherwise other processes would take the file for abandoned
+            part.replace(temporary)  # of several processes, only the first gets the partial file
         try:
-            _complete(name, own, check)
+            _complete(name, temporary, check)
         except UserError:
             raise
         except BaseException as error:
-            begun = own.stat().st_size > 0
+            begun = temporary.stat().st_size > 0
             if begun:
-                own.replace(kept)
+                temporary.replace(part)
             if not isinstance(error, FAILURES):
                 raise
-            again = "What has come is kept: run again to resume" if begun else "Try again later"
+            advice = "Run again to resume the download" if begun else "Try again later"
             raise UserError(
-                f"{name} could not be downloaded from {published.address}: {reason(error)}. {again}, or put the file "
+                f"{name} could not be downloaded from {published.address}: {reason(error)}. {advice}, or put the file "
                 f"into weights/ or into the folder that RF_HOME names (now {path.parent}) yourself."
             ) from error
     _remember(path)
@@ -123,31 +125,31 @@ def fetch(name: str, check: Callable[[str], None] = check_public) -> Path:
 
 
 def _remember(path: Path) -> None:
-    """Note the SHA-256 of a file of the cache, if there is no note."""
-    with suppress(UserError):  # a cache that others keep
+    """Write the SHA-256 of a file next to it in the cache, unless it was written before."""
+    with suppress(UserError):  # the cache of another user may be read-only
         if not _note(path.name).exists():
             files.write_text(_note(path.name), f"{files.sha256_file(path)}  {path.name}\n")
 
 
 def _complete(name: str, part: Path, check: Callable[[str], None]) -> None:
-    """Bring `part` to the whole of the file. UserError: the server has another."""
+    """Download the rest of a file and check it. Raises a UserError if the server sends another file."""
     published, resumed = PUBLISHED[name], part.stat().st_size > 0
     download(published.address, part, published.most_bytes, check)
     if resumed and files.md5_file(part) != published.md5:
-        part.write_bytes(b"")  # what was there may have been the start of another release
+        part.write_bytes(b"")  # the partial file may have been the start of another release
         download(published.address, part, published.most_bytes, check)
-    found = files.md5_file(part)
-    if found != published.md5:
+    actual = files.md5_file(part)
+    if actual != published.md5:
         raise UserError(
-            f"{published.address} sent a file of MD5 {found}, but {name} has {published.md5}; it was thrown away. "
-            "Try again later, or put the right file into weights/."
+            f"{published.address} sent a file with the MD5 {actual}, but that of {name} is {published.md5}. The file "
+            "was discarded. Try again later, or put the right file into weights/."
         )
-    if (fault := _unlike_the_first(part, name)) is not None:
-        raise UserError(f"{published.address} sent a file {fault}")
+    if (mismatch := _sha256_mismatch(part, name)) is not None:
+        raise UserError(f"{published.address} sent a file {mismatch}")
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove the partial files of processes that were killed: a download writes more often."""
+    """Remove the partial files of processes that were killed. A running download writes more often."""
     for part in path.parent.glob(f".{path.name}.*"):
         with suppress(OSError):
             if time.time() - part.stat().st_mtime > _ABANDONED:
@@ -155,30 +157,31 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def _check(path: Path, published: Published) -> None:
-    found = files.md5_file(path)
-    if found != published.md5:
+    actual = files.md5_file(path)
+    if actual != published.md5:
         raise UserError(
-            f"{path} is not the published file: its MD5 is {found}, not {published.md5}. Rename it if it is your own, "
-            "delete it if it is damaged."
+            f"{path} is not the published file: its MD5 is {actual}, not {published.md5}. Rename it if it is your own "
+            "file. Delete it if it is damaged."
         )
-    if (fault := _unlike_the_first(path, path.name)) is not None:
-        raise UserError(f"{path} is a file {fault}")
+    if (mismatch := _sha256_mismatch(path, path.name)) is not None:
+        raise UserError(f"{path} is a file {mismatch}")
 
 
-def _unlike_the_first(path: Path, name: str) -> str | None:
-    """What is wrong with a file that is not the one that came first: two files can be made with one MD5.
+def _sha256_mismatch(path: Path, name: str) -> str | None:
+    """Compare a file with the first one that had this name. None: their SHA-256 is equal, or this is the first.
 
-    The SHA-256 of the first is in the cache, beside the file, as `sha256sum` writes it.
+    Different files with the same MD5 can be made on purpose. So the SHA-256 of the first file is kept in the cache, in
+    the format of `sha256sum`.
     """
     note = _note(name)
     if not note.exists():
         return None
-    found, seen = files.sha256_file(path), (files.read_bytes(note).decode(errors="replace").split() or [""])[0]
-    if found == seen:
+    actual, first = files.sha256_file(path), (files.read_bytes(note).decode(errors="replace").split() or [""])[0]
+    if actual == first:
         return None
     return (
-        f"of the published MD5, but its SHA-256 is {found}, while the first file of this name had {seen!r} ({note}). "
-        "One of the two is forged. Find out which; if the first was, delete it and that note."
+        f"with the published MD5, but its SHA-256 is {actual}. That of the first file of this name was {first!r} "
+        f"({note}). One of the two is forged. Find out which. If it is the first, delete it and {note.name}."
     )
 
 

@@ -1,4 +1,4 @@
-"""What is read of a model file, of its lineage, and of the JSON files about it: types and limits. Without torch."""
+"""The fields that are read from model files, lineages, records and scores, with types and limits. Without torch."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from rfdetr_core.base.schema import Blob, Count, Fields, Md5, Name, Sha256, Text
+from rfdetr_core.base.schema import Blob, Count, FileSchema, Md5, Name, Sha256, Text
 from rfdetr_core.model.config import Channels, Classes, Groups, Number, Queries, Resolution, Scale
 
 Score = Annotated[float, Field(allow_inf_nan=True)]
 Listed = BeforeValidator(lambda value: list(value) if isinstance(value, tuple) else value)
 
 
-class Args(Fields):
-    """The training parameters of a model file, as far as they are read."""
+class Args(FileSchema):
+    """The training parameters of a model file: those that are read."""
 
     resolution: Resolution | None = None
     num_classes: Classes | None = None
@@ -23,8 +23,8 @@ class Args(Fields):
     class_names: Annotated[list[Text], Listed] | None = None
 
 
-class ModelFields(Fields):
-    """Upstream's model_config, as far as it is read. The encoder is named, or its numbers are."""
+class ModelFields(FileSchema):
+    """Upstream's model_config: the fields that are read. encoder: upstream's name, or one made of its numbers."""
 
     encoder: Annotated[str, Field(max_length=100)]
     resolution: Resolution
@@ -46,56 +46,56 @@ class ModelFields(Fields):
     mask_downsample_ratio: Number
 
 
-class Track(Fields):
-    """The best epoch of the regular weights, or of their average."""
+class Track(FileSchema):
+    """The best epoch of a track, and its score."""
 
     score: Score | None
     epoch: Count | None
 
 
-class Tracks(Fields):
-    """The best epochs of both."""
+class Tracks(FileSchema):
+    """The best epoch of the regular and of the EMA weights."""
 
     regular: Track
     ema: Track
 
 
-class Scores(Fields):
-    """scores.json: what train found: Tracks, under the name of the metric."""
+class Scores(FileSchema):
+    """scores.json, written by train. It also has `Tracks` under the name of the metric."""
 
     epochs: Count
 
 
 class Selection(Tracks):
-    """selection.json: what was chosen by them."""
+    """selection.json, written by select_best. key: the metric. winner: the chosen track."""
 
     key: Text
     epochs: Count
     winner: Literal["ema", "regular"]
 
 
-class Identity(Fields):
-    """The size of an input file, and git's name of its content."""
+class Identity(FileSchema):
+    """An input file: its size, and git's name of its content."""
 
     size: Count
     git: Blob
 
 
-class Objects(Fields):
-    """What a split holds."""
+class Objects(FileSchema):
+    """The numbers of images and of objects in a split."""
 
     images: Count
     objects: Count
 
 
-class Root(Fields):
+class Root(FileSchema):
     """A Merkle tree: its number of leaves, and its root."""
 
     size: Count
     root: Sha256
 
 
-class Parent(Fields):
+class Parent(FileSchema):
     """The weights that a training started from."""
 
     name: Text
@@ -106,7 +106,7 @@ class Parent(Fields):
     training: TrainingRecord | None = None
 
 
-class InstalledClass(Fields):
+class InstalledClass(FileSchema):
     """A class of an installed package that params.yaml names (see `training.optimization.installed_classes`)."""
 
     module: Text
@@ -115,8 +115,8 @@ class InstalledClass(Fields):
     sha256: Sha256 | None
 
 
-class Custom(Fields):
-    """What a script changed of a training (see `custom_part` of rfdetr_core/api/custom_record.py)."""
+class Custom(FileSchema):
+    """The parts of a training that a Python script replaced (see `custom_part` of rfdetr_core/api/custom_record.py)."""
 
     classes: dict[Text, Sha256 | None] = Field(default_factory=dict)
     callbacks: dict[Text, dict[Text, Any] | Sha256 | None] = Field(default_factory=dict)
@@ -125,8 +125,8 @@ class Custom(Fields):
     weights: Sha256 | None = None
 
 
-class TrainingRecord(Fields):
-    """What train wrote of itself (see `training.record.record_of`)."""
+class TrainingRecord(FileSchema):
+    """The training record, written by the stage train (see `training.record.record_of`)."""
 
     params: dict[Text, dict[Text, Any]]
     inputs: dict[Name, Sha256]
@@ -143,8 +143,8 @@ class TrainingRecord(Fields):
     custom: Custom = Custom()
 
 
-class Lineage(Fields):
-    """What strip wrote of the making of a model (see `lineage.compose`)."""
+class Lineage(FileSchema):
+    """The lineage of a model, written by the stage strip (see `lineage.compose`)."""
 
     schema_: Annotated[int, Field(alias="schema")] = 1
     variant: Text | None
@@ -155,9 +155,12 @@ class Lineage(Fields):
     tensors: Sha256
 
 
-class Run(Fields):
-    """Of a resume state: what it may be gone on with, the MD5s of the files of a finished training, and the digest of
-    the state itself (see `files.content_digest`)."""
+class Run(FileSchema):
+    """The field `run` of a resume state.
+
+    fingerprint: an equal one is needed to resume. result: the MD5s of the files of a finished training. digest: of the
+    resume state (see `files.content_digest`).
+    """
 
     fingerprint: dict[Text, Any]
     finished: bool
@@ -165,8 +168,8 @@ class Run(Fields):
     digest: Sha256 | None = None
 
 
-class Best(Fields):
-    """The best epoch of a track so far; `weights` are tensors by name."""
+class Best(FileSchema):
+    """The best epoch of a track so far. weights: tensors by name."""
 
     score: Score | None
     ranked: Score | None
@@ -174,8 +177,8 @@ class Best(Fields):
     weights: dict[Text, Any] | None
 
 
-class Content(Fields):
-    """A model file of any kind beside its tensors. Upstream's files have neither record nor lineage."""
+class Content(FileSchema):
+    """The fields of any checkpoint, without its tensors. Upstream's files have no training record and no lineage."""
 
     args: Args = Args()
     model_config_: Annotated[dict[Text, Any] | None, Field(alias="model_config")] = None  # see ModelFields
@@ -188,24 +191,24 @@ class Content(Fields):
     lineage: Lineage | None = None
 
 
-class ResumeState(Fields):
-    """What a resume state, checkpoint.pth, has beside a model file."""
+class ResumeState(FileSchema):
+    """The fields that a resume state (checkpoint.pth) has in addition to those of a model file."""
 
     epoch: Count
     global_step: Count = 0
     run: Run
 
 
-class RunState(Fields):
-    """The files of a run folder, as a resume state has them."""
+class RunState(FileSchema):
+    """The content of a run folder's files, inside a resume state."""
 
     history: list[dict[Text, Score]]
     steps: list[Text] = Field(default_factory=list)
     best: dict[Literal["ema", "regular"], Best]
 
 
-class ImageRow(Fields):
-    """A row of a manifest, as a commit has it (see `base.manifest.ManifestRow`)."""
+class ImageRow(FileSchema):
+    """A row of a manifest in a commit (see `base.manifest.ManifestRow`)."""
 
     path: Text
     sha256: Sha256
@@ -215,36 +218,36 @@ class ImageRow(Fields):
     pixels: Sha256 | None = None
 
 
-class Manifest(Fields):
+class Manifest(FileSchema):
     """The content of a manifest."""
 
     rows: list[ImageRow]
 
 
-class ModelFile(Fields):
-    """The model file that a record is of."""
+class ModelFile(FileSchema):
+    """The model file that a run record belongs to."""
 
     md5: Md5
     sha256: Sha256
     size: Count
 
 
-class RecordFile(Fields):
-    """A file in records/."""
+class RecordFile(FileSchema):
+    """A run record: a file in records/."""
 
     lineage: Lineage
     file: ModelFile
     run: dict[Text, Any] = Field(default_factory=dict)
 
 
-class RunNote(Fields):
-    """RUN_FILE: what a training noted of itself, and the digest of its record."""
+class RunNote(FileSchema):
+    """run.json of a run folder. record: the digest of the training record. run: facts such as start and duration."""
 
     record: Sha256
     run: dict[Text, Any]
 
 
-class ScoredModel(Fields):
+class ScoredModel(FileSchema):
     """The model that an evaluation scored."""
 
     sha256: Sha256
@@ -257,8 +260,8 @@ class ScoredInput(Identity):
     sha256: Sha256
 
 
-class Evaluation(Fields):
-    """The lineage of an evaluation (see `evaluation.evaluate.write_origin`)."""
+class Evaluation(FileSchema):
+    """The lineage of an evaluation (see `evaluation.evaluate.write_lineage`)."""
 
     model: ScoredModel
     split: Text

@@ -1,6 +1,7 @@
-"""The answers of audit, verify and plan in JSON, as `docs/schemas/` has them: `python -m rfdetr_core.config.reference`.
+"""The schemas of the JSON answers of audit, verify, plan and attest.
 
-Within a version of the schema keys are added, and none is removed or changes its meaning.
+`python -m rfdetr_core.config.reference` writes them to docs/schemas/. A version of the schema may add keys. It removes
+no key and changes the meaning of no key.
 """
 
 from __future__ import annotations
@@ -10,21 +11,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from rfdetr_core.base.schema import Count, Fields, Md5, Sha256
+from rfdetr_core.base.schema import Count, FileSchema, Md5, Sha256
 from rfdetr_core.checkpoint.schema import Evaluation, Lineage, TrainingRecord
 from rfdetr_core.commands.output import SCHEMA
 
 Role = Literal["trained", "validated", "tested"]
 
 
-class Answer(Fields):
-    """What every answer has: the version of its schema."""
+class Answer(FileSchema):
+    """An answer. It has the version of its schema."""
 
     schema_: Annotated[Literal[1], Field(alias="schema")]
 
 
-class CommitAnswer(Fields):
-    """A commit; author, email and date are what git says. id: zeros for what is not committed yet."""
+class CommitAnswer(FileSchema):
+    """A commit. Author, email and date are those of git. id: zeros for changes that are not committed yet."""
 
     id: str
     author: str
@@ -33,8 +34,8 @@ class CommitAnswer(Fields):
     subject: str
 
 
-class LinkAnswer(Fields):
-    """A stage that led to the file: the commit that brought its result, its deps (MD5 by path) and its params."""
+class LinkAnswer(FileSchema):
+    """A stage that led to the file: the commit that added its result, its deps (MD5 by path) and its params."""
 
     stage: str
     commit: CommitAnswer
@@ -43,13 +44,15 @@ class LinkAnswer(Fields):
 
 
 class FileAnswer(Answer):
-    """audit FILE --json: what made a file.
+    """audit FILE --json: how a file was made.
 
-    found_by: see certainty for how sure that is: "bytes" or "weights" (the history has them), "rounded" (each weight is
-    that of a model of the history, or rounded from it), "several" (several runs made these weights), "contradicted",
-    "word" (the file's own), "nothing". path: its name in the pipeline. chain: from the stage that wrote it backwards.
-    lineage, training: what the record says, else the file itself. record, runs: names in records/. run: facts of the
-    run. trained_from_it: digests of the weights of models that were trained from it.
+    found_by: how the file was found in the history. certainty: how sure the answer is. "bytes" and "weights": the
+    history has the same bytes or weights. "rounded": each weight equals that of a model of the history, or is rounded
+    from it. "several": several runs made these weights. "contradicted": the history contradicts the file. "word": only
+    the file itself says so. "nothing": nothing is known. path: its path in the pipeline. chain: the stages, from the
+    one that wrote the file backwards. lineage, training: from the run record, else from the file. record, runs: names
+    of files in records/. run: facts of the run. trained_from_it: digests of the weights of models that were trained
+    from it.
     """
 
     sha256: Sha256
@@ -71,9 +74,10 @@ class FileAnswer(Answer):
     trained_from_it: list[Sha256]
 
 
-class ImageAnswer(Fields):
-    """An image behind a model. labels: the digest of its annotations. pixels: that of the decoded image, which older
-    manifests do not have. through: the digest of the weights of the ancestor that was trained with it, or empty."""
+class ImageAnswer(FileSchema):
+    """An image that a model was made from. labels: the digest of its annotations. pixels: the digest of the decoded
+    image; older manifests lack it. through: the digest of the weights of the ancestor that was trained with the image;
+    empty for the model itself."""
 
     split: Literal["train", "valid", "test"]
     path: str
@@ -86,15 +90,15 @@ class ImageAnswer(Fields):
 
 
 class ImagesAnswer(Answer):
-    """audit FILE --images --json: every image behind a model; unknown: a sentence for each part that is not known."""
+    """audit FILE --images --json: every image that a model was made from. unknown: a sentence for each unknown part."""
 
     images: list[ImageAnswer]
     unknown: list[str]
     notes: list[str]
 
 
-class ModelUseAnswer(Fields):
-    """A model that images were used for. commit: the one that brought it. through: digests of the weights from the
+class ModelUseAnswer(FileSchema):
+    """A model that images were used for. commit: the commit that added it. through: digests of the weights, from the
     model's parent to the ancestor that the images were used for."""
 
     role: Role
@@ -105,8 +109,8 @@ class ModelUseAnswer(Fields):
 
 
 class ImageUseAnswer(ModelUseAnswer):
-    """The use of one image. same: what it has in common with what was asked for. labels: the digest of its annotations
-    then, so that models from before and after a correction differ."""
+    """The use of one image. same: whether bytes or only pixels equal those of the image in question. labels: the digest
+    of its annotations at that time, so that models from before and after a correction differ."""
 
     path: str
     sha256: Sha256
@@ -115,14 +119,14 @@ class ImageUseAnswer(ModelUseAnswer):
 
 
 class SelectedUseAnswer(ModelUseAnswer):
-    """The use of selected images; images: how many."""
+    """The use of selected images. images: their number."""
 
     images: Count
 
 
-class UnknownUseAnswer(Fields):
-    """A model that may have used the images. manifest: a git blob that is missing. ancestor: the file of one of which
-    nothing is known. reason: why, where it is neither."""
+class UnknownUseAnswer(FileSchema):
+    """A model that may have used the images. manifest: a git blob that is missing. ancestor: the file of an unknown
+    ancestor. reason: any other reason."""
 
     role: Role
     tensors: Sha256 | None
@@ -139,8 +143,8 @@ class _Uses(Answer):
     notes: list[str]
 
 
-class OtherBytesAnswer(Fields):
-    """Other bytes that the path of the image had, as in a commit."""
+class OtherBytesAnswer(FileSchema):
+    """Other bytes that the path of the image had, for example in a commit."""
 
     path: str
     sha256: Sha256
@@ -148,7 +152,7 @@ class OtherBytesAnswer(Fields):
 
 
 class ImageUsesAnswer(_Uses):
-    """audit --image IMAGE --json: every model that an image went into, the newest first."""
+    """audit --image IMAGE --json: every model that used an image, the newest first."""
 
     sha256: Sha256
     pixels: Sha256 | None
@@ -156,7 +160,7 @@ class ImageUsesAnswer(_Uses):
     uses: list[ImageUseAnswer]
 
 
-class ConditionAnswer(Fields):
+class ConditionAnswer(FileSchema):
     """A condition on the metadata of images."""
 
     column: str
@@ -165,20 +169,20 @@ class ConditionAnswer(Fields):
 
 
 class SelectedUsesAnswer(_Uses):
-    """audit --where CONDITION --json: every model that saw images for which all conditions hold."""
+    """audit --where CONDITION --json: every model that used images for which all conditions hold."""
 
     where: list[ConditionAnswer]
     uses: list[SelectedUseAnswer]
 
 
-class FigureAnswer(Fields):
+class FigureAnswer(FileSchema):
     """A score, 0 to 1, and the ends of its 95 % interval."""
 
     score: float | None
     interval: list[float] | None
 
 
-class ScoresAnswer(Fields):
+class ScoresAnswer(FileSchema):
     """The scores of an evaluation, by name. manifest: the git blob of the split's manifest."""
 
     split: str
@@ -192,9 +196,9 @@ class ScoresAnswer(Fields):
 class DifferenceAnswer(Answer):
     """audit --diff A B --json.
 
-    making: by topic and key, both values. images: by kind (added, removed, renamed, moved, pixels, labels) the rows.
-    commits: that brought A and B. sources: by kind and source, the number of images. classes: by kind and class, the
-    number of objects before and after. scores: of the evaluation of each.
+    making: both values of each difference, by topic and key. images: the rows, by kind (added, removed, renamed, moved,
+    pixels, labels). commits: the commits that added A and B. sources: the number of images, by kind and source.
+    classes: the numbers of objects before and after, by kind and class. scores: from the evaluations of A and B.
     """
 
     making: dict[str, dict[str, list[Any]]]
@@ -207,8 +211,8 @@ class DifferenceAnswer(Answer):
     notes: list[str]
 
 
-class MismatchAnswer(Fields):
-    """What differs; by: who said what was expected."""
+class MismatchAnswer(FileSchema):
+    """A difference. what: the place. by: the sources of the expected value."""
 
     what: str
     expected: str
@@ -216,15 +220,15 @@ class MismatchAnswer(Fields):
     by: list[str]
 
 
-class UncheckedAnswer(Fields):
-    """What could not be checked."""
+class UncheckedAnswer(FileSchema):
+    """A part that could not be checked, and the reason."""
 
     what: str
     why: str
 
 
 class VerifyAnswer(Answer):
-    """verify --json, with any of its options. holds: nothing that was checked differs. checked: comparisons."""
+    """verify --json, with any of its options. holds: no checked value differs. checked: the number of comparisons."""
 
     holds: bool
     mismatches: list[MismatchAnswer]
@@ -233,9 +237,9 @@ class VerifyAnswer(Answer):
     checked: Count
 
 
-class ReasonAnswer(Fields):
-    """Why a stage runs. what: the param, module, file or folder. before, after: values of a param, numbers of files of
-    a folder, else digests. files: how many of a folder were added, changed and removed, where that is known."""
+class ReasonAnswer(FileSchema):
+    """Why a stage runs. what: the param, module, file or folder. before, after: the values of a param, the numbers of
+    files of a folder, else digests. files: numbers of added, changed and removed files of a folder, where known."""
 
     kind: Literal["param", "code", "data", "file", "pipeline", "other"]
     what: str
@@ -245,17 +249,17 @@ class ReasonAnswer(Fields):
     text: str
 
 
-class LastRunAnswer(Fields):
-    """The last run of a stage. entry: in journal/."""
+class LastRunAnswer(FileSchema):
+    """The last run of a stage. entry: its file in journal/."""
 
     began: str
     machine: str
     entry: str
 
 
-class PlannedStageAnswer(Fields):
-    """A stage that is not up to date. seconds: by its last run; None: not known. resumes_after: the epochs that an
-    interrupted training has finished."""
+class PlannedStageAnswer(FileSchema):
+    """A stage that is not up to date. seconds: the duration of its last run; None: unknown. resumes_after: the epochs
+    that an interrupted training has finished."""
 
     stage: str
     verdict: Literal["runs", "may run", "cached"]
@@ -265,15 +269,15 @@ class PlannedStageAnswer(Fields):
     resumes_after: Count | None
 
 
-class SecondsAnswer(Fields):
-    """Of the stages that run, and of these and those that may run, as far as durations are known."""
+class SecondsAnswer(FileSchema):
+    """The sums of the known durations. runs: of the stages that will run. all: also of those that may run."""
 
     runs: float
     all: float
 
 
 class PlanAnswer(Answer):
-    """plan --json: what `dvc repro` will run, in its order. unknown: the stages of which no duration is known."""
+    """plan --json: what `dvc repro` will run, in its order. unknown: the stages whose duration is unknown."""
 
     stages: list[PlannedStageAnswer]
     seconds: SecondsAnswer
@@ -281,15 +285,15 @@ class PlanAnswer(Answer):
     notes: list[str]
 
 
-class SubjectAnswer(Fields):
+class SubjectAnswer(FileSchema):
     """A file that a statement is about."""
 
     name: str
     digest: dict[str, str]
 
 
-class Statement(Fields):
-    """attest FILE: the statement beside the model, in-toto's v1 with SLSA's provenance v1 as the predicate."""
+class Statement(FileSchema):
+    """attest FILE: the statement beside the model: in-toto v1, with SLSA provenance v1 as the predicate."""
 
     type_: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
     subject: list[SubjectAnswer]
@@ -297,7 +301,7 @@ class Statement(Fields):
     predicate: dict[str, Any]
 
 
-ANSWERS: dict[str, type[Fields]] = {
+ANSWERS: dict[str, type[FileSchema]] = {
     "audit-file": FileAnswer,
     "audit-images": ImagesAnswer,
     "audit-image": ImageUsesAnswer,
@@ -311,8 +315,8 @@ ANSWERS: dict[str, type[Fields]] = {
 
 def generated() -> dict[str, str]:
     """The JSON Schemas, by the path of their file."""
-    found = {}
+    schemas = {}
     for name, answer in ANSWERS.items():
         schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **answer.model_json_schema(by_alias=True)}
-        found[f"docs/schemas/{name}-{SCHEMA}.json"] = json.dumps(schema, indent=2) + "\n"
-    return found
+        schemas[f"docs/schemas/{name}-{SCHEMA}.json"] = json.dumps(schema, indent=2) + "\n"
+    return schemas

@@ -1,4 +1,4 @@
-"""The commands that answer what made a file, and whether that is true: audit, verify, attest, document."""
+"""The commands about the lineage of a file, and about its proof: audit, verify, attest, document."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ _IMAGE_COLUMNS = ("split", "path", "sha256", "width", "height", "labels", "pixel
 
 
 def audit(options: argparse.Namespace) -> None:
-    """Print what made a file, which images, or what an image was used for; exit status 1 if it is not known."""
+    """Print how a file was made, from which images, or what an image was used for; exit status 1 if it is unknown."""
     from rfdetr_core.audit.history import History, NoHistory
     from rfdetr_core.audit.trace import Archive, trace
 
     if (options.prove is not None or options.output is not None) and (options.prove is None or options.file is None):
-        raise UserError("audit FILE --prove IMAGE --output PROOF.json: a proof needs a model file and an image.")
-    asked = [name for name in ("file", "image", "diff") if getattr(options, name) is not None]
-    asked += ["where"] * bool(options.where and not (options.images and options.file))
-    if len(asked) != 1:
+        raise UserError("A proof needs a model file and an image: audit FILE --prove IMAGE --output PROOF.json")
+    questions = [name for name in ("file", "image", "diff") if getattr(options, name) is not None]
+    questions += ["where"] * bool(options.where and not (options.images and options.file))
+    if len(questions) != 1:
         raise UserError(
             "audit takes one of FILE, --image PATH_OR_SHA256, --diff A B, --where; or FILE --images --where."
         )
-    # A folder that was named and is no repository is a mistake.
+    # Without --repo, files are traced outside of a repository, too. A --repo that is not a repository is an error.
     alone = options.repo == Path() and git.answer(options.repo, "rev-parse", "--git-dir") is None
-    of_files = asked[0] in ("file", "diff") and not options.where and options.prove is None
+    of_files = questions[0] in ("file", "diff") and not options.where and options.prove is None
     if options.markdown and (options.diff is None or options.json):
-        raise UserError("--markdown is a form of audit --diff A B, and --json is another one: give one of them.")
+        raise UserError("--markdown needs audit --diff A B, without --json.")
     archive = Archive(NoHistory(options.repo) if alone and of_files else History(options.repo, working_tree=True))
-    if asked[0] in ("image", "where"):
+    if questions[0] in ("image", "where"):
         _audit_uses(options, archive)
     elif options.diff is not None:
         _audit_difference(options, archive)
@@ -53,7 +53,7 @@ def audit(options: argparse.Namespace) -> None:
         print_versioned(trace_to_dict(traced, archive) if options.json else format_trace(options.file, traced, archive))
         if not traced.confirmed:
             sys.exit(1)
-    if archive.notes:  # what cannot be read is named, and may be what was asked for
+    if archive.notes:  # unreadable history may have the answer
         sys.exit(1)
 
 
@@ -70,8 +70,8 @@ def _list_images(options: argparse.Namespace, archive: Archive) -> None:
         rows = [{key: one_line(value) if isinstance(value, str) else value for key, value in row.items()}
                 for row in images.rows]  # fmt: skip
         print(*files.csv_text(rows, _IMAGE_COLUMNS).splitlines(), sep="\n")
-    lines = [f"unknown: {one}" for one in images.unknown]
-    lines += [f"note: {one}" for one in notes]
+    lines = [f"unknown: {part}" for part in images.unknown]
+    lines += [f"note: {note}" for note in notes]
     if lines:
         say(*lines, file=sys.stderr)
     if traced.contradicted or images.unknown:
@@ -91,8 +91,8 @@ def _prove(options: argparse.Namespace, archive: Archive) -> None:
     if options.output is not None:
         files.write_bytes(options.output, files.canonical_json(proof.content) + b"\n")
     print_versioned(proof.content if options.json else proof.lines)
-    told = (*proof.notes, *(() if traced.confirmed else traced.notes))
-    lines = [f"unknown: {one}" for one in proof.unknown] + [f"note: {one}" for one in told]
+    notes = (*proof.notes, *(() if traced.confirmed else traced.notes))
+    lines = [f"unknown: {part}" for part in proof.unknown] + [f"note: {note}" for note in notes]
     if lines:
         say(*lines, file=sys.stderr)
     if proof.unknown or traced.contradicted:
@@ -104,7 +104,7 @@ def _audit_uses(options: argparse.Namespace, archive: Archive) -> None:
 
     plain, lines = answer_uses(options.image, options.where, archive)
     print_versioned(plain if options.json else lines)
-    if plain["unknown"] or plain.get("other_bytes"):  # of a path whose image was replaced, the answer is half of it
+    if plain["unknown"] or plain.get("other_bytes"):  # an image at the same path was replaced: the answer is incomplete
         sys.exit(1)
 
 
@@ -116,14 +116,14 @@ def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
     traces = [trace(path, archive) for path in options.diff]
     for path, traced in zip(options.diff, traces, strict=True):
         if traced.runs and traced.training is None:
-            raise UserError(f"{path} cannot be compared, since {traced.notes[0]}")
+            raise UserError(f"{path} cannot be compared: {traced.notes[0]}")
         if traced.training is None:
-            raise UserError(f"{path} carries no lineage, and no record of it was found: there is nothing to compare.")
-    changes = compare_lineages(*(one.lineage or {"training": one.training} for one in traces))
-    before, after = (images_of(one, archive, own=True) for one in traces)
+            raise UserError(f"{path} has no lineage, and no run record of it was found. It cannot be compared.")
+    changes = compare_lineages(*(traced.lineage or {"training": traced.training} for traced in traces))
+    before, after = (images_of(traced, archive, own=True) for traced in traces)
     unknown = before.unknown + after.unknown
     images = {} if unknown else compare_images(before.rows, after.rows)
-    notes = [f"{one.file}: {note}" for one in traces if not one.confirmed for note in one.notes]
+    notes = [f"{traced.file}: {note}" for traced in traces if not traced.confirmed for note in traced.notes]
     content: dict[str, Any] = {"making": changes, "images": images, "unknown": unknown}
     if options.json or options.markdown:
         from rfdetr_core.audit.context import context_of
@@ -137,21 +137,21 @@ def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
     else:
         lines = [*format_difference(changes, images, unknown), *(f"note: {note}" for note in notes)]
         print_versioned(content if options.json else lines)
-    if unknown or not all(one.confirmed for one in traces):
+    if unknown or not all(traced.confirmed for traced in traces):
         sys.exit(1)
 
 
 def verify(options: argparse.Namespace) -> None:
     """Print what was compared; exit status 1 if something differs."""
     if options.image is not None and options.proof is None:
-        raise UserError("--image is the image of a proof: verify --proof PROOF.json --image IMAGE FILE.")
+        raise UserError("--image needs --proof: verify --proof PROOF.json --image IMAGE FILE.")
     only = "--lock" if options.lock else "--reproduce" if options.reproduce else None
     more = "--rescore" if options.rescore else "--deep" if options.deep else None
     if only and more:
-        raise UserError(f"{more} adds to what verify does without {only}: give one of the two.")
+        raise UserError(f"{more} and {only} cannot be combined. Give one of them.")
     if ((only or more) and options.file) or (only and options.key):
-        given = "FILE" if options.file else "--key"
-        raise UserError(f"{only or more} checks the project, not a model file: give {given} without it.")
+        argument = "FILE" if options.file else "--key"
+        raise UserError(f"{only or more} checks the project, not a model file. Give {argument} without it.")
     if options.proof is not None:
         report = _check_proof(options)
     elif options.reproduce:
@@ -180,20 +180,22 @@ def _check_proof(options: argparse.Namespace) -> Report:
     from rfdetr_core.verification.report import Report
 
     if options.file is None:
-        raise UserError("verify --proof PROOF.json FILE: give the model file, or its attestation, FILE.intoto.json.")
+        raise UserError(
+            "--proof needs the model file, or its attestation FILE.intoto.json: verify --proof PROOF.json FILE."
+        )
     report, attestation = Report(), options.file
     if attestation.suffix not in (".json", ".dsse"):
         attestation = attestation.with_name(f"{attestation.name}{SUFFIX}")
     check_proof(report, options.proof, attestation, options.image)
     if options.key is None:
-        report.skip(f"signature of {attestation}", "no key given, so anyone may have written it: --key PUBLIC.pem")
+        report.skip(f"signature of {attestation}", "no key given, so anyone may have written it. Give --key PUBLIC.pem")
     else:
         check_envelope(report, attestation, options.key)
     return report
 
 
 def attest(options: argparse.Namespace) -> None:
-    """Write the statement of a model file and the signatures, and print where they are."""
+    """Write the statement and the signatures of a model file; print their paths."""
     from rfdetr_core.verification.attest import attest
 
     paths = attest(
@@ -208,7 +210,7 @@ def attest(options: argparse.Namespace) -> None:
 
 
 def document(options: argparse.Namespace) -> None:
-    """Write the documents about a model file, and print their paths."""
+    """Write the documents about a model file; print their paths."""
     from rfdetr_core.documents import write_documents
 
     print(*write_documents(options.file, options.out, options.repo), sep="\n")

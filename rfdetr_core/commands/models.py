@@ -1,4 +1,4 @@
-"""The commands that run or keep a model file: predict, suspects, compare, evaluate, benchmark, promote."""
+"""The commands that run or copy a model file: predict, suspects, compare, evaluate, benchmark, promote."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rfdetr_core.commands.output import print_answer
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Write the objects of each image, and print a line for each."""
+    """Write the detections of each image; print one line for each image."""
     from rfdetr_core.evaluation.predictions import predict_files
 
     for line in predict_files(options.checkpoint, options.images, options.output, options.threshold, options.device):
@@ -20,7 +20,7 @@ def predict(options: argparse.Namespace) -> None:
 
 
 def suspects(options: argparse.Namespace) -> None:
-    """Print the labels that are likely to be wrong."""
+    """Print the labels that are probably wrong."""
     from rfdetr_core.report.suspects import FOLDER, list_suspects
     from rfdetr_core.verification.lock import refuse_outs
 
@@ -30,7 +30,7 @@ def suspects(options: argparse.Namespace) -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Write the page of two models' differences, and print their scores."""
+    """Write the page that compares two models; print their scores."""
     from rfdetr_core.report.comparison import compare
     from rfdetr_core.verification.lock import refuse_outs
 
@@ -39,7 +39,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Score a model file in the runtime that it is for, and print its scores."""
+    """Score a model file in the runtime that it is for; print the scores."""
     from rfdetr_core.evaluation.files import evaluate_file
     from rfdetr_core.verification.lock import refuse_outs
 
@@ -49,7 +49,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def benchmark(options: argparse.Namespace) -> None:
-    """Print the figures of model files; write them to a file, and to MLflow, if asked."""
+    """Measure model files and print the results; with options, also write them to a file or to MLflow."""
     from rfdetr_core.inference.benchmark import benchmark
     from rfdetr_core.verification.lock import refuse_outs
 
@@ -64,17 +64,17 @@ def benchmark(options: argparse.Namespace) -> None:
         seconds=options.seconds,
         device=options.device,
     )
-    print_answer(measured.plain() if options.json else measured.text().split("\n"))
+    print_answer(measured.to_dict() if options.json else measured.text().split("\n"))
     if options.output:
-        files.write_json(options.output, measured.plain())
+        files.write_json(options.output, measured.to_dict())
     if options.mlflow:
         from rfdetr_core.observers.publishing import publish_benchmark
 
-        say(publish_benchmark(options.files, measured.plain(), measured.text()), file=sys.stderr)
+        say(publish_benchmark(options.files, measured.to_dict(), measured.text()), file=sys.stderr)
 
 
 def promote(options: argparse.Namespace) -> None:
-    """Copy a model to weights/, and print which parameter takes it."""
+    """Copy a model to weights/; print which parameter takes it."""
     from rfdetr_core.checkpoint.files import read_plain
 
     if "run" in read_plain(options.file):
@@ -82,4 +82,4 @@ def promote(options: argparse.Namespace) -> None:
     else:
         name, key = "promoted.pth", "model.pretrain_weights"
     files.copy(options.file, Path("weights") / name)
-    print(f"now: dvc add weights/{name}, and in params.yaml {key}: {name}")
+    print(f"next: dvc add weights/{name}, and in params.yaml set {key}: {name}")

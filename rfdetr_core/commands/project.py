@@ -18,18 +18,18 @@ _PAGE = Path("reports/evaluate/index.html")
 
 
 def check(options: argparse.Namespace) -> None:
-    """Check params.yaml, what it names, and the code of the stages; print what was corrected, and warnings."""
+    """Check params.yaml, the files that it names, and the code of the stages; print repairs and warnings."""
     if options.params:
         from rfdetr_core.config.settings import check_params
 
         check_params()
         return
-    _check_code()  # first: what is imported next may not parse
+    _check_code()  # first, since the next imports fail if the code does not parse
     from rfdetr_core.config.dvc_files import check_dvc_files
     from rfdetr_core.config.preflight import check_project
 
-    for mended in check_dvc_files():
-        print(mended)
+    for repair in check_dvc_files():
+        print(repair)
     if Path("dvc.lock").exists():
         from rfdetr_core.verification.lock import changed_code_lines
 
@@ -40,7 +40,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 def _check_code() -> None:
-    """Raise a UserError of code that has no digest."""
+    """Raise a UserError if the code of a stage has no digest, for example because it does not parse."""
     from rfdetr_core.base.code import Code
 
     code = Code()
@@ -52,23 +52,23 @@ def plan(options: argparse.Namespace) -> None:
     """Print which stages `dvc repro` will run, why, and how long they took last time."""
     from rfdetr_core.verification.plan import plan
 
-    found = plan(options.repo)
-    print_versioned(found.to_dict() if options.json else found.lines())
+    planned = plan(options.repo)
+    print_versioned(planned.to_dict() if options.json else planned.lines())
 
 
 def preview(options: argparse.Namespace) -> None:
-    """Draw batches, and print where they are."""
+    """Draw batches; print where the pictures are."""
     from rfdetr_core.config.preview import preview
 
     print_lines(preview(options.params, options.split, options.count, options.epoch, options.out))
 
 
 def export(options: argparse.Namespace) -> None:
-    """Write a dataset in another format, and print what the format cannot hold."""
+    """Convert a dataset; print what the new format cannot hold."""
     if options.source.suffix in (".pth", ".onnx", ".xml") and not options.source.is_dir():
         raise UserError(
-            f"{options.source} is a model file, and this command writes datasets. Models are exported by "
-            "`dvc repro export` (params.yaml: export.formats), or in Python by RFDETR.export."
+            f"{options.source} is a model file, but this command converts datasets. To export a model, run "
+            "`dvc repro export` (params.yaml: export.formats), or call RFDETR.export in Python."
         )
     from rfdetr_core.export.dataset import export_dataset
 
@@ -76,7 +76,7 @@ def export(options: argparse.Namespace) -> None:
 
 
 def results(options: argparse.Namespace) -> None:
-    """Print the scores of the project's result, its files, and the commands that keep it."""
+    """Print the scores of the project's result, its files, and the commands that store and publish it."""
     from rfdetr_core.observers.history import read_history, run_files
     from rfdetr_core.verification.lock import copy_linked_results
 
@@ -90,31 +90,31 @@ def results(options: argparse.Namespace) -> None:
     for title, kind, scored in (("", "", metrics), (" masks", "segm_", metrics.get("masks"))):
         if scored is None:
             continue
-        seen = [row.get(prefix + kind + name) for name in ("mAP_50_95", "mAP_50", "F1")]
-        _print_scores(f"valid{title}", seen, f"{winner} weights of epoch {epoch}; picked by {selection['key']}")
+        valid_scores = [row.get(prefix + kind + name) for name in ("mAP_50_95", "mAP_50", "F1")]
+        _print_scores(f"valid{title}", valid_scores, f"{winner} weights of epoch {epoch}; chosen by {selection['key']}")
         note = f"; {about['note']}" if "note" in about else ""
         size = f"{metrics['images']} images, {metrics['objects']} objects{note}"
         _print_scores(about["split"] + title, [scored[name] for name in ("map", "map_50", "f1")], size)
     print_lines(run_files(Path("output")))
-    here = _activated()
+    prefix = _environment_prefix()
     print("scores    reports/evaluate/: metrics.json and tables")
     print("pictures  reports/evaluate/pictures/")
     print("dataset   reports/dataset/index.html")
-    print(f"curves    {here}dvc plots show")
+    print(f"curves    {prefix}dvc plots show")
     print("runs      make ui")
-    print(*(f"next      {command}" for command in _next_steps(here)), sep="\n")
-    print(f"use       {here}python -m rfdetr_core predict output/checkpoint_best_total.pth IMAGE")
+    print(*(f"next      {command}" for command in _next_steps(prefix)), sep="\n")
+    print(f"use       {prefix}python -m rfdetr_core predict output/checkpoint_best_total.pth IMAGE")
     if _PAGE.exists():
         print(f"report    {_PAGE}: open it first")
 
 
-def _activated() -> str:
-    """What a command of the environment begins with in the user's shell, whose path `make` does not change."""
+def _environment_prefix() -> str:
+    """The prefix of a command: `.venv/bin/` where the environment exists but is not active in the user's shell."""
     return ".venv/bin/" if "VIRTUAL_ENV" not in os.environ and Path(".venv/bin/dvc").exists() else ""
 
 
-def _next_steps(here: str) -> Iterator[str]:
-    """The commands that keep a result."""
+def _next_steps(prefix: str) -> Iterator[str]:
+    """The commands that store and publish a result. prefix: see `_environment_prefix`."""
     from rfdetr_core.base import git
     from rfdetr_core.base.dvc_config import dvc_config
 
@@ -122,18 +122,19 @@ def _next_steps(here: str) -> Iterator[str]:
     if git.answer(Path(), "status", "--porcelain", "--", *names):
         yield f'git add {" ".join(names)} && git commit -m "A new result"'
     if dvc_config(Path())["core"].get("remote"):
-        yield f"{here}dvc push"
+        yield f"{prefix}dvc push"
     else:
-        yield f"{here}dvc remote add -d store URL && {here}dvc push   # a folder or bucket; now models are only here"
-    yield f"{here}python -m rfdetr_core publish"
+        remote = f"{prefix}dvc remote add -d store URL"
+        yield f"{remote} && {prefix}dvc push   # URL: a folder or bucket. Models are only here now"
+    yield f"{prefix}python -m rfdetr_core publish"
 
 
-def _print_scores(title: str, values: Sequence[float | None], about: str) -> None:
-    print(f"{title:12}" + " ".join("     -" if v is None else f"{v:6.3f}" for v in values) + f"   {about}")
+def _print_scores(title: str, values: Sequence[float | None], description: str) -> None:
+    print(f"{title:12}" + " ".join("     -" if v is None else f"{v:6.3f}" for v in values) + f"   {description}")
 
 
 def publish(options: argparse.Namespace) -> None:
-    """Send the project's result and the documents about it to MLflow, and print where the run is."""
+    """Send the project's result and the documents about it to MLflow; print the address of the run."""
     from rfdetr_core.observers.publishing import CHECKPOINT, publish
 
     def documents(folder: Path) -> list[Path]:
@@ -147,18 +148,18 @@ def publish(options: argparse.Namespace) -> None:
 
 
 def ui(options: argparse.Namespace) -> None:
-    """Become MLflow's server; print the address of the newest run."""
+    """Print the address of the newest run, and replace this process by MLflow's server."""
     from rfdetr_core.observers.history import main_repository
-    from rfdetr_core.observers.runs import local_server, newest_page, store
+    from rfdetr_core.observers.runs import local_server, newest_run_address, store_address
 
     server = os.environ.get("MLFLOW_TRACKING_URI")
     if server:
-        raise UserError(f"runs are tracked at {server} (MLFLOW_TRACKING_URI); unset it to see the local ones.")
+        raise UserError(f"Runs are tracked at {server} (MLFLOW_TRACKING_URI); Unset it to see the local runs.")
     database = main_repository() / "mlflow.db"
     if not database.exists():
-        raise UserError(f"{database} does not exist: no run was tracked here yet. Run: make repro")
-    page = ["-m", "mlflow", "ui", "--port", str(options.port), "--backend-store-uri", store()]
-    page += ["--workers", "1"]  # four, each of which imports MLflow, take half a minute to start
-    print(f"the newest run: {newest_page(local_server(options.port))}", flush=True)
+        raise UserError(f"{database} does not exist, since no run was tracked here yet. Run: make repro")
+    page = ["-m", "mlflow", "ui", "--port", str(options.port), "--backend-store-uri", store_address()]
+    page += ["--workers", "1"]  # MLflow's default, four, takes half a minute to start
+    print(f"the newest run: {newest_run_address(local_server(options.port))}", flush=True)
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     os.execv(sys.executable, [sys.executable, *page])

@@ -1,4 +1,12 @@
-"""The whole of params.yaml: checked, documented, and previewed; and the configs of the Python API, when first used."""
+"""Checks, documents and previews params.yaml; also the public home of the configs of the Python API.
+
+`settings.py` lists the config class of each section, and reads them all (`check_params`). `preflight.py` and
+`dvc_files.py` are the command `check`: they look for what would stop a stage, before DVC deletes results. `preview.py`
+draws the batches of a training. `reference.py` writes docs/parameters.md from the config classes, with the answers for
+users of upstream (`upstream*.py`). The commands of the same names call this package; no stage does.
+
+`from rfdetr_core.config import RFDETRNanoConfig, TrainConfig` imports the configs from rfdetr_core.api.configs.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +16,13 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """A config of the Python API, such as RFDETRNanoConfig or TrainConfig; `__all__` are their names."""
-    module = any(Path(f"{__path__[0]}/{name}{end}").exists() for end in ("", ".py"))  # not imported to see it
-    if module or (name.startswith("_") and name != "__all__"):
+    """Import a config of the Python API, such as RFDETRNanoConfig or TrainConfig; `__all__` lists their names."""
+    is_submodule = any(
+        Path(f"{__path__[0]}/{name}{end}").exists() for end in ("", ".py")
+    )  # this does not import the module
+    if is_submodule or (name.startswith("_") and name != "__all__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module("rfdetr_core.api").public_config(name)
+    return importlib.import_module("rfdetr_core.api").load_public_config(name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""The two files that DVC writes in place: one that a kill left cut keeps every later command of DVC from starting."""
+"""Repairs dvc.lock and .dvc/tmp/rwlock if a killed DVC left them truncated. Otherwise DVC would not start again."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ _FIRST = b"schema:"
 
 
 def check_dvc_files(root: Path = Path()) -> Iterator[str]:
-    """Look at dvc.lock and .dvc/tmp/rwlock as DVC will; a sentence for what was mended.
+    """Check dvc.lock and .dvc/tmp/rwlock as DVC does, repair them, and yield a sentence for each repair.
 
-    A cut dvc.lock becomes what it was when the last stage began, of which `keep_lock` keeps a copy, or when this last
-    looked; it is removed if it was the first of all. What ran since comes back from DVC's cache. A cut rwlock is
-    removed: it holds nothing but who reads and writes what at the moment. Both where no process of DVC is left.
+    - A truncated dvc.lock is replaced by its backup. `keep_lock` writes the backup when a stage begins; this function
+      writes it at each call. Without a backup, an uncommitted dvc.lock is removed. Stages that ran since the backup
+      come back from DVC's cache.
+    - A truncated rwlock is removed. It only lists the files that running stages read and write.
+
+    Nothing is repaired while a process of DVC runs in the project.
 
     Raises:
-        UserError: dvc.lock is not what DVC accepts and is not to be mended, or DVC is running and one of them is cut.
+        UserError: dvc.lock is invalid and cannot be repaired, or a file is truncated while DVC is running.
     """
-    yield from _mend_lock(root)
-    yield from _mend_rwlock(root)
+    yield from _repair_lock(root)
+    yield from _repair_rwlock(root)
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether DVC accepts a dvc.lock."""
+def _is_valid(path: Path) -> bool:
+    """Whether DVC accepts the dvc.lock."""
     from dvc.exceptions import DvcException  # type: ignore[import-untyped]
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA  # type: ignore[import-untyped]
     from dvc.utils.serialize import load_yaml  # type: ignore[import-untyped]
@@ -45,38 +48,40 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _mend_lock(root: Path) -> Iterator[str]:
-    path, kept = root / LOCK, root / KEPT_LOCK
+def _repair_lock(root: Path) -> Iterator[str]:
+    path, backup = root / LOCK, root / KEPT_LOCK
     if not path.exists():
         return
-    if _is_whole(path):
-        if kept.parent.is_dir():  # of a lock that came with a branch, no stage may have begun yet
-            files.copy(path, kept)
+    if _is_valid(path):
+        if backup.parent.is_dir():  # after a change of branch, no stage may have made the folder yet
+            files.copy(path, backup)
         return
-    restored = kept.exists() and _is_whole(kept)
+    restored = backup.exists() and _is_valid(backup)
     committed = git.answer(root, "cat-file", "-e", f"HEAD:./{LOCK}") is not None
-    if not (path.is_file() and _is_cut(files.read_bytes(path))) or (committed and not restored):
+    if not (path.is_file() and _is_truncated(files.read_bytes(path))) or (committed and not restored):
         remedy = f"Restore what was committed: git restore {LOCK}" if committed else f"Correct or remove it ({path})"
         raise UserError(
-            f"{path} is damaged, and DVC does not start. {remedy}; then dvc repro. Stages that ran since come back "
-            "from DVC's cache"
+            f"{path} is damaged, so DVC does not start. {remedy}; then run dvc repro. Stages that ran since then come "
+            "back from DVC's cache"
         )
     _refuse_while_dvc_runs(path, root)
-    part = kept.with_name(f"{LOCK}.cut")
+    part = backup.with_name(f"{LOCK}.cut")
     files.copy(path, part)
     if restored:
-        files.copy(kept, path)
+        files.copy(backup, path)
     else:
         path.unlink()
-    now = "is again what it was when a stage or `check` last began" if restored else "was removed: it was the first"
-    yield f"{path}, which a killed `dvc` had left cut, {now}. The part is {part}"
+    outcome = (
+        "was restored from the last start of a stage or of `check`" if restored else "was removed: it was the first"
+    )
+    yield f"{path}, truncated by a killed `dvc`, {outcome}. The truncated file is {part}"
 
 
-def _is_cut(content: bytes) -> bool:
-    """Whether it is the beginning of a dvc.lock as DVC writes it; not, for instance, a merge that is to be resolved."""
+def _is_truncated(content: bytes) -> bool:
+    """Whether the content is the beginning of a dvc.lock. A file with merge conflicts, for example, is not."""
     if not content.startswith(_FIRST[: len(content)]):
         return False
-    try:  # its whole lines are YAML, if not all that DVC asks for
+    try:  # the complete lines are valid YAML, though DVC needs more of them
         yaml.safe_load(content[: content.rfind(b"\n") + 1])
     except (yaml.YAMLError, ValueError, RecursionError):
         return False
@@ -84,14 +89,14 @@ def _is_cut(content: bytes) -> bool:
 
 
 def _refuse_while_dvc_runs(path: Path, root: Path) -> None:
-    if living := list(_processes(root.resolve())):
+    if processes := list(_processes(root.resolve())):
         raise UserError(
-            f"{path} is damaged, and DVC may be running: process {', '.join(map(str, living))}. Wait until it has "
-            "ended, or end it; then run this again"
+            f"{path} is damaged, and DVC may be running: process {', '.join(map(str, processes))}. Wait until it has "
+            "ended, or end it; then run this command again"
         )
 
 
-def _mend_rwlock(root: Path) -> Iterator[str]:
+def _repair_rwlock(root: Path) -> Iterator[str]:
     from dvc.exceptions import DvcException
     from dvc.lock import LockError, make_lock  # type: ignore[import-untyped]
     from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK, SCHEMA  # type: ignore[import-untyped]
@@ -102,7 +107,7 @@ def _mend_rwlock(root: Path) -> Iterator[str]:
     if not path.exists():
         return
     try:
-        with make_lock(str(folder / RWLOCK_LOCK), tmp_dir=str(folder)):  # DVC has it while it writes the file
+        with make_lock(str(folder / RWLOCK_LOCK), tmp_dir=str(folder)):  # DVC holds this lock while it writes the file
             try:
                 validate(json.loads(files.read_bytes(path)), SCHEMA, path=str(path))
                 return
@@ -111,12 +116,12 @@ def _mend_rwlock(root: Path) -> Iterator[str]:
             _refuse_while_dvc_runs(path, root)
             path.unlink()
     except LockError:
-        return  # DVC is running, and writes it
-    yield f"removed {path}, which a killed `dvc` had left cut"
+        return  # DVC is running and writes the file
+    yield f"removed {path}, truncated by a killed `dvc`"
 
 
 def _processes(root: Path) -> Iterator[int]:
-    """The processes of DVC that work in a project."""
+    """The ids of the DVC processes that work in a project."""
     import psutil  # type: ignore[import-untyped]
 
     for process in psutil.process_iter(["cwd", "cmdline"]):

@@ -1,4 +1,4 @@
-"""What would stop a stage, looked for before DVC deletes results: the dataset, weights, memory and packages."""
+"""Finds what would stop a stage before DVC deletes its old results: dataset, weights, memory, packages."""
 
 from __future__ import annotations
 
@@ -32,33 +32,34 @@ if TYPE_CHECKING:
 
 __all__ = ["check_masks", "check_packages", "check_params", "check_project"]
 
-# The folders that stages write.
+# Folders that the stages write.
 _RESULTS = ("manifest", "metadata", "annotations", "output", "reports", "records", "journal")
 _LOCK = Path("requirements/numeric.lock")
-_COMPUTE = ("nvidia-", "cuda-", "triton")  # beginnings of names: torch's libraries, which a build for CPUs lacks
-# What a block of the encoder keeps of each token for the backward pass, in units of its width, at the very least:
-# queries, keys, values, the attention's result, the hidden layer before and after its activation. Of two bytes each.
+_COMPUTE = ("nvidia-", "cuda-", "triton")  # name prefixes of torch's CUDA libraries, which a CPU build lacks
+# The least memory of an encoder block for the backward pass: bytes for each token and unit of width. Numbers of two
+# bytes are kept: queries, keys, values (3), the output of the attention (1), the hidden layer, its activation (4 + 4).
 _BYTES_OF_BLOCK = 2 * (3 + 1 + 4 + 4)
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def check_project(root: Path = Path()) -> list[str]:
-    """Check params.yaml of a project, its packages, dataset folder and weights, and classes given by their paths.
+    """Check the project: params.yaml, packages, dataset folder, weights, and classes that params.yaml names by path.
 
-    Gives warnings.
+    Returns:
+        Warnings.
 
     Raises:
-        UserError: the first thing that would stop a stage.
+        UserError: the first problem that would stop a stage.
     """
     params = root / PARAMS_FILE
     check_params(params)
-    git.answer(root, "rev-parse")  # raises where git refuses to read a repository of another user
+    git.answer(root, "rev-parse")  # raises if git refuses to read a repository of another user
     refuse_bytecode(root)
-    told = check_packages(root / _LOCK)
+    warning_texts = check_packages(root / _LOCK)
     model, train = read_section(ModelConfig, "model", params), read_section(TrainConfig, "train", params)
     try:
         _check_memory(model, train)
-        told += _check_dataset(root, read_section(DataConfig, "data", params).dir, model)
+        warning_texts += _check_dataset(root, read_section(DataConfig, "data", params).dir, model)
         _check_regular(root / "weights")
         _check_weights(root, "model.pretrain_weights", model.pretrain_weights, model)
         _check_weights(root, "train.resume", train.resume, model)
@@ -70,92 +71,100 @@ def check_project(root: Path = Path()) -> list[str]:
             _check_classes(model, train)
     except UserError as error:
         raise UserError(f"{params}: {error}") from error
-    return told
+    return warning_texts
 
 
 def check_packages(lock: Path) -> list[str]:
-    """Compare what is installed with a lock, as far as it decides numbers; warnings about the rest.
+    """Compare installed packages with a lock file. Returns warnings.
 
-    A build of its own, such as torch 2.15.0+cpu, counts as the version that it is a build of. What is not installed is
-    not compared: importing it will tell.
+    A difference in a package that affects numbers is an error; any other difference is a warning. Local builds count as
+    their version: torch 2.15.0+cpu equals 2.15.0. A missing package is not compared, since its import fails anyway.
 
     Raises:
-        UserError: packages that decide numbers have other versions.
+        UserError: a package that affects numbers has another version.
     """
-    wrong, other, own_build = dict[str, str](), dict[str, str](), False
-    for name, wanted in locked_versions(lock).items():
+    wrong, harmless, own_build = dict[str, str](), dict[str, str](), False
+    for name, locked in locked_versions(lock).items():
         with suppress(metadata.PackageNotFoundError):
-            found = metadata.version(name)
-            own_build |= name == "torch" and Version(found).local is not None
-            if not is_version(found, wanted):
+            version = metadata.version(name)
+            own_build |= name == "torch" and Version(version).local is not None
+            if not is_version(version, locked):
                 decides = name in PACKAGES or name.startswith(_COMPUTE)
-                (wrong if decides else other)[name] = f"{name} {found} (locked: {wanted})"
-    # The libraries of such a build are those that it was built with.
-    built = {name: told for name, told in wrong.items() if own_build and name.startswith(_COMPUTE)}
-    if wrong := {name: told for name, told in wrong.items() if name not in built}:
+                (wrong if decides else harmless)[name] = f"{name} {version} (locked: {locked})"
+    # A local build of torch comes with its own versions of these libraries.
+    built = {name: difference for name, difference in wrong.items() if own_build and name.startswith(_COMPUTE)}
+    if wrong := {name: difference for name, difference in wrong.items() if name not in built}:
         raise UserError(
-            f"installed packages are not those of {lock}, by which results are recorded: {', '.join(wrong.values())}. "
-            f"Install the locked ones: pip install --require-hashes --no-deps -r {lock}. To use others on purpose, "
-            "write the lock anew: make lock"
+            f"installed packages differ from {lock}, which training records name: {', '.join(wrong.values())}. "
+            f"Install the locked versions: pip install --require-hashes --no-deps -r {lock}. To use other versions on "
+            "purpose, update the lock: make lock"
         )
-    rest = ", ".join((other | built).values())
-    return [f"installed packages that decide no number are not those of {lock}: {rest}"] if rest else []
+    versions = ", ".join((harmless | built).values())
+    return [f"installed packages that do not affect numbers differ from {lock}: {versions}"] if versions else []
 
 
 def locked_versions(lock: Path) -> dict[str, SpecifierSet]:
-    """The packages of a lock that apply to this system and Python, by name; none where there is no such file."""
+    """The locked versions for this system and Python, by package name; empty if the file does not exist."""
     lines = files.read_text(lock).splitlines() if lock.is_file() else []
-    wanted = [Requirement(line.removesuffix("\\")) for line in lines if line and not line.startswith((" ", "#"))]
-    return {one.name: one.specifier for one in wanted if one.marker is None or one.marker.evaluate()}
+    requirements = [Requirement(line.removesuffix("\\")) for line in lines if line and not line.startswith((" ", "#"))]
+    return {
+        requirement.name: requirement.specifier
+        for requirement in requirements
+        if requirement.marker is None or requirement.marker.evaluate()
+    }
 
 
-def is_version(found: str, wanted: SpecifierSet) -> bool:
-    """Whether a version is the locked one, by whomever it was built: 2.15.0+cpu is 2.15.0."""
+def is_version(version: str, locked: SpecifierSet) -> bool:
+    """Whether a version is the locked one. The local part is ignored: 2.15.0+cpu equals 2.15.0."""
     try:
-        return wanted.contains(Version(found).public, prereleases=True)
+        return locked.contains(Version(version).public, prereleases=True)
     except InvalidVersion:
         return False
 
 
 def _check_dataset(root: Path, name: str, model: ModelConfig) -> list[str]:
     folder = root / name
-    place = folder.resolve()
+    resolved = folder.resolve()
     for result in _RESULTS:
         results = (root / result).resolve()
-        if place.is_relative_to(results) or results.is_relative_to(place):
-            raise UserError(f"data.dir is {name!r}, which holds results or lies in {result}/: give the data a folder.")
+        if resolved.is_relative_to(results) or results.is_relative_to(resolved):
+            raise UserError(
+                f"data.dir is {name!r}, which contains results or is in {result}/. Use a separate folder for the data."
+            )
     if folder.is_dir():
         from rfdetr_core.ingest.formats import LABEL_SUFFIXES
 
         _check_regular(folder)
-        told = check_folder(folder, LABEL_SUFFIXES, project=root)
+        warning_texts = check_folder(folder, LABEL_SUFFIXES, project=root)
         _check_labels(root, folder, model)
-        return told
+        return warning_texts
     pointers = [path.with_name(f"{path.name}.dvc") for path in (folder, *folder.parents) if path.name]
     tracked = next((file for file in pointers if file.is_file()), None)
     if tracked is None and not folder.exists():
         stage = owner(dvc_outs(root.absolute()), folder.absolute())
         if stage is not None:
-            return [f"data.dir is {name!r}: the stage {stage} of dvc.yaml will make it"]
-    what = f"Fetch it: dvc pull {tracked}" if tracked else "Put the dataset there, or name another folder."
-    raise UserError(f"data.dir is {name!r}: {'no folder' if folder.exists() else 'it does not exist'}. {what}")
+            return [f"data.dir is {name!r}: the stage {stage} of dvc.yaml will create it"]
+    remedy = f"Get it: dvc pull {tracked}" if tracked else "Put the dataset there, or name another folder."
+    raise UserError(f"data.dir is {name!r}: {'no folder' if folder.exists() else 'it does not exist'}. {remedy}")
 
 
 def _check_regular(folder: Path) -> None:
-    """Refuse a pipe, socket or device below a folder that stages read: DVC, which reads all of it, waits for ever."""
+    """Refuse a pipe, socket or device in a folder that stages read, since DVC would wait for it forever."""
     left = [folder] if folder.is_dir() else []
     while left:
         with os.scandir(left.pop()) as entries:
-            for one in entries:
-                if one.is_dir(follow_symlinks=False):
-                    left.append(Path(one.path))
-                elif not (one.is_file() or one.is_dir()) and Path(one.path).exists():
-                    what = "is a pipe, a socket or a device, or leads to one, for which DVC would wait. Remove it."
-                    raise UserError(f"{one.path} {what}")
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    left.append(Path(entry.path))
+                elif not (entry.is_file() or entry.is_dir()) and Path(entry.path).exists():
+                    reason = (
+                        "is a pipe, a socket or a device, or a link to one. DVC would wait for it forever. Remove it."
+                    )
+                    raise UserError(f"{entry.path} {reason}")
 
 
 def _check_labels(root: Path, folder: Path, model: ModelConfig) -> None:
-    """Refuse a dataset without masks for a model that segments. Reads the labels; no image is opened."""
+    """Refuse a dataset without masks for a segmentation model. It reads the labels, and opens no image."""
     if not VARIANTS[model.variant].segmentation or find_spec("pycocotools") is None:
         return
     from rfdetr_core.ingest.findings import Findings
@@ -163,13 +172,15 @@ def _check_labels(root: Path, folder: Path, model: ModelConfig) -> None:
 
     dataset = read_dataset(folder, Findings(read_section(ValidateConfig, "validate", root / PARAMS_FILE)))
     for name in (name for name in ("train", "valid") if name in dataset):
-        objects = [one for image in dataset[name].images for one in image.annotations if not one.crowd]
-        if objects and not any(one.segmentation for one in objects):
+        objects = [
+            annotation for image in dataset[name].images for annotation in image.annotations if not annotation.crowd
+        ]
+        if objects and not any(annotation.segmentation for annotation in objects):
             raise _without_masks(model, name, len(objects), len(objects))
 
 
 def check_masks(statistics: Path, params: Path = PARAMS_FILE) -> None:
-    """Refuse objects without masks for a model that segments, by what validation counted.
+    """Refuse objects without masks for a segmentation model, by the counts of the validation.
 
     Raises:
         UserError: an object of train or valid has no mask.
@@ -183,24 +194,26 @@ def check_masks(statistics: Path, params: Path = PARAMS_FILE) -> None:
 
 
 def _without_masks(model: ModelConfig, name: str, bare: int, objects: int) -> UserError:
-    what = f"model.variant is {model.variant}, which segments, but {bare} of {objects} objects of {name} have no mask"
-    return UserError(f"{what}. Add polygons or RLEs to them, or choose a variant that only detects.")
+    problem = f"model.variant {model.variant} segments, but {bare} of {objects} objects of {name} have no mask"
+    return UserError(f"{problem}. Add polygons or RLEs, or choose a variant that only detects.")
 
 
 def _check_weights(root: Path, key: str, name: str | None, model: ModelConfig) -> None:
     folder = root / "weights"
     if name in PUBLISHED and not any((place / name).is_file() for place in (folder, cache_folder())):
-        owner = next((variant for variant, one in VARIANTS.items() if one.weights_file == name), model.variant)
-        if owner != model.variant:  # to look into it would be to download it
-            raise UserError(f"{key}: {name!r} holds weights of model.variant {owner}, not of {model.variant}.")
+        owner = next(
+            (variant for variant, architecture in VARIANTS.items() if architecture.weights_file == name), model.variant
+        )
+        if owner != model.variant:  # from the name alone: a check of the content would download it
+            raise UserError(f"{key}: {name!r} has weights of model.variant {owner}, not of {model.variant}.")
         return
     try:
         path = resolve_weights(name, folder)
     except UserError as error:
         tracked = folder / f"{name}.dvc"
-        what = f"{name!r} is not here. Fetch it: dvc pull {tracked}" if tracked.is_file() else error
-        raise UserError(f"{key}: {what}") from error
-    if path is not None and find_spec("torch") is not None:  # a job of CI that trains nothing lacks it
+        problem = f"{name!r} is not in this clone. Get it: dvc pull {tracked}" if tracked.is_file() else error
+        raise UserError(f"{key}: {problem}") from error
+    if path is not None and find_spec("torch") is not None:  # torch is missing in CI jobs that do not train
         try:
             _load(path, model, resumed=key == "train.resume")
         except UserError as error:
@@ -208,14 +221,14 @@ def _check_weights(root: Path, key: str, name: str | None, model: ModelConfig) -
 
 
 def _load(path: Path, model: ModelConfig, *, resumed: bool) -> None:
-    """Load weights as training does, into a detector without memory. It imports torch."""
+    """Load weights as a training does, but into a detector on the meta device, which needs no memory. Imports torch."""
     from rfdetr_core.checkpoint.files import read_checkpoint
     from rfdetr_core.checkpoint.loading import load_weights
 
     checkpoint = read_checkpoint(path)
-    if resumed and "run" not in checkpoint.others:
-        what = f"{path} has no state of a training. Name a checkpoint.pth, or name this file as model.pretrain_weights"
-        raise UserError(f"{what}.")
+    if resumed and "run" not in checkpoint.other_keys:
+        problem = f"{path} has no state to resume. Name a checkpoint.pth, or use this file as model.pretrain_weights"
+        raise UserError(f"{problem}.")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*meta parameter", category=UserWarning)
         load_weights(_detector(model), model.architecture(classes=1), checkpoint)
@@ -231,35 +244,46 @@ def _detector(model: ModelConfig) -> Detector:
 
 
 def _check_classes(model: ModelConfig, train: TrainConfig) -> None:
-    """Make the optimiser and the schedule as training does. It imports torch."""
+    """Build the optimiser and the schedule as a training does. Imports torch."""
     from rfdetr_core.training.optimization import build_optimizer, build_schedule
 
     build_schedule(build_optimizer(_detector(model), train), train, steps_per_epoch=1)
 
 
 def _check_memory(model: ModelConfig, train: TrainConfig) -> None:
-    """Refuse a batch whose images and whose activations of the encoder alone are larger than memory."""
+    """Refuse a batch that cannot fit: already its images and the activations of the encoder exceed the memory."""
     if train.batch_size == "auto":
         return
-    one = model.architecture(classes=1)
-    images = train.batch_size * 4 * one.channels * one.resolution**2
-    kept = not (model.gradient_checkpointing or model.freeze_encoder)
-    tokens = (one.resolution // one.patch_size) ** 2
-    activations = kept * train.batch_size * _BYTES_OF_BLOCK * tokens * one.encoder_width * one.encoder_blocks
-    have = memory()
-    if images <= have and images + activations > have and train.accelerator != "cpu":
+    architecture = model.architecture(classes=1)
+    images = train.batch_size * 4 * architecture.channels * architecture.resolution**2
+    keeps_activations = not (model.gradient_checkpointing or model.freeze_encoder)
+    tokens = (architecture.resolution // architecture.patch_size) ** 2
+    activations = (
+        keeps_activations
+        * train.batch_size
+        * _BYTES_OF_BLOCK
+        * tokens
+        * architecture.encoder_width
+        * architecture.encoder_blocks
+    )
+    available = memory()
+    if images <= available and images + activations > available and train.accelerator != "cpu":
         import torch
 
         if torch.cuda.is_available():
             totals = (torch.cuda.get_device_properties(k).total_memory for k in range(torch.cuda.device_count()))
-            have = max(totals)
-    if images + activations > have:
-        what = f"train.batch_size is {train.batch_size}: a batch takes at least {(images + activations) / 1e9:,.0f} GB"
-        raise UserError(f"{what}, and there are {have / 1e9:,.0f}. Lower it and raise train.grad_accum_steps instead.")
+            available = max(totals)
+    if images + activations > available:
+        problem = (
+            f"train.batch_size is {train.batch_size}: a batch needs at least {(images + activations) / 1e9:,.0f} GB"
+        )
+        raise UserError(
+            f"{problem}, but only {available / 1e9:,.0f} GB exist. Lower it and raise train.grad_accum_steps instead."
+        )
 
 
 def memory() -> int:
-    """Bytes of memory that this process may use: of the machine, or of its control group."""
+    """Bytes of memory that this process may use: the memory of the machine, or the limit of its control group."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in _CGROUP_LIMITS:
         with suppress(OSError, ValueError):

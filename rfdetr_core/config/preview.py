@@ -1,4 +1,4 @@
-"""What a training will see: batches drawn as they reach the model, and the boxes that are too small for its patches."""
+"""Pictures of training batches after augmentation, and a table of boxes that are smaller than a patch of the model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from PIL import Image
 from rfdetr_core.base.manifest import DataConfig, read_classes
 from rfdetr_core.base.params import read_section
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.data.batching import Batch, EpochSampler, at_drawn_size
+from rfdetr_core.data.batching import Batch, EpochSampler, resize_to_drawn_size
 from rfdetr_core.data.datamodule import TrainingData
 from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.evaluation.pictures import draw, label_of, write_png
-from rfdetr_core.inference.predictor import to_supervision
+from rfdetr_core.inference.conversion import to_supervision
 from rfdetr_core.model.config import Architecture, ModelConfig
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
 from rfdetr_core.ops.structures import Detections
@@ -29,44 +29,47 @@ from rfdetr_core.training.config import RuntimeConfig, TrainConfig
 from rfdetr_core.training.inputs import training_data, training_sizes
 from rfdetr_core.training.trainer import CPU_BATCH_SIZE
 
-_CELL, _GAP = 480, 8  # pixels: the least side of an image on a page, and what is between two
+_CELL, _GAP = 480, 8  # pixels: the least side of an image on a page, and the gap between images
 
 
 @dataclass(frozen=True)
 class SmallBoxes:
-    """The boxes of a split whose shorter side is under a patch at the model's resolution.
+    """The boxes of a split, to find those whose shorter side is under a patch at the model's resolution.
 
-    names: of the classes. labels: (N,) of all boxes. sides: (N,) the shorter side of each in pixels of the model's
-    input. places: N paths of images.
+    names: the class names. labels: (N,) the class of each box. sides: (N,) the shorter side of each box, in pixels of
+    the model's input. paths: the image of each box.
     """
 
     architecture: Architecture
     names: Sequence[str]
     labels: npt.NDArray[np.int64]
     sides: npt.NDArray[np.float64]
-    places: Sequence[str]
+    paths: Sequence[str]
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], names: Sequence[str], architecture: Architecture) -> SmallBoxes:
-        """Measure the boxes that are no crowds, as they are without augmentation."""
-        labels, sides, places = [np.zeros(0, dtype=np.int64)], [np.zeros(0)], list[str]()
+    def measure(cls, samples: Sequence[Sample], names: Sequence[str], architecture: Architecture) -> SmallBoxes:
+        """Measure all boxes but crowds, without augmentation."""
+        labels, sides, paths = [np.zeros(0, dtype=np.int64)], [np.zeros(0)], list[str]()
         for sample in samples:
-            kept = ~sample.crowd
+            counted = ~sample.crowd
             scale = architecture.resolution / np.array([sample.width, sample.height])
-            labels.append(sample.labels[kept])
-            sides.append((sample.boxes[kept, 2:] * scale).min(axis=1))
-            places += [sample.path] * int(kept.sum())
-        return cls(architecture, names, np.concatenate(labels), np.concatenate(sides), places)
+            labels.append(sample.labels[counted])
+            sides.append((sample.boxes[counted, 2:] * scale).min(axis=1))
+            paths += [sample.path] * int(counted.sum())
+        return cls(architecture, names, np.concatenate(labels), np.concatenate(sides), paths)
 
     def resolution_for(self, share: float) -> int:
-        """The least resolution at which this share of the small boxes reaches a patch."""
-        one = self.architecture
-        ordered = np.sort(self.sides[self.sides < one.patch_size])[::-1]
+        """The least resolution at which this share of the small boxes has a shorter side of at least one patch."""
+        architecture = self.architecture
+        ordered = np.sort(self.sides[self.sides < architecture.patch_size])[::-1]
         side = ordered[max(1, math.ceil(share * len(ordered))) - 1]
-        return math.ceil(one.resolution * one.patch_size / float(side) / one.stride - 1e-9) * one.stride
+        return (
+            math.ceil(architecture.resolution * architecture.patch_size / float(side) / architecture.stride - 1e-9)
+            * architecture.stride
+        )
 
     def describe(self, split: str) -> str:
-        """A table of the classes that have such boxes, the smallest box, and the resolutions that would lift them."""
+        """A table of the classes with small boxes, the smallest box, and resolutions at which they are large enough."""
         patch, side = self.architecture.patch_size, self.architecture.resolution
         small = self.sides < patch
         where = f"under a patch of {patch} pixels at {side} x {side}"
@@ -76,22 +79,29 @@ class SmallBoxes:
         width = max(len("class"), *map(len, self.names))
         lines.append(f"  {'class':{width}}  small      of   share  smallest")
         for label, name in enumerate(self.names):
-            own = self.labels == label
-            if count := int((small & own).sum()):
-                share, least = count / own.sum(), self.sides[own].min()
-                lines.append(f"  {name:{width}} {count:6} {own.sum():7} {share:7.1%} {least:9.1f}")
+            of_class = self.labels == label
+            if count := int((small & of_class).sum()):
+                share, least = count / of_class.sum(), self.sides[of_class].min()
+                lines.append(f"  {name:{width}} {count:6} {of_class.sum():7} {share:7.1%} {least:9.1f}")
         least = int(self.sides.argmin())
         name = self.names[int(self.labels[least])]
-        lines.append(f"smallest: {self.sides[least]:.1f} pixels, {name} in {self.places[least]}")
-        half, most, every = (self.resolution_for(share) for share in (0.5, 0.9, 1.0))
-        lines.append(f"model.resolution {half} would lift half of them to a patch, {most} nine tenths, {every} all")
+        lines.append(f"smallest: {self.sides[least]:.1f} pixels, {name} in {self.paths[least]}")
+        for_half, most, every = (self.resolution_for(share) for share in (0.5, 0.9, 1.0))
+        lines.append(
+            f"To make half of them as large as a patch: model.resolution {for_half}; nine tenths: {most}; all: {every}"
+        )
         return "\n".join(lines)
 
 
 def preview(params: Path, split: Literal["train", "valid"], count: int, epoch: int, out: Path) -> str:
-    """Draw the first batches of an epoch into `out`, a page each, by the params; gives what is to be printed.
+    """Draw the first batches of an epoch into the folder `out`, one page for each batch. Returns the text to print.
 
-    epoch: counts from 1.
+    Args:
+        params: The params.yaml.
+        split: train is augmented, valid is not.
+        count: The number of images.
+        epoch: The epoch, from 1, whose augmentation is drawn.
+        out: The folder for the pages; earlier pages of the split are removed.
 
     Raises:
         UserError: params, annotations, manifests or images are missing or wrong.
@@ -120,7 +130,7 @@ def preview(params: Path, split: Literal["train", "valid"], count: int, epoch: i
     if auto:
         pages.append(f"train.batch_size is auto: drawn in batches of {CPU_BATCH_SIZE}")
     samples = (data.train_set if split == "train" else data.valid_set).samples
-    return "\n".join([*pages, SmallBoxes.of(samples, names, architecture).describe(split)])
+    return "\n".join([*pages, SmallBoxes.measure(samples, names, architecture).describe(split)])
 
 
 def _training_batches(data: TrainingData, config: TrainConfig, sizes: list[int], epoch: int) -> Iterator[Batch]:
@@ -129,11 +139,13 @@ def _training_batches(data: TrainingData, config: TrainConfig, sizes: list[int],
     loader.sampler.set_epoch(epoch)
     first = epoch * loader.sampler.steps
     for number, batch in enumerate(loader):
-        seen = data.on_after_batch_transfer(batch, 0)
+        model_input = data.on_after_batch_transfer(batch, 0)
         if config.multi_scale != "off":
             step = first + number // config.grad_accum_steps
-            seen = at_drawn_size(seen, sizes, config.multi_scale, config.seed, epoch=epoch, step=step)
-        yield seen
+            model_input = resize_to_drawn_size(
+                model_input, sizes, config.multi_scale, config.seed, epoch=epoch, step=step
+            )
+        yield model_input
 
 
 def _validation_batches(data: TrainingData) -> Iterator[Batch]:
@@ -141,7 +153,7 @@ def _validation_batches(data: TrainingData) -> Iterator[Batch]:
 
 
 def draw_page(batch: Batch, names: Sequence[str], count: int) -> Image.Image:
-    """The first `count` images of a batch in a grid, every pixel of the model's input as a square of whole pixels."""
+    """The first `count` images of a batch in a grid. Each pixel of the model's input becomes a square of pixels."""
     pictures = [_draw_image(batch, index, names) for index in range(min(count, len(batch.samples)))]
     columns = math.ceil(math.sqrt(len(pictures)))
     side = pictures[0].width + _GAP
@@ -154,15 +166,15 @@ def draw_page(batch: Batch, names: Sequence[str], count: int) -> Image.Image:
 
 def _draw_image(batch: Batch, index: int, names: Sequence[str]) -> Image.Image:
     image, target = batch.images[index], batch.targets[index]
-    whole = image.shape[-1]
-    # Boxes are relative to the image; beyond it there is padding.
-    own = whole if batch.padding is None else int((~batch.padding[index]).any(dim=0).sum())
-    factor = -(-_CELL // whole)
-    boxes = cxcywh_to_xyxy(target.boxes) * own * factor
+    input_side = image.shape[-1]
+    # Boxes are relative to the image without its padding.
+    image_side = input_side if batch.padding is None else int((~batch.padding[index]).any(dim=0).sum())
+    factor = -(-_CELL // input_side)
+    boxes = cxcywh_to_xyxy(target.boxes) * image_side * factor
     count = len(target.labels)
-    found = to_supervision(Detections(torch.ones(count), target.labels, boxes, target.masks), names)
+    detections = to_supervision(Detections(torch.ones(count), target.labels, boxes, target.masks), names)
     pixels = image.permute(1, 2, 0) * torch.tensor(IMAGENET_STD) + torch.tensor(IMAGENET_MEAN)
     picture = Image.fromarray((pixels * 255).round().clamp(0, 255).byte().numpy())
-    picture = picture.resize((whole * factor, whole * factor), Image.Resampling.NEAREST)
+    picture = picture.resize((input_side * factor, input_side * factor), Image.Resampling.NEAREST)
     labels = [label_of(names[label], label) for label in target.labels.tolist()]
-    return draw(picture, found, labels, side=whole * factor)
+    return draw(picture, detections, labels, side=input_side * factor)

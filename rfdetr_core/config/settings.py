@@ -1,4 +1,4 @@
-"""The whole of params.yaml, checked at once; which options of upstream's are not here or have another default."""
+"""Checks every section of params.yaml. Also lists upstream's options that are absent or have another default here."""
 
 from __future__ import annotations
 
@@ -20,72 +20,75 @@ from rfdetr_core.training.config import RuntimeConfig, TrainConfig, check_togeth
 
 
 class GateConfig(Config):
-    """How far a new model may fall behind the one before, both scored on the new test split.
+    """The largest loss of a new model against the previous one. CI scores both on the new test split.
 
-    A fall beyond its limit fails if all of its interval is below 0. In too few images for an interval it is undecided,
-    and so is a lost class whose fall may be chance. docs/retraining.md has the whole rule.
+    A loss beyond its limit fails the gate if its whole interval is below 0. If the images are too few for an interval,
+    the gate is undecided. It is also undecided if a class is lost but the loss may be chance. docs/retraining.md has
+    the complete rule.
     """
 
     max_drop: float | None = Field(
-        0.5, ge=0, description="points of mAP (0 to 100) that a new model may lose in CI; null: no gate, not of classes"
+        0.5,
+        ge=0,
+        description="points of mAP (0 to 100) that a new model may lose in CI; null: no gate, also not for classes",
     )
     max_drop_class: float | None = Field(
         None,
         ge=0,
-        description="points of AP that any class may lose; null: any number; a class that is lost never passes",
+        description="points of AP that a class may lose; null: no limit; a class that is no longer found never passes",
     )
     resamples: int = Field(
-        200, gt=0, description="draws of the test images behind the intervals; at least 40 for each class"
+        200, gt=0, description="number of resamplings of the test images for the intervals; at least 40 for each class"
     )
 
 
 UPSTREAM = "rfdetr 1.11.2"
 _KEYPOINTS = "keypoints are not part of this project"
-_FIXED = "the number belongs to the variant, see VARIANTS in rfdetr_core/model/config.py"
+_FIXED = "fixed by the variant, see VARIANTS in rfdetr_core/model/config.py"
 
-# By section of params.yaml.
+# Why an option of upstream is not here, by section of params.yaml and option.
 ABSENT: Mapping[str, Mapping[str, str]] = {
     "train": {
-        "aug_config": "it names transforms of other packages; `augmentation` has the ones that are here, checked",
-        "augmentation_backend": "there is one, torchvision's, so that what is installed changes no result",
-        "callbacks": "build_trainer takes them: see the custom training API",
-        "compute_test_loss": "the evaluate stage scores the test split, it computes no loss",
-        "dataset_dir": "it is data.dir; train() takes dataset_dir",
-        "dataset_file": "the layout of the folder says which format it is",
-        "device": "it is accelerator; the classes take device when they are built",
+        "aug_config": "it names transforms of other packages; use `augmentation`, whose keys are checked",
+        "augmentation_backend": "torchvision is the only one, so that installed packages do not change a result",
+        "callbacks": "use build_trainer of the custom training API",
+        "compute_test_loss": "the evaluate stage scores the test split without computing a loss",
+        "dataset_dir": "renamed to data.dir; train() takes dataset_dir",
+        "dataset_file": "the format is found from the layout of the folder",
+        "device": "renamed to accelerator; the constructors of the classes take device",
         "dont_save_weights": "it has no effect upstream",
-        "eval_backend": "hotcoco scores training, pycocotools, the reference, what is reported: equal numbers",
-        "eval_base_model": "both the regular and the averaged weights are always evaluated: selection compares them",
-        "eval_ema_only": "it is deprecated upstream; both the regular and the averaged weights are always evaluated",
-        "fp16_eval": "it has no effect upstream; amp_dtype serves for evaluation during training, too",
+        "eval_backend": "epochs are scored by hotcoco, reports by pycocotools; both give equal numbers",
+        "eval_base_model": "regular and averaged weights are always evaluated, since selection compares them",
+        "eval_ema_only": "deprecated upstream; regular and averaged weights are always evaluated",
+        "fp16_eval": "it has no effect upstream; evaluation during training also uses amp_dtype",
         **dict.fromkeys(("keypoint_findable_loss_coef", "keypoint_flip_pairs", "keypoint_l1_loss_coef"), _KEYPOINTS),
         **dict.fromkeys(("keypoint_nll_loss_coef", "keypoint_oks_sigmas", "keypoint_visible_loss_coef"), _KEYPOINTS),
-        "lr_drop": "it is lr_scheduler_kwargs: {lr_drop: ..}, as in upstream's current releases",
-        "lr_min_factor": "it is lr_scheduler_kwargs: {min_factor: ..}, as in upstream's current releases",
-        "output_dir": "the pipeline's is output/; train() takes output_dir",
-        "pack_targets": "boxes and labels of a batch are small and go to the device as they are",
-        "pad_targets_to": "it serves XLA devices alone",
-        "precision": "it is amp_dtype: auto, bf16, fp16, or null for fp32",
+        "lr_drop": "renamed to lr_scheduler_kwargs: {lr_drop: ..}, as in upstream's current releases",
+        "lr_min_factor": "renamed to lr_scheduler_kwargs: {min_factor: ..}, as in upstream's current releases",
+        "output_dir": "the pipeline always writes to output/; train() takes output_dir",
+        "pack_targets": "boxes and labels of a batch are small; they are copied to the device unpacked",
+        "pad_targets_to": "only for XLA devices",
+        "precision": "renamed to amp_dtype: auto, bf16, fp16, or null for fp32",
         "run_test": "the evaluate stage always scores the test split; train() takes run_test",
         "save_dataset_grids": "`python -m rfdetr_core preview` draws augmented batches",
         "square_resize_div_64": "images are always resized to a square, as upstream does by default",
-        "start_epoch": "a training goes on from `resume` at the epoch of that state",
+        "start_epoch": "a training continues at the epoch of the state in `resume`",
         "sync_bn": "the network has no batch norm",
-        "train_log_on_step": "loggers are fed from history.csv, an epoch a row, so that none is lost",
-        "train_log_sync_dist": "values are always means over all ranks",
+        "train_log_on_step": "loggers get the rows of history.csv, one for each epoch, so that no epoch is lost",
+        "train_log_sync_dist": "logged values are always means over all ranks",
     },
     "model": {
-        "amp": "it is train.amp_dtype",
-        "backbone_lora": "the encoder is trained whole, or frozen by freeze_encoder",
-        "compile": "it is train.compile: default, which compiles the blocks of the network, each for itself",
-        "cuda_graphs": "it fixes every shape, which multi-scale training changes",
-        "device": "it is train.accelerator",
+        "amp": "renamed to train.amp_dtype",
+        "backbone_lora": "the encoder is either trained or frozen (freeze_encoder)",
+        "compile": "renamed to train.compile; `default` compiles each block of the network",
+        "cuda_graphs": "it needs fixed shapes, but multi-scale training changes them",
+        "device": "renamed to train.accelerator",
         "fused_optimizer": "AdamW is fused wherever that is safe",
-        "num_classes": "the dataset says it; the classes of the Python API take num_classes",
-        "num_select": "it is num_queries, as in every published variant",
-        "license": "it decides nothing; the published weights that are here are under Apache 2.0",
-        "model_name": "the class, or variant, says it",
-        "trust_checkpoint": "no code of a file is ever run, so there is nothing to trust",
+        "num_classes": "taken from the dataset; the classes of the Python API take num_classes",
+        "num_select": "always equal to num_queries, as in every published variant",
+        "license": "it has no effect; the published weights of the variants here are under Apache 2.0",
+        "model_name": "set by the class or by `variant`",
+        "trust_checkpoint": "code in a model file is never run",
         **dict.fromkeys(("num_keypoints_per_class", "use_grouppose_keypoints", "keypoint_cross_attn"), _KEYPOINTS),
         **dict.fromkeys(("inter_instance_kp_attn", "grouppose_keypoint_dim_downscale"), _KEYPOINTS),
         **dict.fromkeys(("dual_projector", "dual_projector_kp_only", "postprocess_trace_alpha"), _KEYPOINTS),
@@ -97,12 +100,12 @@ ABSENT: Mapping[str, Mapping[str, str]] = {
     "runtime": {},
 }
 
-# section.name: upstream's default, and why ours is another.
+# Upstream's default, and the reason for another default here, by section.name.
 DIFFERENT: Mapping[str, tuple[str, str]] = {
-    "train.eval_max_dets": ("500", "COCO's own limit, which the evaluate stage has, too"),
-    "train.seed": ("null", "equal inputs shall give equal bytes, so a seed is always set"),
-    "runtime.mlflow": ("false", "the pipeline tracks its runs; train() does not unless asked"),
-    "runtime.progress_bar": ("null", "it is drawn only where someone looks at it"),
+    "train.eval_max_dets": ("500", "the limit of COCO, as in the evaluate stage"),
+    "train.seed": ("null", "equal inputs give equal bytes only with a seed"),
+    "runtime.mlflow": ("false", "the pipeline tracks its runs; train() does so only on request"),
+    "runtime.progress_bar": ("null", "it appears only on a terminal or in a notebook"),
     "runtime.project": ("null", "MLflow needs a name for the experiment"),
     "runtime.tensorboard": ("true", "it needs an extra package; MLflow has the same values"),
 }
@@ -121,14 +124,14 @@ SECTIONS: dict[str, type[Config]] = {
 
 
 def refuse_absent(section: str, keys: Iterable[str], where: str) -> None:
-    """Raise a UserError that names the options of upstream's among the keys that are not here, and says why."""
-    told = [f"{where}.{key} is not here: {ABSENT[section][key]}." for key in keys if key in ABSENT.get(section, {})]
-    if told:
-        raise UserError("\n".join(told))
+    """Raise a UserError if a key is an upstream option that is not here; the message starts with `where`."""
+    messages = [f"{where}.{key} is not here: {ABSENT[section][key]}." for key in keys if key in ABSENT.get(section, {})]
+    if messages:
+        raise UserError("\n".join(messages))
 
 
 def check_params(path: Path = PARAMS_FILE) -> None:
-    """Read every section as its stage will.
+    """Read every section, as its stage does.
 
     Raises:
         UserError: an unknown section or key, a wrong type, or a combination that cannot be trained.
@@ -136,7 +139,7 @@ def check_params(path: Path = PARAMS_FILE) -> None:
     content = load_params(path)
     unknown = sorted(str(name) for name in content if name not in SECTIONS)
     if unknown:
-        raise UserError(f"{path}: {', '.join(unknown)} is no section. Known sections: {', '.join(SECTIONS)}.")
+        raise UserError(f"{path}: {', '.join(unknown)} is not a section. Known sections: {', '.join(SECTIONS)}.")
     for name, config in SECTIONS.items():
         _check_places(name, content, path)
         read_section(config, name, path)
@@ -150,11 +153,11 @@ def check_params(path: Path = PARAMS_FILE) -> None:
 
 
 def _check_places(section: str, content: Mapping[str, Any], path: Path) -> None:
-    """Say why an option of upstream's is not here, or which section has it."""
+    """Raise a UserError for a key that is an absent option of upstream, or that belongs to another section."""
     keys = content.get(section)
     strange = [key for key in keys if key not in SECTIONS[section].model_fields] if isinstance(keys, dict) else []
     refuse_absent(section, strange, f"{path}: {section}")
     for key in strange:
-        for other, config in SECTIONS.items():
+        for other_section, config in SECTIONS.items():
             if key in config.model_fields:
-                raise UserError(f"{path}: {section}.{key} is an option of the section {other}: write it there.")
+                raise UserError(f"{path}: {section}.{key} belongs to the section {other_section}. Move it there.")

@@ -1,4 +1,4 @@
-"""What each documented name of upstream's package is here: the same name, another one, or not here and why."""
+"""The equivalent of each documented name of upstream's package, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """Names of upstream that have one answer.
+    """Names of upstream that have the same answer.
 
-    owners: the modules of upstream that have the names, or class RFDETR, or a call such as RFDETR.predict(), whose
-    arguments they are. owners and names are separated by spaces. here: the dotted path of what does the same, with {}
-    for the name; empty for what is not here. note: the difference; of what is not here, the reason and what to use.
+    owners: where upstream has the names, separated by spaces: modules, class RFDETR, or a call such as
+        RFDETR.predict() for names of arguments.
+    names: the names, separated by spaces.
+    equivalent: the dotted path of the equivalent, with {} for the name; empty if there is none.
+    note: the difference; if there is no equivalent, the reason and what to use instead.
     """
 
     owners: str
     names: str
-    here: str = ""
+    equivalent: str = ""
     note: str = ""
 
     def path(self, name: str) -> str:
-        """The dotted path of what the name is here; empty if it is not here."""
-        return self.here.replace("{}", name)
+        """The dotted path of the equivalent of a name; empty if there is none."""
+        return self.equivalent.replace("{}", name)
 
 
-KEYPOINTS = "keypoints are not part of this project; it has detection and segmentation"
-ONE_AUGMENTATION = "the one back end of augmentation is torchvision"
+KEYPOINTS = "this project has detection and segmentation, but no keypoints"
+ONE_AUGMENTATION = "torchvision is the only back end of augmentation"
 NO_MEMORY = "the progress bar does not show memory; DeviceStatsMonitor of pytorch_lightning.callbacks logs it"
 BARS = "GPUMemoryRichProgressBar GPUMemoryTQDMProgressBar"
 CALLBACKS = "rfdetr_core.training.callbacks.{}"
@@ -35,7 +37,7 @@ _VARIANTS = (
 )
 _CONFIGS = " ".join(f"{name}Config" for name in _VARIANTS.split())
 _MODULES_OF_CLASSES = "rfdetr rfdetr.detr rfdetr.variants"
-_HISTORY = "it reads history.csv, or the one in the folder of a run"
+_HISTORY = "it takes a history.csv, or a run folder with one"
 _WEIGHTS = "rfdetr.assets rfdetr.assets.model_weights"
 _PUBLISHED = "rfdetr_core.checkpoint.published"
 
@@ -47,14 +49,14 @@ API = (
     Row(
         "rfdetr",
         "RFDETRXLarge RFDETR2XLarge",
-        note="it comes from a package with another licence; use RFDETRLarge, the largest detection variant here",
+        note="it comes from a package with another licence; RFDETRLarge is the largest detection variant here",
     ),
     Row("rfdetr", "from_checkpoint", "rfdetr_core.{}"),
     Row("from_checkpoint()", "path", "rfdetr_core.from_checkpoint"),
     Row(
         "RFDETR() from_checkpoint()",
         "trust_checkpoint",
-        note="no code of a file is ever run, so there is nothing to trust; remove it",
+        note="code in a model file is never run; remove the argument",
     ),
     Row(
         "rfdetr rfdetr.detr rfdetr.inference",
@@ -68,22 +70,22 @@ API = (
     Row(
         "rfdetr.training rfdetr.training.checkpoint",
         "convert_legacy_checkpoint",
-        note="such files need no conversion; give the old file to from_checkpoint, or to a class as pretrain_weights",
+        note="old files need no conversion; load them with from_checkpoint, or as pretrain_weights of a class",
     ),
     Row(
         "rfdetr.training rfdetr.training.cli",
         "RFDETRCli",
         note="dvc repro trains from params.yaml; RFDETR.train trains from Python",
     ),
-    Row("rfdetr.cli rfdetr.training.cli", "main", "rfdetr_core.cli.main", "its commands are others"),
+    Row("rfdetr.cli rfdetr.training.cli", "main", "rfdetr_core.cli.main", "its commands are different"),
     Row("rfdetr.config", "TrainConfig SegmentationTrainConfig ModelConfig", "rfdetr_core.config.{}"),
     Row("rfdetr.config", _CONFIGS, "rfdetr_core.config.{}"),
     Row("rfdetr.config", "KeypointTrainConfig RFDETRKeypointPreviewConfig", note=KEYPOINTS),
     Row("rfdetr.config", "MultiScale", note='give multi_scale the text "per-batch", "per-sample" or "off"'),
     Row("rfdetr.config", "AmpDtype", note='give amp_dtype the text "auto", "bf16" or "fp16", or None'),
     Row("rfdetr.config", "AugmentationBackend", note=f"{ONE_AUGMENTATION}; remove augmentation_backend"),
-    Row("rfdetr.config", "CocoEvalBackend", note="hotcoco scores training, pycocotools scores what is reported"),
-    Row("rfdetr.config", "DatasetFile", note="the layout of the folder says which format it is; remove dataset_file"),
+    Row("rfdetr.config", "CocoEvalBackend", note="hotcoco scores the epochs of a training, pycocotools scores reports"),
+    Row("rfdetr.config", "DatasetFile", note="the format is found from the layout of the folder; remove dataset_file"),
     Row("rfdetr.assets.coco_classes", "COCO_CLASSES COCO_CLASS_NAMES", "rfdetr_core.{}"),
     Row(_WEIGHTS, "ModelWeights", f"{_PUBLISHED}.PUBLISHED", "a mapping from file name to address and MD5"),
     Row(_WEIGHTS, "ModelWeightAsset", f"{_PUBLISHED}.Published"),
@@ -93,7 +95,7 @@ API = (
         "rfdetr.assets.model_weights",
         "download_pretrain_weights validate_pretrain_weights",
         f"{_PUBLISHED}.resolve_weights",
-        "it downloads a missing file and compares the MD5",
+        "it downloads a missing file and compares its MD5",
     ),
     Row("rfdetr.visualize rfdetr.visualize.training", "plot_metrics", "rfdetr_core.{}", _HISTORY),
     Row(
@@ -120,20 +122,22 @@ API = (
         "rfdetr_core.RFDETR.{}",
     ),
     Row("RFDETR", "model", "rfdetr_core.RFDETR.{}", "the torch module; in upstream it is model.model"),
-    Row("RFDETR", "get_model", note="the constructor builds the network; model is the torch module"),
+    Row("RFDETR", "get_model", note="the constructor builds the network; the torch module is `model`"),
     Row("RFDETR", "is_optimized_inplace", "rfdetr_core.RFDETR.{}", "always False: predict uses a copy of the model"),
     Row("RFDETR", "deploy_to_roboflow", "rfdetr_core.RFDETR.export_for_roboflow", "uploading needs an account"),
     Row(
         "RFDETR.deploy_to_roboflow()",
         "workspace project_id version api_key size",
-        note="it belongs to Roboflow's own package, which uploads what export_for_roboflow writes",
+        note="Roboflow's package takes it; it uploads the files of export_for_roboflow",
     ),
     Row("RFDETR.predict()", "images threshold shape include_source_image", "rfdetr_core.RFDETR.predict"),
-    Row("RFDETR.predict()", "patch_size", "rfdetr_core.RFDETR.predict", "only the model's own number is taken"),
+    Row("RFDETR.predict()", "patch_size", "rfdetr_core.RFDETR.predict", "it must equal the patch size of the model"),
     Row("RFDETR.evaluate()", "split", "rfdetr_core.RFDETR.evaluate"),
     Row("RFDETR.inference()", "compile batch_size dtype", "rfdetr_core.RFDETR.inference"),
-    Row("RFDETR.inference()", "inplace", "rfdetr_core.RFDETR.inference", "True is refused: the model is kept"),
-    Row("RFDETR.inference()", "compile_backend", "rfdetr_core.RFDETR.inference", "it is torch.compile, on CUDA"),
+    Row(
+        "RFDETR.inference()", "inplace", "rfdetr_core.RFDETR.inference", "only False: predict uses a copy of the model"
+    ),
+    Row("RFDETR.inference()", "compile_backend", "rfdetr_core.RFDETR.inference", "only torch.compile, on CUDA"),
     Row(
         "RFDETR.export()",
         "output_dir batch_size dynamic_batch format quantization calibration_data max_images shape",

@@ -1,12 +1,12 @@
-"""What the names of upstream's own parts are here: those that its documentation does not show, by module."""
+"""The equivalents of upstream's internal names, which its documentation does not show, by module."""
 
 from __future__ import annotations
 
 from rfdetr_core.config.upstream import BARS, CALLBACKS, KEYPOINTS, NO_MEMORY, ONE_AUGMENTATION, Row
 
 _WEBDATASET = "a dataset is a folder in COCO or YOLO format"
-_LIGHTNING = "Lightning does it; torch.distributed has such functions"
-_BUILT = "build_detector makes the network from an Architecture"
+_LIGHTNING = "Lightning does this; torch.distributed has such functions"
+_BUILT = "build_detector builds the network from an Architecture"
 
 INNER = (
     Row("rfdetr.cli.webdataset", "main", note=_WEBDATASET),
@@ -14,7 +14,7 @@ INNER = (
         "rfdetr.datasets",
         "build_dataset build_roboflow detect_roboflow_format get_coco_api_from_dataset",
         "rfdetr_core.RFDETRDataModule",
-        "the stages validate and convert find the format and write COCO's",
+        "the stages validate and convert find the format and write COCO files",
     ),
     Row(
         "rfdetr.datasets.coco",
@@ -28,14 +28,14 @@ INNER = (
         "rfdetr.datasets.coco",
         "CrowdRegion annotated_category_ids crowd_regions_from_coco filter_parent_categories is_valid_coco_dataset",
         "rfdetr_core.ingest.formats.coco",
-        "the stage validate lists every fault of a dataset",
+        "the stage validate lists every finding of a dataset",
     ),
     Row(
         "rfdetr.datasets.yolo",
         "ConvertYolo REQUIRED_YOLO_YAML_FILES YOLO_IMAGE_EXTENSIONS YoloDetection YoloSplitUnavailableError "
         "build_roboflow_from_yolo find_yolo_data_file find_yolo_train_images is_valid_yolo_dataset",
         "rfdetr_core.ingest.formats.yolo",
-        "the stage validate lists every fault of a dataset",
+        "the stage validate lists every finding of a dataset",
     ),
     Row(
         "rfdetr.datasets.io_utils",
@@ -55,7 +55,9 @@ INNER = (
         "ALBUMENTATIONS_CONTAINERS AlbumentationsWrapper GEOMETRIC_TRANSFORMS",
         note=ONE_AUGMENTATION,
     ),
-    Row("rfdetr.datasets.o365", "build_o365 build_o365_raw", note="Objects365 in COCO's format is read as any dataset"),
+    Row(
+        "rfdetr.datasets.o365", "build_o365 build_o365_raw", note="Objects365 in COCO's format is read like any dataset"
+    ),
     Row(
         "rfdetr.datasets.save_grids",
         "DatasetGridSaver",
@@ -134,13 +136,13 @@ INNER = (
         "rfdetr_core.model.detector.build_detector",
     ),
     Row("rfdetr.models rfdetr.models.weights", "load_pretrain_weights", "rfdetr_core.checkpoint.loading.load_weights"),
-    Row("rfdetr.models rfdetr.models.weights", "apply_lora", note="the encoder is trained whole, or frozen"),
+    Row("rfdetr.models rfdetr.models.weights", "apply_lora", note="the encoder is either trained or frozen"),
     Row("rfdetr.models.weights", "interpolate_position_embeddings", "rfdetr_core.model.vit.resize_positions"),
     Row("rfdetr.models.lwdetr", "LWDETR", "rfdetr_core.model.detector.Detector"),
     Row(
         "rfdetr.models.lwdetr",
         "build_criterion_and_postprocessors",
-        note="Criterion and postprocess are used on their own",
+        note="use Criterion and postprocess directly",
     ),
     Row("rfdetr.models.backbone", "Joiner build_backbone", note=_BUILT),
     Row("rfdetr.models.backbone.backbone", "Backbone", note=_BUILT),
@@ -187,7 +189,7 @@ INNER = (
     Row(
         "rfdetr.models.math",
         "accuracy interpolate inverse_sigmoid",
-        note="torch.nn.functional and torch.special have the like",
+        note="torch.nn.functional and torch.special have similar functions",
     ),
     Row(
         "rfdetr.models.ops.functions rfdetr.models.ops.functions.ms_deform_attn_func",
@@ -202,7 +204,7 @@ INNER = (
     Row(
         "rfdetr.models.position_encoding",
         "PositionEmbeddingLearned PositionEmbeddingSine build_position_encoding",
-        note="the published models have no such encoding of feature maps",
+        note="the published models do not encode the positions of feature maps",
     ),
     Row(
         "rfdetr.models.transformer",
@@ -215,7 +217,7 @@ INNER = (
         "rfdetr.training.auto_batch",
         "AutoBatchResult probe_max_micro_batch recommend_grad_accum_steps resolve_auto_batch_config",
         "rfdetr_core.training.trainer.with_batch_size",
-        "batch_size='auto'",
+        "use batch_size='auto'",
     ),
     Row("rfdetr.training.callbacks.best_model", "BestModelCallback RFDETREarlyStopping", CALLBACKS),
     Row("rfdetr.training.callbacks.coco_eval", "COCOEvalCallback", CALLBACKS),
@@ -228,7 +230,7 @@ INNER = (
     ),
     Row("rfdetr.training.coco_map", "OnePassCocoMeanAveragePrecision", "rfdetr_core.metrics.quick.quick_score"),
     Row("rfdetr.training.cuda_graph_step", "CudaGraphTrainingRunner", note="compile='default' makes steps faster"),
-    Row("rfdetr.training.drop_schedule", "drop_scheduler", note="train() takes drop_path, which is constant"),
+    Row("rfdetr.training.drop_schedule", "drop_scheduler", note="train() takes a constant drop_path"),
     Row("rfdetr.training.model_ema", "BestMetricHolder BestMetricSingle", "rfdetr_core.training.outputs.Best"),
     Row("rfdetr.training.model_ema", "ModelEma", "rfdetr_core.training.callbacks.WeightAverage"),
     Row("rfdetr.training.module_data", "RFDETRDataModule", "rfdetr_core.{}"),
@@ -256,7 +258,7 @@ INNER = (
     ),
     Row("rfdetr.utilities.box_ops", "masks_to_boxes", note="torchvision.ops has it"),
     Row("rfdetr.utilities.compiler", "is_compiling", note="torch.compiler has it"),
-    Row("rfdetr.utilities.decorators", "TargetMode deprecated void", note="no name here is deprecated"),
+    Row("rfdetr.utilities.decorators", "TargetMode deprecated void", note="not needed: no name here is deprecated"),
     Row(
         "rfdetr.utilities rfdetr.utilities.distributed",
         "all_gather get_rank get_world_size is_dist_avail_and_initialized is_main_process reduce_dict save_on_master",
@@ -266,7 +268,7 @@ INNER = (
         "rfdetr.utilities.files",
         "DEFAULT_DOWNLOAD_TIMEOUT_SECONDS",
         "rfdetr_core.checkpoint.download",
-        "the limits of a download are fixed",
+        "the time limits of a download are fixed",
     ),
     Row(
         "rfdetr.utilities rfdetr.utilities.keypoints",
@@ -276,20 +278,20 @@ INNER = (
     Row(
         "rfdetr.utilities rfdetr.utilities.logger",
         "get_logger",
-        note="messages are printed; logging.getLogger is Python's",
+        note="messages are printed; use logging.getLogger of Python",
     ),
     Row(
         "rfdetr.utilities rfdetr.utilities.package",
         "get_sha get_version",
-        note="checkpoints carry a record of their origin",
+        note="each checkpoint contains its training record",
     ),
-    Row("rfdetr.utilities.package", "is_installed", note="importlib.util.find_spec is Python's"),
+    Row("rfdetr.utilities.package", "is_installed", note="use importlib.util.find_spec of Python"),
     Row("rfdetr.utilities rfdetr.utilities.reproducibility", "seed_all", "pytorch_lightning.seed_everything"),
     Row(
         "rfdetr.utilities rfdetr.utilities.state_dict",
         "strip_checkpoint",
         "rfdetr_core.selection.strip.strip",
-        "train() strips the best checkpoint itself",
+        "train() already strips the best checkpoint",
     ),
     Row(
         "rfdetr.utilities rfdetr.utilities.state_dict",
@@ -305,7 +307,7 @@ INNER = (
         "rfdetr.utilities rfdetr.utilities.tensors",
         "NestedTensor PackedTargets collate_fn make_collate_fn nested_tensor_from_tensor_list pack_targets",
         "rfdetr_core.data.batching",
-        "a Batch has images of one size, and a list of targets",
+        "a Batch has images of one size and a list of targets",
     ),
-    Row("rfdetr.utilities.tensors", "pad_targets_to_fixed_count", note="it serves XLA devices alone"),
+    Row("rfdetr.utilities.tensors", "pad_targets_to_fixed_count", note="only for XLA devices"),
 )

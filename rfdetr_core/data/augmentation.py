@@ -1,7 +1,8 @@
-"""Training augmentation: the crop, and one function for each other change of an image.
+"""Training augmentation: the random crop, and one function for each other change of an image.
 
-To add one, write a function with `@augmentation`: its key in `train.augmentation`, its line in docs/parameters.md and
-its call follow from that. Torch is imported within functions, so that `check` reads the settings without it.
+To add an augmentation, write a function with `@augmentation`. Its key in `train.augmentation`, its line in
+docs/parameters.md and its call are made from that. Torch is imported inside functions, so that `check` can read the
+settings without it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from rfdetr_core.data.dataset import Example
 
 Change = Callable[["Example", float, "Generator"], "Example"]
-Stream = Callable[..., "Generator"]  # called with a name: the stream of that augmentation; without: the shared one
+# A function that returns a random generator ("stream"): of an augmentation if it gets its name, else the shared one.
+Stream = Callable[..., "Generator"]
 C = TypeVar("C", bound=Config)
 _JPEG_SCALES = (8, 4, 2)
 
@@ -33,21 +35,30 @@ class View(NamedTuple):
     width: int
 
     def reduction(self, side: int) -> int:
-        """The most by which a JPEG may be reduced while decoding, so that side x side pixels of the view are left."""
+        """The largest factor by which a JPEG may be reduced, so that the view still has side x side pixels."""
         return next((factor for factor in _JPEG_SCALES if min(self.height, self.width) >= factor * side), 1)
 
     def widened(self, factor: int) -> View:
-        """The smallest view around this one that begins and ends between the pixels of the reduced image."""
+        """The smallest view that contains this one and whose edges are multiples of `factor`.
+
+        In an image that was reduced by `factor`, its edges are then edges of pixels.
+        """
         top, left = self.top // factor * factor, self.left // factor * factor
         bottom, right = (-(-end // factor) * factor for end in (self.top + self.height, self.left + self.width))
         return View(top, left, bottom - top, right - left)
 
 
 def draw_view(height: int, width: int, config: AugmentConfig, random: Generator) -> View:
-    """The whole image, or in half of the cases a square of it, as upstream crops (`datasets/coco.py`).
+    """Draw the part of an image that is used: in half of the cases the complete image, else a square of it.
 
-    Upstream resizes before it cuts; here the same square is cut from the original, so that pixels are interpolated
-    once.
+    The distribution is upstream's (`datasets/coco.py`). Upstream resizes the image and then crops it. Here the same
+    square is cropped from the original, so that pixels are interpolated only once.
+
+    Args:
+        height: Of the image.
+        width: Of the image.
+        config: Its crop_sides and crop_range are used.
+        random: The shared stream.
     """
     if not config.crop_sides or not chance(0.5, random):
         return View(0, 0, height, width)
@@ -59,31 +70,43 @@ def draw_view(height: int, width: int, config: AugmentConfig, random: Generator)
 
 
 def uniform(random: Generator) -> float:
-    """Any number from 0 to 1."""
+    """Draw a number from 0 to 1."""
     import torch
 
     return torch.rand((), generator=random).item()
 
 
 def chance(probability: float, random: Generator) -> bool:
-    """True in this share of the draws."""
+    """Return True with this probability."""
     return uniform(random) < probability
 
 
 def integer(low: int, high: int, random: Generator) -> int:
-    """Any integer from low to high, both included, with equal probability."""
+    """Draw an integer.
+
+    Args:
+        low: The smallest possible integer.
+        high: The largest possible integer.
+        random: The stream.
+    """
     import torch
 
     return int(torch.randint(low, high + 1, (), generator=random).item())
 
 
 def around(centre: float, width: float, random: Generator) -> float:
-    """Any number from centre - width to centre + width."""
+    """Draw a number.
+
+    Args:
+        centre: The mean.
+        width: The largest distance from the mean.
+        random: The stream.
+    """
     return centre + width * (2 * uniform(random) - 1)
 
 
 class Augmentation(NamedTuple):
-    """A function that changes an example, the field of its value, and whether it draws from the shared stream."""
+    """A registered augmentation: its function, the config field of its value, and whether it uses the shared stream."""
 
     change: Change
     field: Any
@@ -96,12 +119,17 @@ AUGMENTATIONS: dict[str, Augmentation] = {}
 def augmentation(
     description: str, *, most: float, default: float = 0.0, shared: bool = False
 ) -> Callable[[Change], Change]:
-    """Register a function of (example, value, random) under its name, which is its key in `train.augmentation`.
+    """Register a function of (example, value, random). Its name becomes its key in `train.augmentation`.
 
-    The example is the crop, resized to the model's input, in 8 bits: change it by `Example.move` and `recolour`.
-    description: of the value, for docs/parameters.md. The value runs from 0 (off, the default) to `most`; the function
-    is called only if it is above 0, and with a random stream of its own: adding an augmentation, or switching it on,
-    changes no draw of the others. shared: not in a new one.
+    The example is the crop, resized to the model's input, in 8 bits. The function changes it with `Example.move` and
+    `Example.recolour`. The value is that of the key; 0 switches the augmentation off. The function is only called if
+    the value is above 0. `random` is a stream of its own: so a new augmentation does not change the draws of others.
+
+    Args:
+        description: Of the value, for docs/parameters.md.
+        most: The largest value.
+        default: The default value.
+        shared: Draw from the shared stream. Only for the old augmentations below; do not set it in a new one.
     """
 
     def register(change: Change) -> Change:
@@ -113,25 +141,33 @@ def augmentation(
 
 
 def with_keys(config: type[C]) -> type[C]:
-    """A config class with a key for each augmentation, after the keys that it has."""
-    # A class decorator around create_model, not its result in a variable: mypy takes no variable for a type.
-    keys: dict[str, Any] = {name: (float, one.field) for name, one in AUGMENTATIONS.items()}
+    """Add a key for each registered augmentation to a config class, after its own keys."""
+    # A class decorator, not a variable with the result of create_model(): mypy does not accept a variable as a type.
+    keys: dict[str, Any] = {name: (float, augmentation.field) for name, augmentation in AUGMENTATIONS.items()}
     return create_model(config.__name__, __base__=config, __module__=config.__module__, **keys)
 
 
-def vary(example: Example, config: AugmentConfig, random: Generator, stream: Stream) -> Example:
-    """Apply the augmentations in order. random: the shared stream, from which the crop was drawn."""
-    for name, one in AUGMENTATIONS.items():
+def apply_augmentations(example: Example, config: AugmentConfig, random: Generator, stream: Stream) -> Example:
+    """Apply the augmentations in the order of their registration.
+
+    Args:
+        example: The crop, resized to the model's input.
+        config: The values of the augmentations.
+        random: The shared stream, from which the crop was drawn.
+        stream: Returns the stream of an augmentation by its name.
+    """
+    for name, augmentation in AUGMENTATIONS.items():
         value = getattr(config, name)
-        if one.shared:
-            example = one.change(example, value, random)
+        if augmentation.shared:
+            example = augmentation.change(example, value, random)
         elif value > 0:
-            example = one.change(example, value, stream(name)).visible()
+            example = augmentation.change(example, value, stream(name)).visible()
     return example
 
 
-# These seven and the crop draw from one stream, in this order, and the flips draw even if they are off. It stays so:
-# with streams of their own, no earlier training could be repeated with its seed.
+# These seven functions and the crop draw from the shared stream, in this order. The flips draw even if they are off.
+# This must not change: with other draws, an earlier training could not be repeated with its seed. For the arguments see
+# `augmentation`.
 @augmentation("probability of a left-right flip", most=1, default=0.5, shared=True)
 def horizontal_flip(example: Example, value: float, random: Generator) -> Example:
     """Mirror left and right."""
@@ -179,11 +215,11 @@ def hue(example: Example, value: float, random: Generator) -> Example:
 
 @with_keys
 class AugmentConfig(Config):
-    """How training images are varied; the defaults are upstream's: crops, and a flip in half of the cases.
+    """The augmentation of training images. The defaults are upstream's: crops, and a flip in half of the cases.
 
-    `crop_sides` and `crop_range` are pixels of an image whose short side is first scaled to one of `crop_sides`. The
-    crop is resized to the model's input afterwards, so only their ratio counts: upstream's crops keep 0.64 to 1 of the
-    short side, whatever the resolution. A `crop_range` that starts lower magnifies more.
+    `crop_sides` and `crop_range` are in pixels of an image whose short side was scaled to one of `crop_sides`. The crop
+    is resized to the model's input afterwards, so only the ratio of the two counts. Upstream's values keep 0.64 to 1 of
+    the short side, at every resolution. A `crop_range` that starts lower magnifies more.
     """
 
     crop_sides: tuple[int, ...] = Field((400, 500, 600), description="short sides, one drawn per crop; none: no crop")
@@ -192,5 +228,5 @@ class AugmentConfig(Config):
     @model_validator(mode="after")
     def _crops_exist(self) -> Self:
         if min(self.crop_sides, default=1) < 1 or not 1 <= self.crop_range[0] <= self.crop_range[1]:
-            raise ValueError("crop_sides and crop_range count pixels from 1, and crop_range must not fall.")
+            raise ValueError("crop_sides and crop_range must be 1 pixel or more, and crop_range must not decrease.")
         return self

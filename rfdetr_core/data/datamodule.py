@@ -1,4 +1,4 @@
-"""The data of a training for Lightning: loaders whose batches do not depend on the number of workers."""
+"""TrainingData: makes the loaders of a training for Lightning. Their batches do not depend on the number of workers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,29 @@ from rfdetr_core.data.seeding import generator
 
 
 class TrainingData(pl.LightningDataModule):
-    """Training and validation images of one dataset, from the samples of `read_samples`.
+    """Loaders for the training and validation images of a dataset.
 
-    resolution: side for validation. train_resolution: side for training where it differs (the largest multi-scale
-    size). The trainer needs use_distributed_sampler=False: the ranks' shares are cut here.
+    The trainer needs use_distributed_sampler=False, because the images are divided among the ranks here.
+
+    Args:
+        root: The dataset folder.
+        train_samples: From `read_samples`.
+        valid_samples: From `read_samples`.
+        resolution: The side of validation images.
+        batch_size: Images of a training batch on one rank.
+        seed: Of the training.
+        train_resolution: The side of training images, which is the largest multi-scale side; None: `resolution`.
+        eval_batch_size: Images of a validation batch; None: `batch_size`.
+        grad_accum_steps: Batches of an optimiser step.
+        masks: Load masks.
+        augmentation: None: the defaults.
+        num_workers: Processes of a loader.
+        pin_memory: See DataLoader.
+        persistent_workers: See DataLoader; None: if there are workers.
+        prefetch_factor: See DataLoader.
 
     Raises:
-        UserError: no training image; masks wanted and an instance has none.
+        UserError: there is no training image, or masks are loaded and an instance has none.
     """
 
     def __init__(
@@ -61,45 +77,47 @@ class TrainingData(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.grad_accum_steps, self.seed = grad_accum_steps, seed
         if not may_start_processes():
-            num_workers, persistent_workers, prefetch_factor = 0, None, None  # the batches are the same
+            # Without workers, the batches are the same.
+            num_workers, persistent_workers, prefetch_factor = 0, None, None
         persistent = num_workers > 0 if persistent_workers is None else persistent_workers
         self._loader: dict[str, Any] = {"num_workers": num_workers, "prefetch_factor": prefetch_factor}
         self._loader |= {"persistent_workers": persistent, "pin_memory": pin_memory}
         self._loader |= {"collate_fn": collate, "worker_init_fn": _belong_to_trainer}
 
     def train_dataloader(self) -> DataLoader[Item]:
-        """Augmented batches; the epoch of the sampler decides their order and augmentation."""
+        """Augmented batches. The epoch of the sampler decides their order and augmentation."""
         size, batches = self.batch_size, self.grad_accum_steps
-        sampler = EpochSampler(len(self.train_set), self.seed, size, batches, *self._place())
+        sampler = EpochSampler(len(self.train_set), self.seed, size, batches, *self._rank_and_world())
         return _LateLoader(self.train_set, size, sampler=sampler, **self._options())
 
     def val_dataloader(self) -> DataLoader[Item]:
-        """Each validation image once and in order: rank r has those at r, r + world, r + 2 world, ..."""
+        """Each validation image once. Rank r has the images r, r + world, r + 2 world, ..."""
         return self.in_order(self.valid_set)
 
     def in_order(self, images: DetectionDataset) -> DataLoader[Item]:
-        """Each image of a set once: rank r has those at r, r + world, r + 2 world, ..."""
-        rank, world = self._place()
-        if rank >= len(images) > 0:  # one empty batch: Lightning skips validation on a rank without any
+        """Each image of a dataset once. Rank r has the images r, r + world, r + 2 world, ..."""
+        rank, world = self._rank_and_world()
+        if rank >= len(images) > 0:  # one empty batch: without a batch, Lightning would skip validation on this rank
             return _Loader(images, batch_sampler=[[]], **self._options())
         return _Loader(Subset(images, range(rank, len(images), world)), self.eval_batch_size, **self._options())
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Normalise on the device, which bytes reach sooner than floats. Lightning calls this."""
+        """Normalise on the device: bytes are moved there faster than floats. Lightning calls this."""
         return batch.normalised()
 
-    def _place(self) -> tuple[int, int]:
+    def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _options(self) -> dict[str, Any]:
-        # Without a generator of its own a loader draws from the global one, and dropout would depend on it.
+        # Without its own generator a loader draws from the global one, and dropout would depend on the loader.
         return self._loader | {"generator": generator("loader", self.seed)}
 
 
 def _belong_to_trainer(worker: int) -> None:
-    """Leave Ctrl-C, which reaches every process of a terminal, to the trainer, and end when it ends.
+    """Ignore Ctrl-C, which reaches every process of a terminal: the trainer handles it. End when the trainer ends.
 
-    A batch that cannot be sent ends the worker: Python would print why and drop the batch, for which the trainer waits.
+    If a batch cannot be sent, the worker ends. By default Python would print the error and drop the batch, and the
+    trainer would wait for it for ever.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent(signal.SIGKILL)
@@ -112,7 +130,7 @@ def _end_worker(error: Exception, batch: object) -> None:
 
 
 class _Loader(DataLoader[Item]):
-    """Starts its workers without the script of the main process, which may have no main guard."""
+    """A loader whose workers do not run the script of the main process, which may have no main guard."""
 
     def __iter__(self) -> Any:
         with without_script():
@@ -120,9 +138,10 @@ class _Loader(DataLoader[Item]):
 
 
 class _LateLoader(_Loader):
-    """Asks its sampler at the first batch, not before.
+    """A loader that asks its sampler only when the first batch is requested.
 
-    Lightning makes the iterator of a resumed training before it sets the epoch, and workers fetch ahead at once.
+    When a training is resumed, Lightning makes the iterator before it sets the epoch. Workers would start to load at
+    once, with the wrong epoch.
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]

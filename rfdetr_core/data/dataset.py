@@ -1,6 +1,6 @@
-"""A split as a map from an index to a tensor and its target; every byte that is decoded is checked first.
+"""DetectionDataset: from an index to an image tensor and its target. The digest of a file is checked before decoding.
 
-The view of an image is drawn before it is decoded, so that no more of it is decoded than the model sees.
+The crop of an image is drawn before the image is decoded, so that a JPEG can be decoded at a reduced size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import functional as F
 
 from rfdetr_core.base import images
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.data.augmentation import AugmentConfig, Stream, View, draw_view, vary
+from rfdetr_core.data.augmentation import AugmentConfig, Stream, View, apply_augmentations, draw_view
 from rfdetr_core.data.preprocess import resize
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.data.seeding import generator
@@ -31,8 +31,11 @@ from rfdetr_core.ops.boxes import xyxy_to_cxcywh
 from rfdetr_core.ops.structures import Target
 
 
-class Draw(NamedTuple):
-    """Which image, in which epoch, and how often it came before in that epoch: all that its augmentation depends on."""
+class SampleKey(NamedTuple):
+    """Identifies an augmented sample: its augmentation depends only on these numbers and the seed.
+
+    image: its index. repeat: how often the image came before in this epoch.
+    """
 
     epoch: int
     image: int
@@ -52,17 +55,20 @@ class Example:
     masks: tv_tensors.Mask | None
 
     def move(self, kernel: str, *arguments: Any) -> Example:
-        """The example after a geometric function of torchvision's `transforms.v2.functional`, by its name."""
+        """Apply a geometric function of torchvision's `transforms.v2.functional` to image, boxes and masks.
+
+        kernel: the name of the function. arguments: those after the image.
+        """
         change = getattr(F, kernel)
         masks = None if self.masks is None else change(self.masks, *arguments)
         return Example(change(self.image, *arguments), change(self.boxes, *arguments), self.labels, masks)
 
     def recolour(self, kernel: str, *arguments: Any) -> Example:
-        """The example with the pixels after a function of torchvision's `transforms.v2.functional`, by its name."""
+        """Apply a function of torchvision's `transforms.v2.functional`, given by its name, to the image only."""
         return replace(self, image=getattr(F, kernel)(self.image, *arguments))
 
     def visible(self) -> Example:
-        """Without the instances whose box has no area or whose mask, if there are masks, has no pixel."""
+        """Remove the instances whose box has no area, or whose mask has no pixel."""
         keep = (self.boxes[:, 2:] > self.boxes[:, :2]).all(dim=1)
         if self.masks is not None:
             keep &= self.masks.flatten(1).view(torch.uint8).amax(dim=1).bool()  # any() takes 60 times as long
@@ -72,7 +78,7 @@ class Example:
         return Example(self.image, tv_tensors.wrap(self.boxes[keep], like=self.boxes), self.labels[keep], masks)
 
     def target(self) -> Target:
-        """The instances as the losses want them: boxes cxcywh as fractions of the image."""
+        """The instances as the losses need them: boxes cxcywh, as fractions of the image."""
         height, width = self.boxes.canvas_size
         boxes = xyxy_to_cxcywh(self.boxes.as_subclass(Tensor) / torch.tensor([width, height, width, height]))
         return Target(self.labels, boxes, None if self.masks is None else self.masks.as_subclass(Tensor))
@@ -80,7 +86,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Item:
-    """image: (3, R, R) uint8. target: its instances without crowds. sample: where it came from."""
+    """An element of a dataset. image: (3, R, R) uint8. target: its instances except crowds. sample: its source."""
 
     image: Tensor
     target: Target
@@ -89,14 +95,16 @@ class Item:
 
 @dataclass(eq=False)
 class DetectionDataset(Dataset[Item]):
-    """The samples of a split, read from below `root` and made `resolution` pixels square.
+    """The samples of a split as tensors of resolution x resolution.
 
-    With `augmentation`, items are asked for by `Draw` and are a pure function of (seed, draw); without, by index.
-    With `masks`, targets carry masks of resolution x resolution.
+    With `augmentation`, an item is requested by a `SampleKey` and depends only on the key and the seed. Without, it is
+    requested by its index.
+
+    root: the dataset folder. masks: targets get masks of resolution x resolution.
 
     Raises:
-        UserError: on construction, when masks are wanted and an instance has no segmentation; on access, when an image
-            is missing, damaged, or not the one of the manifest.
+        UserError: on construction, if masks are requested and an instance has no segmentation; on access, if an image
+            is missing, damaged, or has another digest than the manifest.
     """
 
     samples: list[Sample]
@@ -108,24 +116,28 @@ class DetectionDataset(Dataset[Item]):
 
     def __post_init__(self) -> None:
         for sample in self.samples if self.masks else ():
-            if any(one is None for one, crowd in zip(sample.segmentations, sample.crowd, strict=True) if not crowd):
+            if any(
+                segmentation is None
+                for segmentation, crowd in zip(sample.segmentations, sample.crowd, strict=True)
+                if not crowd
+            ):
                 raise UserError(
-                    f"{sample.path} has instances without a polygon or RLE, yet the model segments. Annotate them, or "
+                    f"{sample.path} has instances without a polygon or RLE, but the model segments. Annotate them, or "
                     "choose a model.variant that only detects."
                 )
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: Draw | int) -> Item:
-        """Read, check, decode and resize an image, augmented or not."""
-        draw = key if isinstance(key, Draw) else Draw(0, key)
+    def __getitem__(self, key: SampleKey | int) -> Item:
+        """Read, check, decode, augment and resize an image."""
+        draw = key if isinstance(key, SampleKey) else SampleKey(0, key)
         sample = self.samples[draw.image]
         data = images.read_verified(self.root / sample.path, sample.sha256)
         decode = partial(images.decode, data, sample.path, max_pixels=None)
         if self.augmentation is None:
             view, picture = View(0, 0, sample.height, sample.width), resize(decode(), self.resolution)
-            example = seen(sample, view, F.pil_to_tensor(picture), masks=self.masks)
+            example = crop_example(sample, view, F.pil_to_tensor(picture), masks=self.masks)
         else:
 
             def stream(*name: str) -> torch.Generator:
@@ -144,51 +156,85 @@ def augment(
     *,
     masks: bool,
 ) -> Example:
-    """A sample as training sees it once, side x side; by default distributed as upstream's (`datasets/coco.py`).
+    """Make a training example of a sample. With the default config the distribution is upstream's (`datasets/coco.py`).
 
-    decode: gives the picture at 1 / its argument of its size, or at its full size where that is not possible.
-    stream: gives the random stream of a name, and without a name the one that is shared.
+    Args:
+        sample: The image and its instances.
+        decode: Takes a factor and returns the picture reduced by it, or at full size if that is not possible.
+        side: The side of the result in pixels.
+        config: The augmentation.
+        stream: Returns the random stream of an augmentation by its name; without a name, the shared stream.
+        masks: Make masks.
     """
     random = stream()
     view = draw_view(sample.height, sample.width, config, random)
     picture = decode(view.reduction(side))
     factor = round(sample.width / picture.width)
     view = view.widened(factor)
-    return vary(seen(sample, view, image_in(view, picture, factor, side), masks=masks), config, random, stream)
+    return apply_augmentations(
+        crop_example(sample, view, crop_image(view, picture, factor, side), masks=masks), config, random, stream
+    )
 
 
-def seen(sample: Sample, view: View, image: Tensor, *, masks: bool) -> Example:
-    """The image of a view, S x S, with what it shows of the sample's instances that are no crowd."""
+def crop_example(sample: Sample, view: View, image: Tensor, *, masks: bool) -> Example:
+    """Crop the instances of a sample to a view. Crowds are left out.
+
+    Args:
+        sample: The instances.
+        view: The crop, in pixels of the full image.
+        image: The view, resized to (3, S, S).
+        masks: Make masks of S x S.
+    """
     side = image.shape[-1]
-    kept = np.flatnonzero(~sample.crowd)
-    corners = sample.boxes[kept]
+    indexes = np.flatnonzero(~sample.crowd)
+    corners = sample.boxes[indexes]
     corners[:, 2:] += corners[:, :2]
     corners = corners.clip(0, (sample.width, sample.height) * 2)
-    boxes = tv_tensors.BoundingBoxes(boxes_in(view, corners, side), format="XYXY", canvas_size=(side, side))
-    shapes = [sample.segmentations[one] for one in kept]
-    filled = tv_tensors.Mask(masks_in(view, shapes, sample.height, sample.width, side)) if masks else None
-    return Example(tv_tensors.Image(image), boxes, torch.from_numpy(sample.labels[kept]), filled).visible()
+    boxes = tv_tensors.BoundingBoxes(crop_boxes(view, corners, side), format="XYXY", canvas_size=(side, side))
+    shapes = [sample.segmentations[index] for index in indexes]
+    filled = tv_tensors.Mask(crop_masks(view, shapes, sample.height, sample.width, side)) if masks else None
+    return Example(tv_tensors.Image(image), boxes, torch.from_numpy(sample.labels[indexes]), filled).visible()
 
 
-def image_in(view: View, picture: Image.Image, factor: int, side: int) -> Tensor:
-    """The view as (3, side, side) uint8, from a picture that was reduced by `factor`, which divides the view."""
+def crop_image(view: View, picture: Image.Image, factor: int, side: int) -> Tensor:
+    """Crop a picture to a view: (3, side, side) uint8.
+
+    Args:
+        view: In pixels of the full image.
+        picture: The image, reduced by `factor`.
+        factor: Divides the edges of the view.
+        side: Of the result.
+    """
     top, left, height, width = (value // factor for value in view)
-    # Cut by Pillow, which copies a fifth of the time that it takes to turn all pixels into a tensor.
+    # Cropped by Pillow: this takes a fifth of the time of converting the complete picture to a tensor.
     picture = picture.crop((left, top, left + width, top + height))
-    shown: Tensor = resize(F.pil_to_tensor(picture), side)
-    return shown
+    resized: Tensor = resize(F.pil_to_tensor(picture), side)
+    return resized
 
 
-def boxes_in(view: View, corners: npt.NDArray[np.float64], side: int) -> Tensor:
-    """Boxes (N, 4) xyxy in pixels of the image, as pixels of the view at side x side, clipped: float32."""
+def crop_boxes(view: View, corners: npt.NDArray[np.float64], side: int) -> Tensor:
+    """Convert boxes from pixels of the image to pixels of the resized view, clipped to it: (N, 4) xyxy float32.
+
+    Args:
+        view: The crop.
+        corners: (N, 4) xyxy in pixels of the image.
+        side: Of the resized view.
+    """
     moved = (corners - (view.left, view.top) * 2) * (side / np.array([view.width, view.height] * 2))
     return torch.from_numpy(moved.clip(0, side)).float()
 
 
-def masks_in(view: View, segmentations: list[Any], height: int, width: int, side: int) -> Tensor:
-    """COCO segmentations of an image of height x width, filled as they appear in the view: (N, side, side) bool.
+def crop_masks(view: View, segmentations: list[Any], height: int, width: int, side: int) -> Tensor:
+    """Make masks of the resized view: (N, side, side) bool.
 
-    Polygons are filled at this size; of run lengths the nearest pixels are taken.
+    Polygons are scaled and then filled. Of run lengths, the nearest pixels are taken.
+
+    Args:
+        view: The crop.
+        segmentations: In COCO's format: a list of polygons, or run lengths.
+        height: Of the image.
+        width: Of the image.
+        side: Of the resized view.
     """
     masks = torch.zeros((len(segmentations), side, side), dtype=torch.bool)
     rows, columns = (
@@ -198,19 +244,25 @@ def masks_in(view: View, segmentations: list[Any], height: int, width: int, side
     scale = side / np.array([view.height, view.width])
     for mask, coded in zip(masks, segmentations, strict=True):
         if isinstance(coded, list):
-            # With x and y exchanged: pycocotools fills by columns, tensors are stored by rows.
+            # x and y are exchanged: pycocotools fills column by column, but tensors are stored row by row.
             points = (np.array(polygon, dtype=np.float64).reshape(-1, 2)[:, ::-1] for polygon in coded)
             moved = [((yx - (view.top, view.left)) * scale).ravel().tolist() for yx in points]
             filled = rle.decode(rle.merge(rle.frPyObjects(moved, side, side))).T
         else:
-            whole = rle.decode(run_lengths(coded, height, width))
-            filled = whole.T[columns.clip(0, width - 1)][:, rows.clip(0, height - 1)].T
+            full_mask = rle.decode(run_lengths(coded, height, width))
+            filled = full_mask.T[columns.clip(0, width - 1)][:, rows.clip(0, height - 1)].T
         mask.copy_(torch.from_numpy(filled))
     return masks
 
 
 def decode_masks(segmentations: list[Any], height: int, width: int) -> Tensor:
-    """Fill COCO segmentations (polygon lists, compressed or uncompressed RLEs): (N, height, width) bool."""
+    """Fill segmentations: (N, height, width) bool.
+
+    Args:
+        segmentations: In COCO's format: lists of polygons, compressed or uncompressed RLEs.
+        height: Of the image.
+        width: Of the image.
+    """
     masks = torch.zeros((len(segmentations), height, width), dtype=torch.bool)
     for mask, coded in zip(masks, segmentations, strict=True):
         mask.copy_(torch.from_numpy(rle.decode(run_lengths(coded, height, width))))
@@ -218,7 +270,13 @@ def decode_masks(segmentations: list[Any], height: int, width: int) -> Tensor:
 
 
 def run_lengths(coded: Any, height: int, width: int) -> Any:
-    """A COCO segmentation as a compressed RLE."""
+    """Convert a segmentation to a compressed RLE.
+
+    Args:
+        coded: In COCO's format: a list of polygons, a compressed or an uncompressed RLE.
+        height: Of the image.
+        width: Of the image.
+    """
     if isinstance(coded, list):
         return rle.merge(rle.frPyObjects(coded, height, width))
     return rle.frPyObjects(coded, height, width) if isinstance(coded["counts"], list) else coded

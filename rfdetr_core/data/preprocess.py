@@ -1,4 +1,4 @@
-"""From an RGB image to the model's input: one resize and one normalisation for validation, evaluate and predict."""
+"""Resizes and normalises images for the model. Validation, evaluation and prediction share these functions."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def preprocess(image: Image.Image, resolution: int) -> Tensor:
     """Resize an RGB image to a square and normalise it: (3, resolution, resolution) float32.
 
-    Pillow resizes (bilinear, antialiased): in integers, so alike on every processor, and as upstream's validation does.
+    Pillow resizes (bilinear, antialiased), as in upstream's validation. It computes in integers, so the result is the
+    same on every processor.
     """
     return normalise(pixels(image, resolution))
 
 
 def pixels(image: Image.Image, size: int | tuple[int, int]) -> Tensor:
-    """Resize an RGB image to a size as `resize` takes it: (3, height, width) uint8."""
+    """Resize an RGB image: (3, height, width) uint8. size: see `resize`."""
     return F.pil_to_tensor(resize(image, size))  # type: ignore[no-any-return]
 
 
-def resize(thing: Any, size: int | tuple[int, int]) -> Any:
-    """Resize an image, boxes or masks to the side of a square, or to (height, width)."""
+def resize(image: Any, size: int | tuple[int, int]) -> Any:
+    """Resize a PIL image or a tensor. size: the side of a square, or (height, width)."""
     sides = [size, size] if isinstance(size, int) else [*size]
-    return F.resize(thing, sides, interpolation=F.InterpolationMode.BILINEAR, antialias=True)
+    return F.resize(image, sides, interpolation=F.InterpolationMode.BILINEAR, antialias=True)
 
 
 def normalise(images: Tensor) -> Tensor:
     """Scale uint8 (..., 3, H, W) to 0..1, subtract ImageNet's mean and divide by its deviation: float32."""
     scaled: Tensor = F.to_dtype(images.contiguous(), torch.float32, scale=True)
-    # Filled on the device: torchvision's own `normalize` copies its numbers there, and the host would wait for it.
+    # The numbers are made on the device. torchvision's `normalize` copies them there, and the host would wait for that.
     mean, deviation = (
         torch.stack([scaled.new_full((1, 1), number) for number in numbers])
         for numbers in (IMAGENET_MEAN, IMAGENET_STD)

@@ -1,4 +1,4 @@
-"""Canonical annotations joined with the manifest: what a split holds, without opening an image."""
+"""Reads the samples of a split: its canonical annotations joined with its manifest. No image is opened."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rfdetr_core.base.manifest import read_manifest
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Sample:
-    """One image and its N instances, in pixels of the image.
+    """An image and its N instances, in pixels of the image.
 
-    path: below the dataset folder, posix. image_id: of the canonical annotations. labels: (N,) int64 class indexes.
-    boxes: (N, 4) float64, left, top, width, height. segmentations: N polygon lists or RLEs as in COCO, None where an
+    path: below the dataset folder, with "/". image_id: in the canonical annotations. labels: (N,) int64 class indexes.
+    boxes: (N, 4) float64: left, top, width, height. segmentations: N polygon lists or RLEs as in COCO; None if an
     instance has none. crowd: (N,) bool.
     """
 
@@ -36,7 +36,7 @@ class Sample:
 
 
 def read_samples(annotations: Path, manifest: Path) -> list[Sample]:
-    """Join annotations/<split>.json with manifest/<split>.json, in the order of the paths.
+    """Join annotations/<split>.json with manifest/<split>.json. The samples are sorted by path.
 
     Raises:
         UserError: a file is missing or malformed, or the two do not name the same images with the same sizes.
@@ -50,14 +50,14 @@ def read_samples(annotations: Path, manifest: Path) -> list[Sample]:
         named = {(image["file_name"], image["width"], image["height"]) for image in content["images"]}
         for path, width, height in sorted(named ^ {(row.path, row.width, row.height) for row in rows})[:1]:
             raise UserError(
-                f"{annotations} and {manifest} differ about {path} ({width} x {height}), which only one of them has. "
-                "Write both anew: dvc repro -f validate convert"
+                f"{annotations} and {manifest} differ: only one of them has {path} ({width} x {height}). "
+                "Write both again: dvc repro -f validate convert"
             )
         ordered = sorted(content["images"], key=lambda image: str(image["file_name"]))
         return [_sample(image, digests[image["file_name"]], instances[image["id"]]) for image in ordered]
     except (KeyError, TypeError, ValueError) as error:
-        told = f"{annotations} is not canonical COCO ({error!r}). Write it anew: dvc repro -f convert"
-        raise UserError(told) from error
+        problem = f"{annotations} is not canonical COCO ({error!r}). Write it again: dvc repro -f convert"
+        raise UserError(problem) from error
 
 
 def _sample(image: dict[str, Any], sha256: str, instances: list[dict[str, Any]]) -> Sample:
@@ -67,8 +67,8 @@ def _sample(image: dict[str, Any], sha256: str, instances: list[dict[str, Any]])
         width=image["width"],
         height=image["height"],
         image_id=image["id"],
-        labels=np.array([one["category_id"] for one in instances], dtype=np.int64),
-        boxes=np.array([one["bbox"] for one in instances], dtype=np.float64).reshape(-1, 4),
-        segmentations=tuple(one.get("segmentation") or None for one in instances),
-        crowd=np.array([one.get("iscrowd", 0) for one in instances], dtype=np.bool_),
+        labels=np.array([instance["category_id"] for instance in instances], dtype=np.int64),
+        boxes=np.array([instance["bbox"] for instance in instances], dtype=np.float64).reshape(-1, 4),
+        segmentations=tuple(instance.get("segmentation") or None for instance in instances),
+        crowd=np.array([instance.get("iscrowd", 0) for instance in instances], dtype=np.bool_),
     )

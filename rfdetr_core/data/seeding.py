@@ -1,4 +1,4 @@
-"""Seeds that are pure functions of what they are for, so that no process, worker or restart can shift them."""
+"""Computes seeds from a purpose and numbers such as epoch and image. So processes and restarts do not change them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 def mixed_seed(*parts: int | str) -> int:
-    """A seed of 63 bits from integers and texts; equal parts give equal seeds on every machine."""
+    """A seed of 63 bits from integers and texts. Equal parts give equal seeds on every machine."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
 def generator(*parts: int | str) -> torch.Generator:
-    """A CPU generator of its own, seeded with `mixed_seed`; the global one is left alone."""
+    """A new CPU generator, seeded with `mixed_seed`. torch's global generator is not used."""
     return torch.Generator().manual_seed(mixed_seed(*parts))

@@ -1,7 +1,10 @@
-"""Documents about a model, written from its record: a model card, an ML-BOM, Croissant, and Annex IV of the AI Act.
+"""Write documents about a model: a model card, an ML-BOM, Croissant, and Annex IV of the AI Act.
 
-`collect` gathers what is known of a model file, and each module makes one document of it. Equal facts make equal bytes:
-no document has the time or the machine of its writing. Nothing is fetched.
+`facts.collect` reads a model file, the git history of its project and its evaluation, and returns `Facts`. Each format
+has a module with a function from `Facts` to text: `model_card`, `bom`, `croissant`, `annex_iv`. The Markdown documents
+share their sections in `tables`, `training_tables` and `limits`. The command `document` and MLflow publishing call
+`write_documents`. Equal facts give equal bytes: no document says when or on which machine it was written. Nothing is
+downloaded. Start reading in `facts.py`.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ from rfdetr_core.documents.croissant import croissant
 from rfdetr_core.documents.facts import Facts, collect
 from rfdetr_core.documents.model_card import model_card
 
-KEPT = "previous"  # the folder, below that of the documents, of files that were replaced
-# By the name of its file, what writes the text of a document.
+PREVIOUS = "previous"  # the subfolder for replaced documents
+# The function that writes the text of each document, by file name.
 DOCUMENTS: dict[str, Callable[[Facts], str]] = {
     "model_card.md": model_card,
     "bom.cdx.json": bom,
@@ -32,38 +35,40 @@ DOCUMENTS: dict[str, Callable[[Facts], str]] = {
 
 
 def write_documents(file: Path, folder: Path, root: Path = Path()) -> list[Path]:
-    """Write every document about a model file to a folder; their paths.
+    """Write every document about a model file to a folder. Returns the paths.
 
     Args:
-        file: A model file that carries its record.
-        folder: Where the documents are written. A file of the same name that says something else is kept below
-            previous/, under its name and the beginning of its SHA-256.
-        root: The project whose history is asked.
+        file: A model file with lineage.
+        folder: The folder for the documents. An existing file with other content is first copied to previous/; its new
+            name contains the beginning of its SHA-256.
+        root: The project whose history is read.
 
     Raises:
-        UserError: The file is not a model file, carries no record or is contradicted by it; or the documents cannot be
-            written. Then what stood there is unchanged.
+        UserError: The file is not a model file, has no lineage or contradicts its lineage, or the documents cannot be
+            written. Existing documents are then unchanged.
     """
     if os.path.lexists(folder) and not folder.is_dir():
-        raise UserError(f"{folder} is a file, not a folder. Name a folder for the documents: --out DIR")
+        raise UserError(f"{folder} is not a folder. Name a folder for the documents: --out DIR")
     facts = collect(file, root)
-    texts = {name: write(facts) for name, write in DOCUMENTS.items()}  # all of them, before the first is written
+    texts = {
+        name: write(facts) for name, write in DOCUMENTS.items()
+    }  # all texts exist before the first file is written
     try:
-        _keep(folder, texts)
-        with ExitStack() as whole:
+        _back_up(folder, texts)
+        with ExitStack() as stack:
             for name, text in texts.items():
-                whole.enter_context(files.replacing(folder / name)).write_text(text, encoding="utf-8", newline="")
+                stack.enter_context(files.replacing(folder / name)).write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise UserError(f"the documents cannot be written to {folder}: {error.strerror or error}.") from error
     return [folder / name for name in texts]
 
 
-def _keep(folder: Path, texts: Mapping[str, str]) -> None:
-    """Copy what a person may have filled in, and would be replaced."""
+def _back_up(folder: Path, texts: Mapping[str, str]) -> None:
+    """Copy existing documents that would be replaced: a person may have edited them."""
     for path in (folder / name for name in texts):
         if path.is_dir():
-            raise UserError(f"{path} is a folder. Name another one for the documents: --out DIR")
+            raise UserError(f"{path} is a folder. Name another folder for the documents: --out DIR")
         if path.is_file() and (content := files.read_bytes(path)) != texts[path.name].encode():
-            kept = folder / KEPT / f"{path.stem}-{files.sha256_bytes(content)[:8]}{path.suffix}"
-            files.write_bytes(kept, content)
-            say(f"note: {path} was another one; it is kept as {kept}", file=sys.stderr)
+            previous = folder / PREVIOUS / f"{path.stem}-{files.sha256_bytes(content)[:8]}{path.suffix}"
+            files.write_bytes(previous, content)
+            say(f"note: {path} had other content; the old file is kept as {previous}", file=sys.stderr)

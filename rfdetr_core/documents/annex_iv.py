@@ -1,6 +1,7 @@
-"""Annex IV of Regulation (EU) 2024/1689 (the AI Act), points 2(b) to (g), as far as the record of a model can fill it.
+"""The document annex_iv.md: Annex IV of Regulation (EU) 2024/1689 (the AI Act), points 2(b) to (g), prefilled.
 
-The text of the regulation: https://eur-lex.europa.eu/eli/reg/2024/1689/oj. Each heading summarises what its point asks.
+The text of the regulation: https://eur-lex.europa.eu/eli/reg/2024/1689/oj. Each section begins with a summary of what
+its point requires.
 """
 
 from __future__ import annotations
@@ -8,17 +9,17 @@ from __future__ import annotations
 from rfdetr_core.base.markdown import code
 from rfdetr_core.documents import tables, training_tables
 from rfdetr_core.documents.facts import Facts
-from rfdetr_core.documents.tables import to_fill
+from rfdetr_core.documents.tables import request_to_provider
 
 
 def annex_iv(facts: Facts) -> str:
     """The text of the document."""
-    return tables.joined(
+    return tables.join_paragraphs(
         "# Technical documentation: Annex IV of Regulation (EU) 2024/1689, points 2(b) to (g)",
-        "Prefilled from the record of a model, by `python -m rfdetr_core document`. It is a part of the technical "
-        "documentation of a high-risk AI system, not the whole: points 1, 2(a), 2(h) and 3 to 9 are not in it. The "
-        "record knows how the model was made. It does not know the system that the model is a part of, nor its "
-        "purpose.",
+        "`python -m rfdetr_core document` prefilled this document from the lineage in the model file and the "
+        "project's history. It is only a part of the technical documentation of a high-risk AI system: points 1, "
+        "2(a), 2(h) and 3 to 9 are missing. It describes how the model was made. It says nothing about the system "
+        "around the model or its purpose.",
         tables.identity(facts),
         *_design(facts),
         *_architecture(facts),
@@ -27,7 +28,7 @@ def annex_iv(facts: Facts) -> str:
         *_changes(facts),
         *_testing(facts),
         "## Known limits",
-        tables.limits(facts) or "The record names none.",
+        tables.limits(facts) or "No limits are recorded.",
     )
 
 
@@ -46,9 +47,9 @@ def _design(facts: Facts) -> list[str]:
         _losses(facts),
         training_tables.selection(facts),
         training_tables.parameters(facts),
-        "### What was changed beside the parameters",
+        "### Changes in addition to the parameters",
         training_tables.custom(facts),
-        to_fill(
+        request_to_provider(
             "the rationale of these choices, assumptions about the persons or groups that the system is used on, and "
             "trade-offs that were made to comply with Chapter III, Section 2."
         ),
@@ -77,14 +78,14 @@ def _architecture(facts: Facts) -> list[str]:
         "### The network",
         tables.architecture(facts),
         "### The software",
-        f"The record has the digest of each of the {count} source files that decided the weights, and the versions of "
-        "the packages.",
+        f"The training record has the digests of the {count} source files that influence the weights, and the versions "
+        "of the packages.",
         training_tables.environment(facts),
         "### Weights that it started from",
         training_tables.parents(facts),
         "### How long the stages ran",
         training_tables.durations(facts),
-        to_fill(
+        request_to_provider(
             "how the model fits into the system around it, and the resources of experiments that are not in this "
             "project's history."
         ),
@@ -111,7 +112,9 @@ def _data(facts: Facts) -> list[str]:
         tables.metadata(facts),
         "### Cleaning",
         checked or f"{tables.NOT_KNOWN.capitalize()}.",
-        to_fill("how images were obtained and selected, who labelled them by which rules, and what was left out."),
+        request_to_provider(
+            "how images were obtained and selected, who labelled them by which rules, and what was left out."
+        ),
     ]
 
 
@@ -120,9 +123,11 @@ def _oversight(facts: Facts) -> list[str]:
         "## 2(e) Human oversight",
         "Asked for: an assessment of the oversight measures under Article 14, and of the technical measures by which "
         "deployers can interpret the output (Article 13(3), point (d)).",
-        "What a deployer can set is the score from which a detection counts. Recommended:",
+        "A deployer can set the score threshold: detections with a lower score are dropped. Recommended thresholds:",
         tables.thresholds(facts),
-        to_fill("who oversees the system, how they intervene, and which measures help them to interpret its output."),
+        request_to_provider(
+            "who oversees the system, how they intervene, and which measures help them to interpret its output."
+        ),
     ]
 
 
@@ -131,9 +136,11 @@ def _changes(facts: Facts) -> list[str]:
         "## 2(f) Pre-determined changes",
         "Asked for: changes to the system and its performance that were determined beforehand, and the technical "
         "solutions by which it stays compliant.",
-        "A retraining makes another model with a record of its own: `python -m rfdetr_core audit --diff OLD NEW` lists "
+        "A retraining makes a new model with a new run record: `python -m rfdetr_core audit --diff OLD NEW` lists "
         "what changed in data, parameters, code and scores. This file does not change by itself.",
-        to_fill("which changes are determined beforehand, and within which limits of performance they are accepted."),
+        request_to_provider(
+            "which changes are determined beforehand, and within which limits of performance they are accepted."
+        ),
     ]
 
 
@@ -151,9 +158,9 @@ def _testing(facts: Facts) -> list[str]:
         "### Accuracy of parts of the data",
         tables.slices(facts),
         "### Procedure",
-        "These commands make and test the model again:",
+        "These commands reproduce and test the model:",
         training_tables.commands(facts),
-        to_fill(
+        request_to_provider(
             "robustness beyond these slices, compliance with other relevant requirements of Chapter III, Section 2, "
             "potentially discriminatory impacts, and the test reports with date and "
             "signature of the responsible persons. `python -m rfdetr_core attest FILE --documents DIR --sign-key "

@@ -1,7 +1,7 @@
-"""The bill of materials of a model in the format of CycloneDX 1.6: model, datasets, parents, packages and code.
+"""The document bom.cdx.json: the bill of materials of a model in CycloneDX 1.6, with datasets, parents and packages.
 
-The format: https://cyclonedx.org/docs/1.6/json. cyclonedx-python-lib writes all but the model card, which it has no
-classes for. What this project says in its own words is in properties whose names begin with `rfdetr:`.
+The format: https://cyclonedx.org/docs/1.6/json. cyclonedx-python-lib writes everything but the model card, for which it
+has no classes. Facts without a CycloneDX field are in properties whose names begin with `rfdetr:`.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ _PROVIDER = f"{PROVIDER}."
 
 
 def bom(facts: Facts) -> str:
-    """The JSON text of the document; equal facts make equal bytes, the serial number included."""
+    """The JSON text of the document. Equal facts give equal bytes, including the serial number."""
     model, code = _model(facts), _code(facts)
     datasets = [_dataset(split) for split in facts.splits.values()]
     parents = [*_parents(facts, "weights")]
     packages = [*_packages(facts)]
-    made = Bom(components=[*datasets, *parents, code, *packages])
-    made.metadata.component = model
-    made.register_dependency(model, [*datasets, *parents, code])
-    made.register_dependency(code, packages)
-    content = json.loads(make_outputter(made, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string())
+    document = Bom(components=[*datasets, *parents, code, *packages])
+    document.metadata.component = model
+    document.register_dependency(model, [*datasets, *parents, code])
+    document.register_dependency(code, packages)
+    content = json.loads(make_outputter(document, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string())
     content["metadata"]["component"]["modelCard"] = _model_card(facts)
-    # The library puts in the time of writing and a random number.
+    # The library adds the time of writing and a random serial number.
     del content["metadata"]["timestamp"], content["serialNumber"]
     serial = uuid5(NAMESPACE_URL, f"urn:rfdetr-dvc:bom:{files.digest(content)}").urn
-    first = ("$schema", "bomFormat", "specVersion")
-    return files.json_text({**{key: content[key] for key in first}, "serialNumber": serial, **content})
+    leading_keys = ("$schema", "bomFormat", "specVersion")
+    return files.json_text({**{key: content[key] for key in leading_keys}, "serialNumber": serial, **content})
 
 
 def _model(facts: Facts) -> Component:
@@ -63,7 +63,7 @@ def _model(facts: Facts) -> Component:
     ancestors = [*_parents(facts, "ancestor")]
     if exported:
         ancestors.append(_weights("ancestor/exported", "checkpoint", exported.description.source))
-    more = {f"sha256:{name}": digest for name, digest in facts.digests.items()} if len(digests) > 1 else {}
+    file_digests = {f"sha256:{name}": digest for name, digest in facts.digests.items()} if len(digests) > 1 else {}
     return Component(
         name=str(lineage["variant"] or "RF-DETR"),
         version=lineage["tensors"],
@@ -73,7 +73,7 @@ def _model(facts: Facts) -> Component:
         pedigree=Pedigree(ancestors=ancestors) if ancestors else None,
         properties=_properties(
             file=facts.place,
-            **more,
+            **file_digests,
             **{"tensors:sha256": lineage["tensors"], "params:sha256": files.digest(facts.training["params"])},
             record=facts.record,
             vouched=facts.confirmed_by,
@@ -82,13 +82,13 @@ def _model(facts: Facts) -> Component:
                     "finishedOn"
                 )
             },
-            **_of_exported(facts),
+            **_export_properties(facts),
         ),
     )
 
 
-def _of_exported(facts: Facts) -> dict[str, Any]:
-    """What is known of an exported file beside its checkpoint, whose scores the model card has."""
+def _export_properties(facts: Facts) -> dict[str, Any]:
+    """Properties of an exported file. The scores in the model card are those of its source checkpoint."""
     if facts.exported is None:
         return {}
     about = facts.exported.description
@@ -98,8 +98,8 @@ def _of_exported(facts: Facts) -> dict[str, Any]:
 
 
 def _dataset(split: Split) -> Component:
-    """A split, by the digests of its files and the Merkle roots over its images."""
-    roots = {f"merkle:{tree}": f"{one['root']} (of {one['size']})" for tree, one in sorted(split.roots.items())}
+    """A split with the digests of its files and the Merkle roots over its images."""
+    roots = {f"merkle:{tree}": f"{root['root']} (of {root['size']})" for tree, root in sorted(split.roots.items())}
     return Component(
         name=split.name,
         version=split.digests.get(f"manifest/{split.name}.json"),
@@ -118,14 +118,16 @@ def _dataset(split: Split) -> Component:
             objects=split.objects,
             **roots,
             **{f"objects:{name}": count for name, count in (split.classes or {}).items()},
-            **{column: [*_counted(split, column)] for column in ASKED},
+            **{column: [*_value_counts(split, column)] for column in ASKED},
         ),
     )
 
 
-def _counted(split: Split, column: str) -> Iterator[str]:
-    """The most frequent values of a column of the metadata, each with its number of images; and who is asked for the
-    rest."""
+def _value_counts(split: Split, column: str) -> Iterator[str]:
+    """The most frequent values of a metadata column, each with its number of images.
+
+    If images have no value, a request to the provider is added.
+    """
     images = split.values(column)
     yield from (f"{value} ({count} images)" for value, count in [*images.items()][:MOST])
     if len(images) > MOST:
@@ -135,24 +137,24 @@ def _counted(split: Split, column: str) -> Iterator[str]:
 
 
 def _licence(text: str) -> License:
-    """A licence by its SPDX identifier, else by its name."""
+    """A licence by its SPDX identifier if it is one, else by its name."""
     try:
         return LicenseFactory().make_with_id(text)
     except InvalidSpdxLicenseException:
         return LicenseFactory().make_with_name(text)
 
 
-def _parents(facts: Facts, place: str) -> Iterator[Component]:
-    """The weights that the training started from. place: what their references begin with."""
+def _parents(facts: Facts, prefix: str) -> Iterator[Component]:
+    """The weights that the training started from. prefix: the prefix of their BOM references."""
     for key, parent in sorted(facts.training["parents"].items()):
         below = ancestors({"parents": {key: parent}})
         data = [
-            f"{split} ({counts['images']} images), {one.steps} trainings back, SHA-256 of the manifest: {manifest}"
-            for one in below
-            for split, counts, manifest in one.splits()
+            f"{split} ({counts['images']} images), {ancestor.steps} trainings back, SHA-256 of the manifest: {manifest}"
+            for ancestor in below
+            for split, counts, manifest in ancestor.splits()
         ]
         properties = {"tensors:sha256": parent.get("tensors"), "data": data}
-        yield _weights(f"{place}/{key}", parent["name"], parent["sha256"], **properties)
+        yield _weights(f"{prefix}/{key}", parent["name"], parent["sha256"], **properties)
 
 
 def _weights(reference: str, name: str, sha256: str, **properties: Any) -> Component:
@@ -163,7 +165,7 @@ def _weights(reference: str, name: str, sha256: str, **properties: Any) -> Compo
 
 
 def _code(facts: Facts) -> Component:
-    """The code: the commit that brought the model, and the digest of the modules that its making imported."""
+    """The code: the commit that added the model, and the digest of the modules that its stages imported."""
     commit = facts.commit.id if facts.commit else None
     address = quote(facts.address or "", safe=":/@%~[]")
     url = [ExternalReference(type=ExternalReferenceType.VCS, url=XsUri(address))] if address else []
@@ -178,53 +180,57 @@ def _code(facts: Facts) -> Component:
         properties=_properties(
             modules=len(modules),
             **{"modules:sha256": files.digest(modules), "run:parent_commit": facts.run.get("parent_commit")},
-            commit=None if commit else f"not known (vouched for by {facts.confirmed_by})",
+            commit=None if commit else f"not known (confirmed by {facts.confirmed_by})",
         ),
     )
 
 
 def _packages(facts: Facts) -> Iterator[Component]:
-    """Python, the packages that decided the weights as the record has them, and the others of the recorded lock."""
+    """Python, the packages that influence the weights with their recorded versions, and the other locked packages."""
     versions = dict(facts.packages)
     lock = facts.training.get("lock")
-    known = locked_packages(facts)
+    locked = locked_packages(facts)
     yield Component(
         name="python", version=versions.pop("python", None), type=ComponentType.PLATFORM, bom_ref=_PYTHON,
         properties=_properties(lock=LOCK if lock else None, **{"lock:sha256": lock},
-                               **{"lock:found": ("no" if known is None else "yes") if lock else None}),
+                               **{"lock:found": ("no" if locked is None else "yes") if lock else None}),
     )  # fmt: skip
     recorded: dict[str, str] = {canonicalize_name(name): name for name in versions}
-    for key in sorted({*recorded, *(known or {})}):
-        lines = (known or {}).get(key, [])
+    for key in sorted({*recorded, *(locked or {})}):
+        lines = (locked or {}).get(key, [])
         if key in recorded:
             name = recorded[key]
-            yield _package(name, versions[name], lines, f"package/{name}", decided=True)
+            yield _package(name, versions[name], lines, f"package/{name}", influences_weights=True)
         else:
-            several = sorted({one.version for one in lines})
+            several = sorted({line.version for line in lines})
             for version in several:
                 reference = f"package/{key}" if len(several) == 1 else f"package/{key}/{version}"
-                yield _package(key, version, lines, reference, decided=False)
+                yield _package(key, version, lines, reference, influences_weights=False)
 
 
-def _package(name: str, version: str, lines: Iterable[Package], reference: str, *, decided: bool) -> Component:
-    """A package of this version; lines: those of the lock about it, of which those of other versions do not count."""
+def _package(
+    name: str, version: str, lines: Iterable[Package], reference: str, *, influences_weights: bool
+) -> Component:
+    """A package of this version. lines: the lock's lines for this package; those of other versions are ignored."""
     purl = PackageURL("pypi", name=name, version=version)
-    of_this = [one for one in lines if one.version == version]
-    markers = sorted({one.marker for one in of_this if one.marker})
-    # Where a marker does not hold, the package is not installed: of such a one only the record says that it was.
-    optional = not decided and all(one.marker for one in of_this)
-    # A package is several files, one for each system: none of the hashes is that of the package.
+    of_this = [line for line in lines if line.version == version]
+    markers = sorted({line.marker for line in of_this if line.marker})
+    # A package whose lines all have a marker is not installed on every system. Only the record can show that it was.
+    optional = not influences_weights and all(line.marker for line in of_this)
+    # A package has a file for each system, so each hash is that of one file.
     distribution = ExternalReference(
         type=ExternalReferenceType.DISTRIBUTION,
         url=XsUri(purl.to_string()),
         comment="SHA-256 of each file that the lock allows",
-        hashes=_hashes(sorted({one for line in of_this for one in line.hashes})),
+        hashes=_hashes(sorted({digest for line in of_this for digest in line.hashes})),
     )
     return Component(
         name=name, version=version, type=ComponentType.LIBRARY, bom_ref=reference, purl=purl,
         scope=ComponentScope.OPTIONAL if optional else ComponentScope.REQUIRED,
         external_references=[distribution] if of_this else [],
-        properties=_properties(version="recorded by the training" if decided else "of the lock", marker=markers),
+        properties=_properties(
+            version="recorded by the training" if influences_weights else "from the lock", marker=markers
+        ),
     )  # fmt: skip
 
 
@@ -245,7 +251,7 @@ def _model_card(facts: Facts) -> dict[str, Any]:
         "quantitativeAnalysis": {"performanceMetrics": [*_metrics(facts)]},
         "considerations": {"useCases": [_PROVIDER], "technicalLimitations": [*limits(facts), *facts.notes]},
         "properties": [
-            {"name": one.name, "value": one.value} for one in _properties(classes=facts.class_names, **shape)
+            {"name": entry.name, "value": entry.value} for entry in _properties(classes=facts.class_names, **shape)
         ],
     }
 
@@ -264,7 +270,7 @@ def _output(facts: Facts) -> str:
 
 
 def _metrics(facts: Facts) -> Iterator[dict[str, Any]]:
-    """The scores with their intervals, then those of classes and of other parts of the split."""
+    """The scores with their intervals, then the scores of classes and of slices."""
     evaluation = facts.evaluation
     if evaluation is None:
         return
@@ -293,10 +299,10 @@ def _metric(
 
 
 def _hashes(digests: Iterable[str]) -> list[HashType]:
-    return [HashType(alg=HashAlgorithm.SHA_256, content=one) for one in digests]
+    return [HashType(alg=HashAlgorithm.SHA_256, content=digest) for digest in digests]
 
 
 def _properties(**values: Any) -> list[Property]:
-    """Properties of these names; without a value none, of a list one for each of its values."""
-    pairs = ((name, one) for name, value in values.items() for one in (value if isinstance(value, list) else [value]))
+    """A property for each value, and for each item of a list. None gives no property."""
+    pairs = ((name, item) for name, value in values.items() for item in (value if isinstance(value, list) else [value]))
     return [Property(name=f"rfdetr:{name}", value=str(value)) for name, value in pairs if value is not None]

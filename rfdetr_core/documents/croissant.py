@@ -1,8 +1,7 @@
-"""The dataset of a model in the format Croissant 1.1: its files with their digests; images, objects and classes as
-tables.
+"""The document croissant.json: the dataset of a model in Croissant 1.1, with tables of images, objects and classes.
 
-The format: https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html. mlcroissant writes it. Paths start at the
-project: a copy of the document in the folder of the project is one by which mlcroissant reads images and objects.
+The format: https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html. mlcroissant writes it. Paths are relative
+to the project. mlcroissant can load images and objects if the document is copied into the project's folder.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import mlcroissant as mlc
-from mlcroissant._src.core.rdf import make_context  # by itself, a Context has the names of version 1.0 alone
+from mlcroissant._src.core.rdf import make_context  # the default Context only knows version 1.0
 
 from rfdetr_core.base import files
 from rfdetr_core.documents.facts import MOST, PROVIDER, Facts, Split, most_frequent
@@ -25,7 +24,7 @@ _PROVIDER = f"{PROVIDER}."
 _CLASSES = "annotations/classes.json"
 _TEXT, _WHOLE, _DECIMAL = mlc.DataType.TEXT, mlc.DataType.INTEGER, mlc.DataType.FLOAT
 _NUMBERS = "image_ids"
-# Those that `base.images.SUFFIXES` has; the table of Python's own depends on the machine.
+# MIME types of `base.images.SUFFIXES`. Python's own table (mimetypes) depends on the machine.
 _OTHER_FORMAT = "image/jpeg"  # .jpg, .jpeg, .jpe, .jfif, .mpo
 _FORMATS = {
     ".png": "image/png",
@@ -36,7 +35,7 @@ _FORMATS = {
 }
 _SPLITS = {"train": "TrainingSplit", "valid": "ValidationSplit", "test": "TestSplit"}
 
-# The tables of a split: by their name the file, then by column its type, its place in the file and what it says.
+# The tables of a split: name -> (file, column -> (type, JSON path in the file, description)).
 _TABLES: dict[str, tuple[str, dict[str, tuple[Any, str, str]]]] = {
     "images": (
         "manifest/{split}.json",
@@ -67,18 +66,18 @@ _TABLES: dict[str, tuple[str, dict[str, tuple[Any, str, str]]]] = {
 }
 _CLASS_TABLE = {
     "id": (_WHOLE, "$[*].id", "The id of the class in the table of objects."),
-    "index": (_WHOLE, "$[*].index", "Its place in the output of the model."),
+    "index": (_WHOLE, "$[*].index", "Its index in the output of the model."),
     "name": (_TEXT, "$[*].name", "Its name."),
 }
 
 
 def croissant(facts: Facts) -> str:
-    """The JSON text of the document; equal facts make equal bytes."""
+    """The JSON text of the document. Equal facts give equal bytes."""
     return files.json_text(_Writer(facts).metadata().to_json())
 
 
 class _Writer:
-    """The nodes of the document of these facts."""
+    """Builds the nodes of the document from facts."""
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
@@ -98,28 +97,29 @@ class _Writer:
             cite_as=_PROVIDER,
             license=licences,
             url=self.facts.address,
-            distribution=[*self._files(), *(one for one in self.images.values() if one)],
+            distribution=[*self._files(), *(image_files for image_files in self.images.values() if image_files)],
             record_sets=[self._split_table(), *self._tables()],
         )
 
     def _description(self) -> str:
-        parts = [f"{one.name}: {one.images} images ({', '.join(one.uses)})" for one in self.splits]
+        parts = [f"{split.name}: {split.images} images ({', '.join(split.uses)})" for split in self.splits]
         sources = [f"{source} ({count} images)" for source, count in self._values("source").items()]
-        more = [f"and {len(sources) - MOST} others"] if len(sources) > MOST else []
-        named = "; ".join([*sources[:MOST], *more, *self._lacking("source")])
+        remaining = [f"and {len(sources) - MOST} others"] if len(sources) > MOST else []
+        named = "; ".join([*sources[:MOST], *remaining, *self._lacking("source")])
         return (
-            f"Images that the model with SHA-256 {', '.join(self.facts.digests.values())} was made and scored with. "
+            "Images for training, selecting and scoring the model with SHA-256 "
+            f"{', '.join(self.facts.digests.values())}. "
             f"{'; '.join(parts)}. Sources: {named}{'' if named.endswith('.') else '.'} "
             "Paths start at the folder of the project. The manifest of a split has the SHA-256 of each image."
         )
 
     def _values(self, column: str) -> dict[str, int]:
-        """Images by value of a column of the metadata, of all splits; the most frequent first."""
+        """The number of images with each value of a metadata column, in all splits; the most frequent first."""
         rows = (row for split in self.splits for row in (split.metadata or {}).values())
         return most_frequent(row[column] for row in rows if column in row)
 
     def _lacking(self, column: str) -> list[str]:
-        """Whom to ask, where images have no value of a column."""
+        """A request to the provider, if images have no value of this column."""
         lacking = sum(split.without(column) for split in self.splits)
         if not lacking:
             return []
@@ -129,8 +129,8 @@ class _Writer:
     def _files(self) -> Iterator[mlc.FileObject]:
         for path, digest in self.paths.items():
             # mlcroissant reads all columns of a file object into one table, so a file with two tables is two objects.
-            more = [f"{path}/{_NUMBERS}"] if path.startswith("annotations/") and path != _CLASSES else []
-            for name in (path, *more):
+            extra_names = [f"{path}/{_NUMBERS}"] if path.startswith("annotations/") and path != _CLASSES else []
+            for name in (path, *extra_names):
                 yield mlc.FileObject(
                     ctx=self.context,
                     id=name,
@@ -141,7 +141,7 @@ class _Writer:
                 )
 
     def _images_of(self, split: Split) -> mlc.FileSet | None:
-        """The image files of a split; None where the manifest or the folder of the dataset is not known."""
+        """The image files of a split; None if the manifest or the dataset folder is not known."""
         manifest, folder = self.facts.recorded(f"manifest/{split.name}.json"), self._folder()
         if not manifest or not folder:
             return None
@@ -154,23 +154,23 @@ class _Writer:
         root = f" Merkle root over their SHA-256: {tree['root']}." if tree else ""
         return mlc.FileSet(
             ctx=self.context, id=f"{split.name}/image_files", name=f"{split.name}/image_files", includes=patterns,
-            encoding_formats=formats, description=f"Those that the manifest of the split lists are its images.{root}",
+            encoding_formats=formats, description=f"The images of the split are those in its manifest.{root}",
         ) if patterns else None  # fmt: skip
 
     def _folder(self) -> PurePosixPath | None:
-        """The folder of the dataset: what the stage validate read beside code and packages; None if it is outside."""
+        """The dataset folder: the dep of stage validate other than code and packages. None if outside the project."""
         for link in self.facts.history_facts.traced.links if self.facts.history_facts else ():
             if link.stage == "validate":
                 read = [path for path in link.entry.deps if not path.startswith(("digests/", "requirements/"))]
                 folder = PurePosixPath(read[0]) if len(read) == 1 else None
-                # A folder outside of the project is one of that machine, and no path from the project leads there.
+                # A folder outside of the project exists only on that machine.
                 outside = folder is not None and (folder.is_absolute() or ".." in folder.parts)
                 return None if outside else folder
         return None
 
     def _split_table(self) -> mlc.RecordSet:
-        """The splits, by their names and by Croissant's."""
-        columns = {"name": (_TEXT, "The split."), "url": (mlc.DataType.URL, "What Croissant calls it.")}
+        """A table of the splits with their names here and in Croissant."""
+        columns = {"name": (_TEXT, "The split."), "url": (mlc.DataType.URL, "The name of the split in Croissant.")}
         return mlc.RecordSet(
             ctx=self.context, id="splits", name="splits", key=["splits/name"],
             data_types=[mlc.DataType.SPLIT],
@@ -179,7 +179,8 @@ class _Writer:
                 for name, (kind, text) in columns.items()
             ],
             data=[
-                {"splits/name": one.name, "splits/url": f"cr:{_SPLITS.get(one.name, one.name)}"} for one in self.splits
+                {"splits/name": split.name, "splits/url": f"cr:{_SPLITS.get(split.name, split.name)}"}
+                for split in self.splits
             ],
         )  # fmt: skip
 
@@ -196,19 +197,19 @@ class _Writer:
                 yield self._pictures(split.name)
 
     def _table(self, name: str, source: str, columns: dict[str, tuple[Any, str, str]]) -> mlc.RecordSet:
-        """A table whose columns are places in the JSON of a file object."""
+        """A table whose columns are JSON paths in a file."""
         fields = [
             self._field(
                 f"{name}/{column}", kind, text,
-                file_object=source, extract=mlc.Extract(ctx=self.context, json_path=place),
+                file_object=source, extract=mlc.Extract(ctx=self.context, json_path=json_path),
                 format="XYWH" if kind == mlc.DataType.BOUNDING_BOX else None,
             )
-            for column, (kind, place, text) in columns.items()
+            for column, (kind, json_path, text) in columns.items()
         ]  # fmt: skip
         return mlc.RecordSet(ctx=self.context, id=name, name=name, fields=fields)
 
     def _pictures(self, split: str) -> mlc.RecordSet:
-        """The pixels of the image files, by the path that the manifest has."""
+        """A table of the decoded images, by their path in the manifest."""
         folder = self._folder()
         name, source = f"{split}/pictures", f"{split}/image_files"
         fields = [

@@ -1,4 +1,4 @@
-"""What is known of a model file: the record that it carries, the history of the project, and its evaluation."""
+"""Collect the facts about a model file: its lineage, the history of the project, and its evaluation."""
 
 from __future__ import annotations
 
@@ -24,24 +24,28 @@ from rfdetr_core.verification.statement import HistoryFacts, parts_of, read_mode
 TRAINED, CHOSEN, SCORED = "training", "choosing the epoch", "scoring"
 LOCK = f"{NUMERIC_LOCK.parent.name}/{NUMERIC_LOCK.name}"
 PROVIDER = "To be filled in by the provider"
-ASKED = ("licence", "source")  # what a reader of a dataset asks for; where images have none, the provider is asked
-MOST = 20  # values of a column, or folders of a split, that are listed one by one
+ASKED = (
+    "licence",
+    "source",
+)  # metadata columns that a user of a dataset needs; if values are missing, the provider is asked
+MOST = 20  # the longest list of values of a column, or of folders of a split
 _USES = {"train": TRAINED, "valid": CHOSEN}
 
 
 @dataclass(frozen=True)
 class Split:
-    """A split of the dataset, as the record of the model or of its evaluation names it.
+    """A split of the dataset, as named by the lineage of the model or of its evaluation.
 
     Attributes:
         name: Its name.
-        uses: What its images were used for: TRAINED, CHOSEN, SCORED.
-        images, objects: How many it has.
+        uses: The use of its images: TRAINED, CHOSEN, SCORED.
+        images: The number of images.
+        objects: The number of objects; None if it is not known.
         digests: The SHA-256 of its annotations, its manifest and the class table, by the path of the file.
         roots: The Merkle trees over its images: `size` and `root` by the name of the tree.
-        classes: Objects by class; None where the annotations are not at hand.
-        metadata: By image and column, what metadata/ has of its images (`licence`, `source`, ...); None where metadata/
-            could not be read.
+        classes: Objects by class; None if the annotations are not local.
+        metadata: The values of metadata/ by image and column (`licence`, `source`, ...); None if metadata/ could not be
+            read.
     """
 
     name: str
@@ -54,36 +58,36 @@ class Split:
     metadata: dict[str, dict[str, str]] | None = None
 
     def values(self, column: str) -> dict[str, int]:
-        """Images by value of a column of the metadata; the most frequent first."""
+        """The number of images with each value of a metadata column; the most frequent first."""
         return most_frequent(row[column] for row in (self.metadata or {}).values() if column in row)
 
     def without(self, column: str) -> int:
-        """Images for which nobody wrote a value of a column, or nobody knows it."""
+        """The number of images without a value in a metadata column."""
         return max(0, self.images - sum(self.values(column).values()))
 
 
 def most_frequent(values: Iterable[str]) -> dict[str, int]:
-    """How often each value is there; the most frequent first."""
+    """The count of each value; the most frequent first."""
     return dict(sorted(Counter(values).items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the documents are written from. Nothing in it depends on the folder that the project is in.
+    """The facts from which documents are written. Nothing depends on the folder of the project.
 
     Attributes:
         file: The model file.
         root: The project.
-        checkpoint: What the file holds; of an exported file, what its source held beside the weights.
-        lineage: The record that the file carries.
-        history_facts: What the history of the project knows of the file; None outside of a git repository.
-        digests: The SHA-256 of the file, by its name; an OpenVINO model is two files.
+        checkpoint: The content of the file. For an exported file: that of its source checkpoint without the weights.
+        lineage: The lineage in the file.
+        history_facts: What the history of the project says about the file; None outside of a git repository.
+        digests: The SHA-256 of each file of the model, by name. An OpenVINO model has two files.
         exported: The description of an exported file; None for a checkpoint.
-        evaluation: That of these weights; None where there is none at hand.
-        splits: Those that the model was trained on, chosen by and scored on, by their name.
-        run: The facts of the run that the record in the history has: `started`, `seconds`, `host`, `gpu`, ...
-        durations: Seconds by stage, for the stages of this model that the journal has.
-        notes: What was looked at and not used, or is used and not vouched for, a sentence each.
+        evaluation: The local evaluation of these weights; None if there is none.
+        splits: The splits for training, choosing the epoch and scoring, by name.
+        run: The facts in the run record: `started`, `seconds`, `host`, `gpu`, ...
+        durations: Seconds by stage, from the journal entries of this model.
+        notes: A sentence for each input that was ignored, and for each that is used but not confirmed.
     """
 
     file: Path
@@ -101,37 +105,37 @@ class Facts:
 
     @property
     def training(self) -> dict[str, Any]:
-        """The record of the training: params, inputs, code, packages, machine, parents, and more."""
+        """The training record: params, inputs, code, packages, machine, parents, and more."""
         return dict(self.lineage["training"])
 
     @property
     def class_names(self) -> list[str]:
-        """The classes that the model finds."""
+        """The names of the classes that the model detects."""
         return [str(name) for name in self.checkpoint.args.get("class_names") or ()]
 
     @property
     def packages(self) -> dict[str, str]:
-        """The versions of Python and of the packages that decided the weights."""
+        """The versions of Python and of the packages that influence the weights."""
         return dict(self.training["packages"])
 
     @property
     def confirmed(self) -> bool:
-        """Whether a commit has the file, or its weights with the lineage that it carries."""
+        """Whether a commit has the file, or its weights with the same lineage."""
         return self.history_facts is not None and self.history_facts.confirmed
 
     @property
     def commit(self) -> Commit | None:
-        """The commit that brought the file."""
+        """The commit that added the file."""
         links = self.history_facts.traced.links if self.history_facts and self.confirmed else ()
         return links[0].commit if links else None
 
     @property
     def confirmed_by(self) -> str:
-        """What of the history has the file."""
+        """What confirms the file: a commit, a run record, or nothing but the file itself."""
         return (
             "a commit"
             if self.commit
-            else "a record in the history, no dvc.lock"
+            else "a run record in git, but no dvc.lock"
             if self.confirmed
             else "the file alone"
         )
@@ -143,28 +147,30 @@ class Facts:
 
     @property
     def record(self) -> str | None:
-        """The file in records/ that the history has of the run."""
+        """The path of the run record in the history."""
         record = self.history_facts.traced.record if self.history_facts else None
         return title_of(record) if record else None
 
     def recorded(self, name: str) -> bytes | None:
-        """The content of an input that the record or the evaluation names: that at hand if it has the recorded
-        digest, else that of git; None where neither is to be had."""
+        """The content of an input that the training record or the evaluation names.
+
+        The local file is used if it has the recorded digest, else git's version. None if neither exists.
+        """
         scored = self.evaluation.lineage if self.evaluation else None
         return _recorded(self.root, self.history_facts, self.training, scored, name)
 
     @property
     def place(self) -> str:
-        """The path of the file in the project, as the history has it; else its name."""
+        """The path of the file in the project according to the history, else its name."""
         path = self.history_facts.traced.path if self.history_facts else None
         return path or (MODEL if self.file.name == Path(MODEL).name else self.file.name)
 
 
 def collect(file: Path, root: Path = Path()) -> Facts:
-    """Read a model file, and ask the history of the project at `root` about it.
+    """Read a model file, and look it up in the history of the project at `root`.
 
     Raises:
-        UserError: The file is not a model file, carries no record, or is contradicted by its record.
+        UserError: The file is not a model file, has no lineage, or contradicts its lineage or the history.
     """
     checkpoint, exported, tensors = read_model(file)
     lineage = checkpoint.lineage or {}
@@ -175,12 +181,10 @@ def collect(file: Path, root: Path = Path()) -> Facts:
         history_facts = None
         reason = without_root(without_root(error, root), file.parent)
         outside = " has no git history to read" in reason
-        reason = "the project is in no git repository that can be read" if outside else reason.removesuffix(".")
-        notes.append(f"{reason}, so no history was asked")
+        reason = "the project is not in a readable git repository" if outside else reason.removesuffix(".")
+        notes.append(f"{reason}, so the history was not used")
     if history_facts is not None and history_facts.traced.contradicted:
-        raise UserError(
-            f"{file} is not what its record says: {history_facts.traced.notes[0]}. Nothing is written about it."
-        )
+        raise UserError(f"{file} contradicts the history: {history_facts.traced.notes[0]}. No document is written.")
     root = history_facts.history.root if history_facts else root
     scored = evaluation_lineage(root)
     scored = scored if scored and scored["model"]["tensors"] == tensors else None
@@ -191,7 +195,9 @@ def collect(file: Path, root: Path = Path()) -> Facts:
         if of_split
         else None
     )
-    evaluation, more = read_evaluation(root, tensors, annotations, (of_split.metadata if of_split else None) or {})
+    evaluation, evaluation_notes = read_evaluation(
+        root, tensors, annotations, (of_split.metadata if of_split else None) or {}
+    )
     if evaluation is None and of_split:
         splits = _splits(root, history_facts, lineage["training"], None, [])
     elif evaluation is not None and of_split and of_split.objects is None:
@@ -209,7 +215,7 @@ def collect(file: Path, root: Path = Path()) -> Facts:
         splits=splits,
         run=dict(history_facts.run or {}) if history_facts else {},
         durations=_durations(root, history_facts, notes),
-        notes=(*notes, *more),
+        notes=(*notes, *evaluation_notes),
     )
 
 
@@ -220,20 +226,20 @@ def _splits(
     scored: Mapping[str, Any] | None,
     notes: list[str],
 ) -> dict[str, Split]:
-    """The splits of the training, and that of the evaluation."""
-    found: dict[str, Split] = {}
+    """The splits of the training and of the evaluation."""
+    splits: dict[str, Split] = {}
     names = list(dict.fromkeys((*training["counts"], *([scored["split"]] if scored else ()))))
     for name in names:
         inputs = dict(training["inputs"])
         if scored and scored["split"] == name:
-            inputs |= {path: one["sha256"] for path, one in scored["inputs"].items()}
+            inputs |= {path: digests["sha256"] for path, digests in scored["inputs"].items()}
         paths = (f"annotations/{name}.json", f"manifest/{name}.json", "annotations/classes.json")
         uses = ((_USES.get(name, TRAINED),) if name in training["counts"] else ()) + (
             (SCORED,) if scored and scored["split"] == name else ()
         )
         content, manifest = (_recorded(root, history_facts, training, scored, path) for path in paths[:2])
         counts = training["counts"].get(name)
-        found[name] = Split(
+        splits[name] = Split(
             name=name,
             uses=uses,
             images=counts["images"] if counts else len(rows_of(manifest, paths[1])) if manifest else 0,
@@ -243,7 +249,7 @@ def _splits(
             classes=_objects(content),
             metadata=_metadata(root, history_facts, name, inputs.get(paths[1]), notes),
         )
-    return found
+    return splits
 
 
 def _recorded(
@@ -273,28 +279,34 @@ def _objects(annotations: bytes | None) -> dict[str, int] | None:
         content = files.parse_json(annotations)
         counts = Counter(row["category_id"] for row in content["annotations"])
         return {str(row["name"]): counts[row["id"]] for row in content["categories"]}
-    except (ValueError, KeyError, TypeError):  # whoever wrote them has their digest in the record: it was checked then
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # the digest was compared with the record, so the content was valid when it was recorded
         return None
 
 
 def _metadata(
     root: Path, history_facts: HistoryFacts | None, split: str, manifest: str | None, notes: list[str]
 ) -> dict[str, dict[str, str]] | None:
-    """What is known of a split's images: as the commit of the model has it, else as it is at hand; each counts only
-    beside the recorded manifest. None: neither is to be had."""
-    where = ProjectPaths(root, manifests=root / "manifest", metadata=root / "metadata")
-    path, beside = where.metadata_of(split), where.split(split)[1]
+    """The metadata of a split's images: from the commit of the model, else the local file.
+
+    Each is used only together with the recorded manifest. None if neither exists.
+    """
+    project = ProjectPaths(root, manifests=root / "manifest", metadata=root / "metadata")
+    path, beside = project.metadata_of(split), project.split(split)[1]
     name = f"metadata/{split}.csv"
-    at_hand = path.is_file() and beside.is_file() and files.sha256_file(beside) == manifest
-    content = files.read_bytes(path) if at_hand else None
+    is_usable = path.is_file() and beside.is_file() and files.sha256_file(beside) == manifest
+    content = files.read_bytes(path) if is_usable else None
     if history_facts is not None and history_facts.traced.links:
         commit = history_facts.traced.links[0].commit.id
-        there, committed = (
-            one for _, one in history_facts.history.read([f"{commit}:./manifest/{split}.json", f"{commit}:./{name}"])
+        committed_manifest, committed = (
+            blob for _, blob in history_facts.history.read([f"{commit}:./manifest/{split}.json", f"{commit}:./{name}"])
         )
-        if there is not None and files.sha256_bytes(there) == manifest:
+        if committed_manifest is not None and files.sha256_bytes(committed_manifest) == manifest:
             if content is not None and content != committed:
-                notes.append(f"{name} is not that of the commit of the model, so it is not used")
+                notes.append(f"{name} differs from the commit of the model, so the committed version is used")
             content = committed or b"path\n"
     try:
         return None if content is None else parse_metadata(content, name)
@@ -304,21 +316,21 @@ def _metadata(
 
 
 def _durations(root: Path, history_facts: HistoryFacts | None, notes: list[str]) -> dict[str, float]:
-    """Seconds by stage: those of the journal's entries that ran, read and wrote what dvc.lock has of this model."""
+    """Seconds by stage, from journal entries with the command, inputs and results of this model in dvc.lock."""
     links = history_facts.traced.links if history_facts else ()
     if not links:
         return {}
     try:
-        known = entries(root).values()
+        journal_entries = entries(root).values()
     except UserError as error:
         notes.append(f"the journal is not used: {without_root(error, root)}")
         return {}
     stages = {**links[0].lock.stages, **{link.stage: link.entry for link in links}}
-    found = {}
+    durations = {}
     for stage, entry in stages.items():
-        for one in known:
-            outs = {path: out["md5"] for path, out in one["outs"].items()}
-            result = (one["stage"], one["cmd"], one["params"], one["deps"], outs)
+        for run in journal_entries:
+            outs = {path: out["md5"] for path, out in run["outs"].items()}
+            result = (run["stage"], run["cmd"], run["params"], run["deps"], outs)
             if result == (stage, entry.cmd, json_params(entry.params), entry.deps, entry.outs):
-                found[stage] = float(one["run"]["seconds"])
-    return found
+                durations[stage] = float(run["run"]["seconds"])
+    return durations

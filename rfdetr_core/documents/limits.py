@@ -1,4 +1,4 @@
-"""What a reader has to know before a model is relied on, as far as its record can tell."""
+"""The known limits of a model: what a reader must know before relying on it."""
 
 from __future__ import annotations
 
@@ -12,66 +12,66 @@ from rfdetr_core.evaluation.operating import FEW_IMAGES
 
 
 def limits(facts: Facts) -> list[str]:
-    """A sentence each, without markup."""
-    return [*_of_history(facts), *_of_data(facts), *_of_scores(facts)]
+    """The limits as sentences without markup."""
+    return [*_history_limits(facts), *_data_limits(facts), *_score_limits(facts)]
 
 
-def _of_history(facts: Facts) -> Iterator[str]:
+def _history_limits(facts: Facts) -> Iterator[str]:
     if not facts.confirmed:
-        yield "No commit vouches for this file: what is written here is its own word."
+        yield "No commit confirms this file. This document repeats only what the file says."
     elif facts.commit is None:
-        yield "The history has the record of this file, and no dvc.lock that names the file."
+        yield "The history has the run record of this file, but no committed dvc.lock names the file."
     for note in facts.history_facts.traced.notes if facts.history_facts else ():
-        yield f"Of the history: {without_root(note, facts.root).removesuffix('.')}."
+        yield f"From the history: {without_root(note, facts.root).removesuffix('.')}."
 
 
-def _of_data(facts: Facts) -> Iterator[str]:
+def _data_limits(facts: Facts) -> Iterator[str]:
     for split in facts.splits.values():
         if split.classes and (absent := [name for name, count in split.classes.items() if not count]):
-            yield f"No object of these classes is in {split.name}: {', '.join(absent)}."
-    for one in ancestors(facts.training):
-        weights = f"the weights {one.name} ({one.parameter}, SHA-256 {short(one.sha256)})"
-        back = "that it started from" if one.steps == 1 else f"{one.steps} trainings back"
-        if one.training is None:
-            yield f"This record knows nothing of the training of {weights} {back}."
+            yield f"{split.name} has no object of these classes: {', '.join(absent)}."
+    for ancestor in ancestors(facts.training):
+        weights = f"the weights {ancestor.name} ({ancestor.parameter}, SHA-256 {short(ancestor.sha256)})"
+        back = "that the training started from" if ancestor.steps == 1 else f"{ancestor.steps} trainings back"
+        if ancestor.training is None:
+            yield f"The training data of {weights} {back} is not known."
         else:
-            images = ", ".join(f"{split} with {counts['images']} images" for split, counts, _ in one.splits())
+            images = ", ".join(f"{split} with {counts['images']} images" for split, counts, _ in ancestor.splits())
             yield (
-                f"It learned from the data of {weights} {back}, too: {images}. Whether images that were scored are "
-                "among them was not compared."
+                f"The model also learned from the data of {weights} {back}: {images}. Whether scored images are "
+                "among these images was not checked."
             )
     custom = facts.training.get("custom") or {}
     if custom:
-        yield "A script changed its training beside the parameters; the record names what, under `custom`."
-    if given := custom.get("weights"):
-        yield f"A script gave it the weights {short(given)}, of whose training this record knows nothing."
+        yield "A script changed the training in addition to the parameters. See `custom` in the training record."
+    if script_weights := custom.get("weights"):
+        yield f"A script supplied the weights {short(script_weights)}. Their training data is not known."
 
 
-def _of_scores(facts: Facts) -> Iterator[str]:
+def _score_limits(facts: Facts) -> Iterator[str]:
     evaluation = facts.evaluation
     if evaluation is None:
-        yield "No evaluation of these weights is at hand, so nothing is said of their quality."
+        yield "There is no local evaluation of these weights, so their quality is not known."
         return
     if facts.exported is not None:
         yield (
             "The scores are those of the checkpoint that this file was exported from "
-            f"(SHA-256 {short(facts.exported.description.source)}): this file itself was not scored."
+            f"(SHA-256 {short(facts.exported.description.source)}). This file itself was not scored."
         )
     if CHOSEN in facts.splits[evaluation.split].uses:
         note = evaluation.about.get("note")
         yield (
-            f"The scores are of {evaluation.split}, by which the weights were chosen, so they are too high"
+            f"The scores are too high: they are from {evaluation.split}, and the weights were chosen by that split"
             + (f": {note}." if note else ".")
         )
     if any(scores.get("threshold") is not None for scores in evaluation.kinds.values()):
         yield (
-            f"The threshold of the score was chosen on {evaluation.split}, and precision, recall and F1 at it are of "
-            "the same images, so they are too high."
+            "Precision, recall and F1 are too high: the score threshold was chosen on the same images of "
+            f"{evaluation.split}."
         )
     images = int(evaluation.metrics["images"])
     if images < FEW_IMAGES:
-        yield f"Only {images} images were scored: with fewer than {FEW_IMAGES}, the intervals too are uncertain."
+        yield f"Only {images} images were scored. With fewer than {FEW_IMAGES}, the intervals are uncertain, too."
     if missing := evaluation.about.get("not_measured"):
         yield f"Not measured: {missing}."
     if not evaluation.intervals:
-        yield "The scores have no intervals here: how much they depend on the images is not known."
+        yield "The scores have no intervals, so how much they depend on the choice of images is not known."

@@ -1,6 +1,6 @@
-"""The model card in the format of Hugging Face: metadata in YAML with the scores, then Markdown.
+"""The document model_card.md: YAML metadata with the scores, then Markdown, in the format of Hugging Face.
 
-The format: https://huggingface.co/docs/hub/model-cards. What only the provider can say is left to fill in.
+The format: https://huggingface.co/docs/hub/model-cards. Facts that only the provider knows are marked for filling in.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from rfdetr_core.base.markdown import code
 from rfdetr_core.documents import tables, training_tables
 from rfdetr_core.documents.facts import Facts
-from rfdetr_core.documents.tables import to_fill
+from rfdetr_core.documents.tables import request_to_provider
 
 _TASKS = {"boxes": "object-detection", "masks": "image-segmentation"}
 _SCORES = {"map": "AP, IoU 0.50 to 0.95", "map_50": "AP50", "map_75": "AP75", "mar_100": "AR, 100 detections an image"}
@@ -22,7 +22,7 @@ _MAIN = (
 
 
 def model_card(facts: Facts) -> str:
-    """The text of the card. `ModelCard` of huggingface_hub reads it back as it is."""
+    """The text of the card. `ModelCard` of huggingface_hub can read it."""
     return str(ModelCard(f"---\n{_data(facts).to_yaml()}\n---\n\n{_body(facts)}"))
 
 
@@ -41,7 +41,7 @@ def _data(facts: Facts) -> ModelCardData:
             metric_value=float(metrics[name]),
             metric_args={"interval_95": ends} if (ends := evaluation.intervals.get(kind, {}).get(name)) else None,
         )
-        # Of an exported file: its checkpoint was scored, and a leaderboard would take the scores for the file's.
+        # No results for an exported file: only its checkpoint was scored, and a leaderboard would mix them up.
         for kind, metrics in (evaluation.kinds.items() if evaluation and facts.exported is None else ())
         for name, title in _SCORES.items()
         if evaluation and metrics.get(name) is not None
@@ -56,19 +56,19 @@ def _data(facts: Facts) -> ModelCardData:
 
 def _body(facts: Facts) -> str:
     names = ", ".join(map(code, facts.class_names)) or tables.NOT_KNOWN
-    return tables.joined(
+    return tables.join_paragraphs(
         f"# Model card: {code(facts.lineage['variant'] or 'RF-DETR')}",
-        "Written from the record of the model, by `python -m rfdetr_core document`. What the record does not know is "
-        "marked so.",
+        "`python -m rfdetr_core document` wrote this card from the lineage in the model file and the project's "
+        "history. Missing values are marked.",
         "## The model",
         tables.identity(facts),
-        f"It finds these classes: {names}.",
+        f"It detects these classes: {names}.",
         "### Weights that it started from",
         training_tables.parents(facts),
         "## Intended use",
-        to_fill("who is meant to use the model, for what, and on which kind of images."),
+        request_to_provider("who is meant to use the model, for what, and on which kind of images."),
         "### Uses that are out of scope",
-        to_fill("what the model must not be used for."),
+        request_to_provider("what the model must not be used for."),
         "## Data",
         tables.splits(facts),
         "### Objects by class",
@@ -78,7 +78,7 @@ def _body(facts: Facts) -> str:
         "## Training",
         training_tables.parameters(facts, _MAIN),
         training_tables.selection(facts),
-        "### What was changed beside the parameters",
+        "### Changes in addition to the parameters",
         training_tables.custom(facts),
         "## Evaluation",
         tables.scores(facts),
@@ -91,13 +91,15 @@ def _body(facts: Facts) -> str:
         tables.slices(facts),
         "## Limits",
         tables.limits(facts),
-        to_fill("risks and biases that the scores do not show, such as places, seasons or people that no image shows."),
+        request_to_provider(
+            "risks and biases that the scores do not show, such as places, seasons or people that no image shows."
+        ),
         "## Environment",
         training_tables.environment(facts),
-        "## How to make it again",
+        "## How to reproduce it",
         training_tables.commands(facts),
         "### How long the stages ran",
         training_tables.durations(facts),
         "## Licence and contact",
-        to_fill("the licence of the weights, and whom to ask."),
+        request_to_provider("the licence of the weights, and whom to ask."),
     )

@@ -1,4 +1,4 @@
-"""The weights that a training started from, and those that these started from: a model learned from their data, too."""
+"""The ancestors of a model: the weights that its training started from, and the weights before these."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Ancestor:
-    """Weights that a model comes from.
+    """Weights among the ancestors of a model.
 
     Attributes:
-        steps: How many trainings back: 1 for those that the training of the model started from.
-        parameter: By which parameter they were given, such as `pretrain_weights`.
-        name: Of their file.
-        sha256: Of their file.
-        training: The record of their training; None where the record of the model has none.
+        steps: How many trainings back: 1 for the weights that the model's training started from.
+        parameter: The parameter that named them, such as `pretrain_weights`.
+        name: The name of their file.
+        sha256: The SHA-256 of their file.
+        training: Their training record; None if the model's lineage has none.
     """
 
     steps: int
@@ -26,14 +26,14 @@ class Ancestor:
     training: dict[str, Any] | None
 
     def splits(self) -> Iterator[tuple[str, dict[str, int], str | None]]:
-        """Each split of its training: the name, how many images and objects, and the SHA-256 of its manifest."""
+        """The splits of its training: name, numbers of images and objects, and the SHA-256 of the manifest."""
         training = self.training or {"counts": {}}
         for split, counts in training["counts"].items():
             yield split, counts, training["inputs"].get(f"manifest/{split}.json")
 
 
 def ancestors(training: Mapping[str, Any], steps: int = 1) -> Iterator[Ancestor]:
-    """All that the record of a training names, those of each training behind it."""
+    """All ancestors that a training record names, recursively."""
     for key, parent in sorted((training.get("parents") or {}).items()):
         before = (parent.get("lineage") or {}).get("training") or parent.get("training")
         yield Ancestor(steps, key, parent["name"], parent["sha256"], before)

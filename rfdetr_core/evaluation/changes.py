@@ -1,4 +1,4 @@
-"""What became better and worse from one model to another: images, objects, detections, parts of the split."""
+"""Changes from one model to another: images, objects, wrong detections, errors and slices that got better or worse."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ FOUND, LOST = "object found", "object lost"
 GONE, ADDED = "wrong detection gone", "wrong detection added"
 # What each change means.
 CHANGES = {
-    FOUND: "an object that A misses and B finds",
-    LOST: "an object that A finds and B misses",
-    GONE: "a wrong detection of A that B does not make",
-    ADDED: "a wrong detection of B that A does not make",
+    FOUND: "A misses the object, B finds it",
+    LOST: "A finds the object, B misses it",
+    GONE: "A makes the wrong detection, B does not",
+    ADDED: "B makes the wrong detection, A does not",
 }
 
 
 @dataclass(frozen=True)
 class Changes:
-    """Changes of single images, objects and detections, each at the threshold of its model.
+    """Images, objects and wrong detections that changed. Detections of each model count above its own threshold.
 
-    images: image, path, old and new (F1), change; those with another F1, the largest gain first.
-    objects: object (its row), change (FOUND or LOST), detection (its row in the side that finds it), score.
-    detections: change (GONE or ADDED), detection (its row in the side that makes it), score.
-    Both have the highest score first. A wrong detection is also made by the other side if that has a wrong one of the
-    same class in the same image with an IoU of 0.5 or more.
+    images: the images whose F1 changed, the largest gain first. Columns: image (row), path, old and new (F1), change.
+    objects: the objects that only one model finds, the highest score first. Columns: object (row), change (FOUND or
+        LOST), detection (row in the side that finds the object), score.
+    detections: the wrong detections that only one model makes, the highest score first. Columns: change (GONE or
+        ADDED), detection (row in the side that makes it), score.
+    Two wrong detections, one of each model, count as the same if they are in the same image, of the same class, and
+    their IoU is 0.5 or more.
     """
 
     images: pd.DataFrame
@@ -45,17 +47,17 @@ class Changes:
     detections: pd.DataFrame
 
     @classmethod
-    def of(cls, compared: Comparison) -> Changes:
-        """Compare both sides."""
+    def from_comparison(cls, compared: Comparison) -> Changes:
+        """Find the changes between the two sides."""
         return cls(_images(compared), _objects(compared), _detections(compared))
 
     def counts(self) -> dict[str, int]:
-        """How many there are of each of CHANGES."""
-        found = {**self.objects.change.value_counts(), **self.detections.change.value_counts()}
-        return {name: int(found.get(name, 0)) for name in CHANGES}
+        """The number of changes of each kind, by CHANGES."""
+        counts = {**self.objects.change.value_counts(), **self.detections.change.value_counts()}
+        return {name: int(counts.get(name, 0)) for name in CHANGES}
 
     def sentence(self, old: str = "A") -> str:
-        """The counts in words; old: what the first model is called."""
+        """The counts in words. old: the name of the first model in the sentence."""
         counts = self.counts()
         objects = f"Objects found that {old} misses: {counts[FOUND]:,}; missed that {old} finds: {counts[LOST]:,}."
         return f"{objects} Wrong detections added: {counts[ADDED]:,}; gone: {counts[GONE]:,}."
@@ -72,13 +74,14 @@ def _objects(compared: Comparison) -> pd.DataFrame:
     import pandas as pd
 
     old, new = compared.old, compared.new
-    # Both have the objects of one annotation file, so a row is the same object.
-    missed = [set(side.analysis.unfound(side.thresholds).index.tolist()) for side in (old, new)]
+    # Both sides have the objects of the same annotation file, so a row is the same object in both.
+    missed = [set(side.analysis.unmatched(side.thresholds).index.tolist()) for side in (old, new)]
     rows: list[tuple[int, str, int, float]] = []
-    for name, side, places in ((FOUND, new, missed[0] - missed[1]), (LOST, old, missed[1] - missed[0])):
-        seen = side.analysis.detections
-        by_object = {int(there): row for row, there in zip(seen.index, seen.object, strict=True) if there in places}
-        rows += [(place, name, by_object[place], float(seen.score[by_object[place]])) for place in sorted(places)]
+    for name, side, changed in ((FOUND, new, missed[0] - missed[1]), (LOST, old, missed[1] - missed[0])):
+        detections = side.analysis.detections
+        pairs = zip(detections.index, detections.object, strict=True)
+        by_object = {int(object_row): row for row, object_row in pairs if object_row in changed}
+        rows += [(row, name, by_object[row], float(detections.score[by_object[row]])) for row in sorted(changed)]
     table = pd.DataFrame(rows, columns=["object", "change", "detection", "score"])
     return table.sort_values(["score", "object"], ascending=[False, True], kind="stable", ignore_index=True)
 
@@ -88,77 +91,89 @@ def _detections(compared: Comparison) -> pd.DataFrame:
 
     old, new = compared.old, compared.new
     rows: list[tuple[str, int, float]] = []
-    for name, own, other in ((GONE, old, new), (ADDED, new, old)):
-        scores = own.analysis.detections.score
-        rows += [(name, row, float(scores[row])) for row in _made_alone(own, other)]
+    for name, side, other_side in ((GONE, old, new), (ADDED, new, old)):
+        scores = side.analysis.detections.score
+        rows += [(name, row, float(scores[row])) for row in _only_of_one_side(side, other_side)]
     table = pd.DataFrame(rows, columns=["change", "detection", "score"])
     return table.sort_values(["score", "change", "detection"], ascending=[False, True, True], ignore_index=True)
 
 
-def _made_alone(own: Side, other: Side) -> Iterator[int]:
-    """Rows of the wrong detections of one side that the other does not make."""
-    others = _wrong(other)
-    for key, rows in _wrong(own).items():
-        shapes, near = _shapes(own, rows), _shapes(other, others.get(key, []))
-        if not near:
+def _only_of_one_side(side: Side, other_side: Side) -> Iterator[int]:
+    """Rows of the wrong detections of a side that the other side does not make."""
+    other_wrong = _wrong(other_side)
+    for key, rows in _wrong(side).items():
+        shapes, other_shapes = _shapes(side, rows), _shapes(other_side, other_wrong.get(key, []))
+        if not other_shapes:
             yield from rows
             continue
-        ious = np.asarray(overlaps.iou(shapes, near, [False] * len(near))).reshape(len(rows), len(near))
+        ious = np.asarray(overlaps.iou(shapes, other_shapes, [False] * len(other_shapes)))
+        ious = ious.reshape(len(rows), len(other_shapes))
         yield from (row for row, best in zip(rows, ious.max(axis=1).tolist(), strict=True) if best < POSITIVE)
 
 
 def _wrong(side: Side) -> dict[Any, list[int]]:
     """Rows of the wrong detections above the threshold, by image and class."""
-    above = side.analysis.above(side.thresholds)
+    above = side.analysis.detections_above(side.thresholds)
     wrong = above[above.object < 0]
     return {key: rows.tolist() for key, rows in wrong.groupby(["image", "label"]).groups.items()}
 
 
 def _shapes(side: Side, rows: list[int]) -> list[Any]:
-    """Boxes, or masks where masks are compared."""
-    found = side.analysis.detections.loc[rows]
+    """The boxes of detections, or their masks if masks are compared."""
+    detections = side.analysis.detections.loc[rows]
     if side.results.segmentation is None:
-        boxes: list[Any] = found[["x", "y", "width", "height"]].to_numpy().tolist()
+        boxes: list[Any] = detections[["x", "y", "width", "height"]].to_numpy().tolist()
         return boxes
-    return [coded_bytes(side.results.segmentation[row]) for row in found["row"].tolist()]
+    return [coded_bytes(side.results.segmentation[row]) for row in detections["row"].tolist()]
 
 
 def error_counts(compared: Comparison) -> pd.DataFrame:
-    """By kind of error (TIDE's): how many each side makes above its threshold, and what they cost it in AP50.
+    """A row for each of TIDE's kinds of error: the number of errors of each side, and the AP50 that they cost.
 
-    Columns: kind, old, new, change, old_cost, new_cost, cost_change (NaN: no object to measure with).
+    Columns: kind; old, new, change: numbers above the threshold of the side; old_cost, new_cost, cost_change: AP50
+    (NaN: the split has no object).
     """
     import pandas as pd
 
     columns: dict[str, Any] = {"kind": list(ERRORS)}
     for name, side in (("old", compared.old), ("new", compared.new)):
-        found, lost = side.analysis.error_counts(side.thresholds), costs(side.analysis)
-        columns[name] = [found[kind] for kind in ERRORS]
+        counts, lost = side.analysis.error_counts(side.thresholds), costs(side.analysis)
+        columns[name] = [counts[kind] for kind in ERRORS]
         columns[f"{name}_cost"] = [lost[kind] for kind in ERRORS]
     table = pd.DataFrame(columns)
     return table.assign(change=table.new - table.old, cost_change=table.new_cost - table.old_cost)
 
 
 def slice_changes(compared: Comparison, brightness: Floats, metadata: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
-    """Parts of the split, with AP and F1 of both sides: slice, value, images, objects, and of map and f1 old_, new_ and
-    change_ (NaN: not measured). brightness, metadata: as `slices` takes them."""
+    """A row for each slice of the split, with AP and F1 of both sides.
+
+    Columns: slice, value, images, objects, and for map and f1 each old_, new_ and change_ (NaN: not measured).
+
+    Args:
+        compared: The two sides.
+        brightness: See `slices`.
+        metadata: See `slices`.
+    """
     old, new = (
         _by_part(slices(side.analysis, compared.annotations, side.results, side.thresholds, brightness, metadata))
         for side in (compared.old, compared.new)
     )
     order = new.index.tolist()
     for before, key in zip([None, *old.index], old.index, strict=False):
-        if key not in order:  # no object is in this part, and only the old side has a detection there
+        if key not in order:  # this slice has no object and only the old side has a detection in it: add its row
             order.insert(order.index(before) + 1 if before is not None else 0, key)
     old, new = old.reindex(order), new.reindex(order)
-    found = new[["images", "objects"]].fillna(old[["images", "objects"]]).astype(int)
+    table = new[["images", "objects"]].fillna(old[["images", "objects"]]).astype(int)
     for name in ("map", "f1"):
-        found[f"old_{name}"], found[f"new_{name}"] = old[name], new[name]
-        found[f"change_{name}"] = new[name] - old[name]
-    return found.reset_index().drop(columns="turn")
+        table[f"old_{name}"], table[f"new_{name}"] = old[name], new[name]
+        table[f"change_{name}"] = new[name] - old[name]
+    return table.reset_index().drop(columns="turn")
 
 
 def _by_part(table: pd.DataFrame) -> pd.DataFrame:
-    """Slices by cut and part; turn: a value of metadata may be called as the part of all other values is."""
+    """Index slices by `slice`, `value` and `turn`.
+
+    turn: counts rows with the same slice and value. A metadata value can have the name of another row, "no value".
+    """
     keys = ["slice", "value"]
     return table.assign(turn=table.groupby(keys).cumcount()).set_index([*keys, "turn"])

@@ -1,12 +1,12 @@
-"""Two models on the same images: scores side by side, and how much of the difference is chance.
+"""The comparison of two models on the same images: both scores, their difference, and its interval.
 
-Numbers from different images are never compared: both models are scored here on one split.
+Scores that were measured on different images are never compared: both models run here, on the same split.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.manifest import read_classes
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.checkpoint.exported import model_origin
+from rfdetr_core.checkpoint.exported import read_any_training_record
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.evaluation.analysis import Analysis, Results
 from rfdetr_core.evaluation.evaluate import detect
@@ -28,29 +28,31 @@ from rfdetr_core.inference.exported import load_predictor
 from rfdetr_core.inference.predictor import BasePredictor
 from rfdetr_core.metrics.coco import CocoScores, Floats, Kind, Row, score
 
-DRAWS = 40  # for each class: its interval then leaves out one draw at each end
+DRAWS = 40  # Bootstrap draws for each class. With fewer, not even one draw would be outside the interval at each end.
 Conclusion = Literal["better", "worse", "may be chance", "too few images", "same weights", "not measured"]
 
 
 def fewest_images(classes: int = 1) -> int:
-    """How many images an interval of a difference needs, if the intervals of so many classes are to hold at once.
+    """The lowest number of images m that the interval of a difference needs: 2^m >= 40 K for K classes.
 
-    Of two equally good models, the new one is worse on all of m images about once in 2^m times. An interval may be
-    wrong at one end once in 40 times, and each of K classes once in 40 K times: so 2^m must be at least 40 K.
+    If two models are equally good, the new one is worse on all m images with a probability of about 1 / 2^m. A 95 %
+    interval may be wrong at each end with a probability of 1 / 40. If the intervals of K classes shall hold together,
+    it is 1 / (40 K) for each of them (Bonferroni's correction).
     """
     return math.ceil(math.log2(DRAWS * classes))
 
 
 class NotComparableError(UserError):
-    """The scores of two models on one split would say nothing about which of them is better."""
+    """The scores of the two models on this split do not show which of them is better."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model file, and what it finds in a split.
+    """A model file and its detections on a split.
 
-    path: as it was given. variant: the name of its architecture. classes: the names that it knows. training: the record
-    of its training, if it has one. results: detections in COCO's results format, labelled by the dataset's class table.
+    path: as the user wrote it. sha256: of the file. tensors: the digest of its weights. variant: the name of its
+    architecture. classes: the names of its classes. training: its training record; None: it has none. results:
+    detections in COCO's results format, with the category ids of the dataset.
     """
 
     path: str
@@ -65,7 +67,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two models, scored: pycocotools' scores, matches, and the threshold of its best F1 on the split."""
+    """One of the two models with its scores by pycocotools, its matches, and its threshold with the highest F1."""
 
     model: Model
     scores: CocoScores
@@ -74,27 +76,30 @@ class Side:
     threshold: float
 
     @classmethod
-    def of(cls, model: Model, annotations: Row, kind: Kind) -> Side:
-        """Score what a model found."""
-        found = score(annotations, model.results, kind)
-        results = Results.of(model.results, model.results if kind == "segm" else None)
-        threshold = DEFAULT_THRESHOLD if math.isnan(found.threshold) else found.threshold
-        return cls(model, found, results, Analysis.of(annotations, results, kind), threshold)
+    def from_model(cls, model: Model, annotations: Row, kind: Kind) -> Side:
+        """Score the detections of a model."""
+        scores = score(annotations, model.results, kind)
+        results = Results.from_rows(model.results, model.results if kind == "segm" else None)
+        threshold = DEFAULT_THRESHOLD if math.isnan(scores.threshold) else scores.threshold
+        return cls(model, scores, results, Analysis.from_results(annotations, results, kind), threshold)
 
     @property
     def thresholds(self) -> Floats:
-        """The threshold of each class, (K,)."""
+        """The threshold of each class, (K,): the same for all."""
         return np.full(len(self.analysis.classes), self.threshold)
 
     @cached_property
     def matched(self) -> list[ClassMatches]:
-        """What its detections match at COCO's thresholds of the IoU."""
+        """The matches of its detections at COCO's ten IoU thresholds, by class."""
         return matches(self.analysis.evaluator)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on a split. kind: masks where both find them, else boxes. resamples: draws behind each interval."""
+    """Two models on a split.
+
+    kind: masks are compared if both models have them, else boxes. resamples: the number of bootstrap draws.
+    """
 
     split: str
     annotations: Row
@@ -104,29 +109,29 @@ class Comparison:
     resamples: int
 
     @classmethod
-    def of(cls, split: str, annotations: Row, old: Model, new: Model, resamples: int) -> Comparison:
-        """Score both on canonical annotations.
+    def from_models(cls, split: str, annotations: Row, old: Model, new: Model, resamples: int) -> Comparison:
+        """Score both models on canonical annotations.
 
         Raises:
-            UserError: masks are to be scored and an annotation has none.
+            UserError: masks are scored and an annotation has no mask.
         """
         kind: Kind = "segm" if old.segmentation and new.segmentation else "bbox"
-        before, after = (Side.of(model, annotations, kind) for model in (old, new))
+        before, after = (Side.from_model(model, annotations, kind) for model in (old, new))
         return cls(split, annotations, kind, before, after, resamples)
 
     @property
     def measure(self) -> str:
-        """What the scores are of."""
+        """What is scored: "masks" or "boxes"."""
         return "masks" if self.kind == "segm" else "boxes"
 
     @property
     def images(self) -> int:
-        """How many images the split has."""
+        """The number of images of the split."""
         return len(self.annotations["images"])
 
     @property
     def objects(self) -> int:
-        """How many objects the split has; crowds are none."""
+        """The number of objects of the split, without crowd regions."""
         return len(self.new.analysis.objects)
 
     @property
@@ -135,41 +140,41 @@ class Comparison:
         return list(self.new.analysis.classes.values())
 
     def unknown_to(self, side: Side) -> list[str]:
-        """The classes of the dataset that a model does not know: their objects count as not found."""
+        """The classes of the dataset that a model does not have. Their objects count as not found."""
         return sorted(set(self.names) - set(side.model.classes))
 
     @cached_property
     def differences(self) -> dict[str, float]:
-        """By SCORES, new less old in points (hundredths); NaN: not measured."""
+        """For each of SCORES the new value minus the old one, in points (hundredths). NaN: not measured."""
         return {name: 100 * (getattr(self.new.scores, name) - getattr(self.old.scores, name)) for name in SCORES}
 
     @cached_property
     def _drawn(self) -> Floats:
-        """New less old in points, of each draw of the images with replacement, class and score: (draws, K, 5).
+        """New minus old in points, for each bootstrap draw, class and score, (draws, K, 5).
 
-        Both models see the same draws, seed 0. F1 is that at each model's own threshold, which the draws do not choose
-        anew. NaN: the draw has no object of the class.
+        Both models are scored on the same draws of the images, with seed 0. F1 uses the threshold of the model, which
+        is the same in all draws. NaN: the draw has no object of the class.
         """
-        found = [
-            class_scores(self.new.matched, times, self.new.threshold)
-            - class_scores(self.old.matched, times, self.old.threshold)
-            for times in draws(self.images, self.resamples)
+        rows = [
+            class_scores(self.new.matched, counts, self.new.threshold)
+            - class_scores(self.old.matched, counts, self.old.threshold)
+            for counts in draws(self.images, self.resamples)
         ]
-        return 100 * np.reshape(found, (len(found), len(self.names), len(SCORES)))
+        return 100 * np.reshape(rows, (len(rows), len(self.names), len(SCORES)))
 
     @cached_property
     def intervals(self) -> dict[str, Interval | None]:
-        """By SCORES, the 2.5th and 97.5th percentile of the difference in points; None: no draw has an object."""
+        """For each of SCORES the 95 % interval of the difference, in points. None: no draw has an object."""
         means = np.ma.masked_invalid(self._drawn).mean(axis=1).filled(math.nan)
-        return {name: interval(means[:, place].tolist()) for place, name in enumerate(SCORES)}
+        return {name: interval(means[:, column].tolist()) for column, name in enumerate(SCORES)}
 
     @cached_property
     def class_intervals(self) -> list[Interval | None]:
-        """The interval of the change of each class's AP in points, over the draws that have an object of the class.
+        """For each class the interval of the difference of AP, in points, over the draws with an object of the class.
 
-        All of them are to hold at once: of K classes with objects, each leaves out 2.5 / K % of the draws at each end
-        (Bonferroni's correction), which takes DRAWS * K draws. None: fewer than `fewest_images(K)` images have an
-        object of the class.
+        The intervals of all K classes with objects shall hold together. So each leaves out 2.5 / K % of the draws at
+        each end (Bonferroni's correction), which needs DRAWS * K draws. None: fewer than `fewest_images(K)` images have
+        an object of the class.
         """
         classes = max(1, sum(count > 0 for count in self.class_images))
         return [
@@ -179,23 +184,23 @@ class Comparison:
 
     @property
     def class_images(self) -> list[int]:
-        """How many images have an object of each class."""
-        return [len(one.owners) for one in self.new.matched]
+        """For each class the number of images with an object of the class."""
+        return [len(class_matches.owners) for class_matches in self.new.matched]
 
     @property
     def images_with_objects(self) -> int:
-        """How many images have an object."""
-        return len({image for one in self.new.matched for image in one.owners.tolist()})
+        """The number of images with an object."""
+        return len({image for class_matches in self.new.matched for image in class_matches.owners.tolist()})
 
     @property
-    def lost(self) -> list[bool]:
-        """Whether the old model finds objects of a class at its threshold, and the new one finds none at its own."""
+    def class_lost(self) -> list[bool]:
+        """For each class: the old model finds objects of it at its threshold, and the new model finds none."""
         both = zip(self.old.scores.per_class, self.new.scores.per_class, strict=True)
         return [before.recall > 0 and after.recall == 0 for before, after in both]
 
     @property
     def conclusion(self) -> Conclusion:
-        """Whether the new model is better: by the interval of the difference of AP, if the images are enough for it."""
+        """Whether the new model is better, by the interval of the difference of AP, if there are enough images."""
         ends = self.intervals["map"]
         if self.old.model.tensors == self.new.model.tensors:
             return "same weights"
@@ -206,26 +211,28 @@ class Comparison:
         return "better" if ends[0] > 0 else "worse" if ends[1] < 0 else "may be chance"
 
     def sentence(self, old: str = "A", new: str = "B") -> str:
-        """The conclusion in words; old, new: what the models are called."""
-        if (found := self.conclusion) == "same weights":
+        """The conclusion in words. old, new: the names of the models in the sentence."""
+        if (conclusion := self.conclusion) == "same weights":
             return f"{_upper(old)} and {new} have the same weights."
-        if found == "not measured":
+        if conclusion == "not measured":
             return "No verdict: the split has no object."
         low, high = self.intervals["map"] or (math.nan, math.nan)
         change = self.differences["map"]
-        by = f"AP of {self.measure} changed by {change:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}."
-        if found == "too few images":
-            few = f"{self.images:,} {'image is' if self.images == 1 else 'images are'} few, so the intervals are wide"
-            return f"No verdict: {few}. {by} Compare on {FEW_IMAGES} images or more."
-        if found == "may be chance":
-            return f"The difference may be chance. {by}"
-        return f"{_upper(new)} is {found} than {old}. {by}"
+        numbers = f"AP of {self.measure} changed by {change:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}."
+        if conclusion == "too few images":
+            images = f"{self.images:,} {'image is' if self.images == 1 else 'images are'}"
+            return f"No verdict: {images} too few. {numbers} Compare on {FEW_IMAGES} images or more."
+        if conclusion == "may be chance":
+            return f"The difference may be chance. {numbers}"
+        return f"{_upper(new)} is {conclusion} than {old}. {numbers}"
 
     def to_dict(self) -> Row:
-        """Plain values, for `write_json`; null where nothing was measured, or for an interval of too few images."""
+        """Plain values for `write_json`. None: nothing was measured, or there are too few images for an interval."""
         old, new = self.old.scores, self.new.scores
         ends = self.intervals["map"] if self.images_with_objects >= fewest_images() else None
-        classes = zip(old.per_class, new.per_class, self.class_images, self.class_intervals, self.lost, strict=True)
+        classes = zip(
+            old.per_class, new.per_class, self.class_images, self.class_intervals, self.class_lost, strict=True
+        )
         return {
             "split": self.split,
             "of": self.measure,
@@ -252,45 +259,57 @@ class Comparison:
 def compare_models(
     old: Path, new: Path, where: ProjectPaths, split: str, resamples: int, batch_size: int = 1
 ) -> Comparison:
-    """Score two model files on a split of annotations/ and manifest/.
+    """Run and score two model files on a split.
+
+    Args:
+        old: The first model file.
+        new: The second model file.
+        where: The folders of the project's data.
+        split: The split to score on.
+        resamples: The number of bootstrap draws.
+        batch_size: Images at a time.
 
     Raises:
         NotComparableError: the models, or one of them and the dataset, have no class in common; or the split is empty.
-        UserError: an input is missing or damaged, or an image is not the one of the manifest.
+        UserError: an input is missing or damaged, or an image differs from the manifest.
     """
     annotations, samples = files.read_json(where.split(split)[0]), read_samples(*where.split(split))
     names = [entry.name for entry in read_classes(where.classes)]
     if not samples:
-        raise NotComparableError(f"the {split} split has no image to compare on. Name another one: --split valid")
+        raise NotComparableError(f"the split {split} has no image to compare on. Use another split: --split valid")
     predictors = [load_predictor(path, batch_size=batch_size) for path in (old, new)]
-    known = [list(filter(None, one.class_names)) for one in predictors]
-    _require_common(str(old), known[0], str(new), known[1])
-    for path, classes in zip((old, new), known, strict=True):
-        _require_common(str(path), classes, f"the dataset {where.dataset}", names)
-    models = [_model(path, one, where, samples, names) for path, one in zip((old, new), predictors, strict=True)]
-    return Comparison.of(split, annotations, models[0], models[1], resamples)
+    model_classes = [list(filter(None, predictor.class_names)) for predictor in predictors]
+    _require_common_class(str(old), model_classes[0], str(new), model_classes[1])
+    for path, classes in zip((old, new), model_classes, strict=True):
+        _require_common_class(str(path), classes, f"the dataset {where.dataset}", names)
+    models = [
+        _model(path, predictor, where, samples, names) for path, predictor in zip((old, new), predictors, strict=True)
+    ]
+    return Comparison.from_models(split, annotations, models[0], models[1], resamples)
 
 
-def _model(path: Path, one: BasePredictor, where: ProjectPaths, samples: Sequence[Sample], names: list[str]) -> Model:
+def _model(
+    path: Path, predictor: BasePredictor, where: ProjectPaths, samples: Sequence[Sample], names: list[str]
+) -> Model:
     return Model(
         path=str(path),
         sha256=files.sha256_file(path),
-        tensors=one.tensors,
-        variant=one.architecture.name,
-        classes=one.class_names,
-        segmentation=one.architecture.segmentation,
-        training=model_origin(path),
-        results=detect(one, where.dataset, samples, names),
+        tensors=predictor.tensors,
+        variant=predictor.architecture.name,
+        classes=predictor.class_names,
+        segmentation=predictor.architecture.segmentation,
+        training=read_any_training_record(path),
+        results=detect(predictor, where.dataset, samples, names),
     )
 
 
-def _require_common(one: str, known: Iterable[str], other: str, others: Iterable[str]) -> None:
-    """Raise where two class tables share no name: every object of one is a class that the other cannot find."""
-    known, others = list(known), list(others)
-    if not set(known) & set(others):
+def _require_common_class(first: str, first_classes: list[str], second: str, second_classes: list[str]) -> None:
+    """Raise a NotComparableError if two class tables have no name in common."""
+    if not set(first_classes) & set(second_classes):
+        classes = f"{listed(first_classes) or 'none'}; {listed(second_classes) or 'none'}"
         raise NotComparableError(
-            f"{one} and {other} have no class in common: {listed(known) or 'none'}; {listed(others) or 'none'}. "
-            "Classes are matched by name. Compare models of one class table, on a dataset that has it."
+            f"{first} and {second} have no class in common: {classes}. Classes are matched by name. Compare models "
+            "with the same classes, on a dataset with these classes."
         )
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint scored on a split it was not trained on, and the report of it."""
+"""The evaluation of a model on a split: detections, scores, tables and pictures as files."""
 
 from __future__ import annotations
 
@@ -25,21 +25,31 @@ from rfdetr_core.metrics.coco import Row, coco_results
 
 
 def evaluate(predictor: BasePredictor, where: ProjectPaths, config: EvaluateConfig, output: Path) -> dict[str, Any]:
-    """Score a detector; the result is the content of about.json and of metrics.json.
+    """Evaluate a detector and write the results.
 
-    Into `output` go metrics.json, about.json (the split, and why a number is null), per_class.csv, per_image.csv,
-    pr_curve.csv, confusion.csv, detections.json, masks.json and pictures/. Every number is pycocotools' of
-    detections.json or masks.json. Without an image in the test split, valid is used, and about.json says so.
+    It writes metrics.json, about.json (the split, and why a number is null), per_class.csv, per_image.csv,
+    pr_curve.csv, confusion.csv, detections.json, masks.json and pictures/. Every number is computed by pycocotools
+    from detections.json or masks.json. If the test split has no image, valid is used and about.json says so.
+
+    Args:
+        predictor: The detector.
+        where: The folders of the project's data.
+        config: The section `evaluate` of params.yaml.
+        output: The folder for the results.
+
+    Returns:
+        The content of about.json and metrics.json in one dict.
 
     Raises:
-        UserError: an input is missing, an image is not the one of the manifest, or the classes are not the model's.
+        UserError: an input is missing, an image differs from the manifest, or the dataset has other classes than the
+            model.
     """
     split, samples = split_to_score(where, config)
     names = tuple(entry.name for entry in read_classes(where.classes))
     require_classes(predictor, names)
     results = detect(predictor, where.dataset, samples, names)
     segments, annotations = predictor.architecture.segmentation, files.read_json(where.split(split)[0])
-    scored = Scored.of(annotations, results, segmentation=segments, threshold=config.threshold)
+    scored = Scored.from_results(annotations, results, segmentation=segments, threshold=config.threshold)
     metrics, table = scored.numbers(), dict(enumerate(names))
     about = about_of(split, config, metrics)
     write_results(output / "detections.json", results, "bbox")
@@ -52,7 +62,7 @@ def evaluate(predictor: BasePredictor, where: ProjectPaths, config: EvaluateConf
 
 
 def about_of(split: str, config: EvaluateConfig, metrics: dict[str, Any]) -> dict[str, str]:
-    """The content of about.json: the split that was scored, and why it is that one and some numbers are null."""
+    """The content of about.json: the split, why it differs from the configured one, and why numbers are null."""
     about = {"split": split}
     if split != config.split:
         about["note"] = "the test split has no image"
@@ -64,50 +74,69 @@ def about_of(split: str, config: EvaluateConfig, metrics: dict[str, Any]) -> dic
 def write_pictures(
     folder: Path, scored: Scored, samples: Sequence[Sample], dataset: Path, names: dict[int, str], count: int
 ) -> None:
-    """Draw `count` images of a split into a folder, in place of the PNG files there. names: of the classes, by id.
+    """Draw images of a split into a folder. The PNG files that are in it are deleted.
+
+    Args:
+        folder: Where the pictures are written.
+        scored: The evaluation.
+        samples: The images of the split.
+        dataset: The folder of the images.
+        names: The names of the classes by id.
+        count: How many images to draw; see `pick`.
 
     Raises:
-        UserError: an image is missing or not the one of the manifest.
+        UserError: an image is missing or differs from the manifest.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
     by_id = {sample.image_id: sample for sample in samples}
-    for name, one in pick(scored.judgements, count).items():
-        picture = _picture(dataset, by_id[one.image["id"]])
-        drawn = compare(picture, one, names, scored.threshold, masks=scored.masks is not None)
+    for name, judgement in pick(scored.judgements, count).items():
+        picture = _picture(dataset, by_id[judgement.image["id"]])
+        drawn = compare(picture, judgement, names, scored.threshold, masks=scored.masks is not None)
         write_png(folder / f"{name}.png", drawn)
 
 
 def require_classes(predictor: BasePredictor, names: tuple[str, ...]) -> None:
-    """Raise a UserError where the classes of a dataset are not the model's."""
+    """Raise a UserError if the classes of the dataset differ from those of the model."""
     if names != predictor.class_names:
         raise UserError(
-            f"the model's classes ({', '.join(predictor.class_names)}) are not the dataset's ({', '.join(names)}). "
-            "Evaluate it on a dataset with its own class table, or train it on this one."
+            f"the model has the classes {', '.join(predictor.class_names)}; the dataset has {', '.join(names)}. "
+            "Evaluate the model on a dataset with the same classes, or train a model on this dataset."
         )
 
 
 def detect(predictor: BasePredictor, dataset: Path, samples: Sequence[Sample], names: Sequence[str]) -> list[Row]:
-    """Detections in COCO's results format, the predictor's classes found by name among `names`; others are left out.
+    """Run the predictor on images. The detections are in COCO's results format.
 
-    So is the row of the class head that has no class.
+    The classes of the predictor are matched with `names` by name. Detections of other classes are left out, and so are
+    those of the last row of the class head, which stands for no class.
+
+    Args:
+        predictor: The detector.
+        dataset: The folder of the images.
+        samples: The images.
+        names: The classes of the dataset. A detection's category_id is an index in this list.
 
     Raises:
-        UserError: an image is missing or not the one of the manifest.
+        UserError: an image is missing or differs from the manifest.
     """
-    index = {name: place for place, name in enumerate(names)}
-    labels = {place: index[name] for place, name in enumerate(predictor.class_names) if name in index}
+    index = {name: position for position, name in enumerate(names)}
+    labels = {position: index[name] for position, name in enumerate(predictor.class_names) if name in index}
     results = []
     found_in = predictor.detect(samples, load=partial(_picture, dataset))
-    for sample, found in zip(samples, found_in, strict=True):
-        rows = coco_results(sample.image_id, found)
+    for sample, detections in zip(samples, found_in, strict=True):
+        rows = coco_results(sample.image_id, detections)
         results += [row | {"category_id": labels[row["category_id"]]} for row in rows if row["category_id"] in labels]
     return results
 
 
 def split_to_score(where: ProjectPaths, config: EvaluateConfig) -> tuple[str, list[Sample]]:
-    """The split that is asked for, or valid where it has no image. Raises a UserError where neither has one."""
+    """The configured split with its images, or valid if that split has no image.
+
+    Raises:
+        UserError: neither split has an image.
+    """
     for split in dict.fromkeys((config.split, "valid")):
         samples = read_samples(*where.split(split))
         if samples:
@@ -120,7 +149,7 @@ def _picture(root: Path, sample: Sample) -> Image.Image:
 
 
 def machine_of(predictor: BasePredictor) -> dict[str, Any]:
-    """What decides the bits of the detections, beside code and packages."""
+    """Hardware and settings that can change the last bits of the detections, beside code and packages."""
     settings = {"settings": environment.settings()}
     if "cuda" in predictor.device:
         return {"device": torch.cuda.get_device_name(predictor.device), **settings}
@@ -133,12 +162,21 @@ def machine_of(predictor: BasePredictor) -> dict[str, Any]:
     }
 
 
-def write_origin(
+def write_lineage(
     path: Path, model: Path, where: ProjectPaths, config: EvaluateConfig, split: str, machine: Mapping[str, Any]
 ) -> None:
-    """Write the digests of the model file, its tensors and the inputs, the params, the code, packages and machine."""
+    """Write lineage.json of an evaluation: digests of model and inputs, params, code, packages and machine.
+
+    Args:
+        path: The file to write.
+        model: The model file that was evaluated.
+        where: The folders of the project's data.
+        config: The section `evaluate` of params.yaml.
+        split: The split that was evaluated.
+        machine: See `machine_of`.
+    """
     content = {
-        "schema": 2,  # 1: the digests of code are of the bytes, comments and all
+        "schema": 2,  # In schema 1, a code digest covered all bytes of a file, its comments too.
         "model": provenance.identity(model) | {"tensors": tensor_digest(read_checkpoint(model).weights)},
         "split": split,
         "inputs": provenance.identities([*where.split(split), where.classes]),

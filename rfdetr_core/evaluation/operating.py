@@ -1,4 +1,4 @@
-"""What to expect of a detector in use: intervals of its scores, thresholds, and whether scores are probabilities."""
+"""Thresholds to deploy, intervals of scores, and calibration: whether a score is a probability."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from rfdetr_core.evaluation.resampling import Interval, matches, scores
 from rfdetr_core.evaluation.resampling import intervals as resampled
 from rfdetr_core.metrics.coco import THRESHOLDS, Floats
 
-FEW_IMAGES = 100  # of fewer, an interval is too wide, and its ends too uncertain, to base a decision on
-BINS = 10  # of a reliability diagram
-DEFAULT_THRESHOLD = 0.5  # where nothing was measured
+FEW_IMAGES = 100  # With fewer images, intervals are too wide, and their ends too uncertain, for a decision.
+BINS = 10  # The number of bins of a reliability diagram.
+DEFAULT_THRESHOLD = 0.5  # The threshold if none can be measured.
 Goal = Literal["precision", "recall"]
 
 
 @dataclass(frozen=True)
 class Point:
-    """A threshold of the score, and what a detector does there at IoU 0.5; NaN: there is no object to measure with.
+    """A score threshold, and precision, recall and F1 at this threshold and IoU 0.5. NaN: there is no object.
 
-    reached: whether it has the precision or recall that was asked for. best: the highest value of it at any threshold.
+    reached: whether the target precision or recall is reached. best: the highest value of the target metric at any
+    threshold. Both have their defaults if there is no target.
     """
 
     threshold: float
@@ -34,54 +35,66 @@ class Point:
     reached: bool = True
     best: float = float("nan")
 
-    def useful(self, otherwise: float) -> Point:
-        """The same, or at another threshold where nothing is found at any: with F1 0 everywhere, 0 is as good as 1."""
-        return self if self.f1 > 0 else replace(self, threshold=otherwise)
+    def or_default(self, threshold: float) -> Point:
+        """This point, or the same with `threshold` if its F1 is not above 0.
+
+        If F1 is 0 at every threshold, all thresholds are equally good, and the lowest one would be chosen.
+        """
+        return self if self.f1 > 0 else replace(self, threshold=threshold)
 
 
 def best_f1(curve: Floats) -> Point:
-    """The lowest threshold with the highest F1, of a curve (3, 101) of precision, recall and F1 over THRESHOLDS."""
+    """The lowest threshold with the highest F1. curve: precision, recall and F1 at each of THRESHOLDS, (3, 101)."""
     return _point(curve, 0 if np.isnan(curve).any() else int(curve[2].argmax()))
 
 
 def reaching(curve: Floats, target: Mapping[Goal, float]) -> Point:
-    """The threshold that has a precision or recall at the smallest loss of the other, or else the best F1.
+    """The threshold that reaches a target: for a precision the one with the highest recall, and vice versa.
 
-    target: one goal and its value. Of equal ones, the lowest threshold.
+    If several thresholds have this value, the lowest is taken. If none reaches the target: the highest F1.
+    target: "precision" or "recall", and its value. curve: see `best_f1`.
     """
     (goal, value), *_ = target.items()
-    wanted, other = (curve[0], curve[1]) if goal == "precision" else (curve[1], curve[0])
-    enough = np.flatnonzero(wanted >= value)
-    place = int(enough[other[enough].argmax()]) if len(enough) else None
-    found = best_f1(curve) if place is None else _point(curve, place)
-    best = float("nan") if np.isnan(wanted).any() else float(wanted.max())
-    return Point(found.threshold, found.precision, found.recall, found.f1, place is not None, best)
+    goal_curve, other_curve = (curve[0], curve[1]) if goal == "precision" else (curve[1], curve[0])
+    reached = np.flatnonzero(goal_curve >= value)
+    index = int(reached[other_curve[reached].argmax()]) if len(reached) else None
+    point = best_f1(curve) if index is None else _point(curve, index)
+    best = float("nan") if np.isnan(goal_curve).any() else float(goal_curve.max())
+    return Point(point.threshold, point.precision, point.recall, point.f1, index is not None, best)
 
 
-def _point(curve: Floats, place: int) -> Point:
-    threshold = float("nan") if np.isnan(curve).any() else float(THRESHOLDS[place])
-    precision, recall, f1 = map(float, curve[:, place])
+def _point(curve: Floats, index: int) -> Point:
+    threshold = float("nan") if np.isnan(curve).any() else float(THRESHOLDS[index])
+    precision, recall, f1 = map(float, curve[:, index])
     return Point(threshold, precision, recall, f1)
 
 
 def intervals(analysis: Analysis, threshold: float, resamples: int, seed: int = 0) -> dict[str, Interval | None]:
-    """By name of metrics.json, the 2.5th and the 97.5th percentile over images drawn with replacement.
+    """The 95 % bootstrap interval of each score, by its name in metrics.json. None: there is nothing to measure.
 
-    f1 is that at one threshold for all classes, which the draws do not choose anew. None: there is nothing to measure.
+    The images are drawn with replacement; an interval goes from the 2.5th to the 97.5th percentile of the draws.
+
+    Args:
+        analysis: The matched detections.
+        threshold: The score threshold of F1, the same for all classes and all draws.
+        resamples: The number of draws.
+        seed: The seed of the draws.
     """
     matched = matches(analysis.evaluator)
-    return resampled(lambda times: scores(matched, times, threshold), len(analysis.images), resamples, seed)
+    return resampled(lambda counts: scores(matched, counts, threshold), len(analysis.images), resamples, seed)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whether a score is the share of right detections among those of that score.
+    """Calibration of the scores: are 80 % of the detections with a score of 0.8 right?
 
-    bins: of BINS equal parts of 0..1, how many detections, the mean of their scores, and the share of right ones; bins
-    without a detection are left out. error: the detection expected calibration error (D-ECE), the mean over detections
-    of the difference between these two, of all and by class (Küppers et al., CVPR workshops 2020). NaN: no detection.
-    error_above: that of the detections above a threshold. Most of a detector's queries see nothing and have scores near
-    0, which is true and hides what the higher scores are worth.
+    bins: the scores from 0 to 1 in BINS equal parts. For each part: count (of detections), score (their mean score) and
+        right (the share of them that is right). Parts without a detection are left out.
+    error: the detection expected calibration error (D-ECE; Küppers et al., CVPR workshops 2020). It is the mean over
+        all detections of the difference between `score` and `right` of their bin. NaN: there is no detection.
+    error_above: the D-ECE of the detections above a threshold. Most queries of a detector match nothing and have scores
+        near 0. These scores are correct, and hide the calibration error of the higher scores.
+    by_class: the D-ECE of each class.
     """
 
     bins: list[dict[str, float]]
@@ -90,17 +103,25 @@ class Calibration:
     by_class: dict[str, float]
 
     @classmethod
-    def of(cls, analysis: Analysis, threshold: float) -> Calibration:
-        """Right: matched with an object of its class at IoU 0.5."""
+    def measure(cls, analysis: Analysis, threshold: float) -> Calibration:
+        """Measure the calibration. A detection is right if it matches an object of its class at IoU 0.5.
+
+        threshold: of `error_above`.
+        """
         if not len(analysis.detections):
             return cls([], float("nan"), float("nan"), {})
-        found = analysis.evaluator.calibration(n_bins=BINS, iou_threshold=0.5)
+        calibration = analysis.evaluator.calibration(n_bins=BINS, iou_threshold=0.5)
         bins = [
-            {"count": one["count"], "score": one["avg_confidence"], "right": one["avg_accuracy"]}
-            for one in found["bins"]
-            if one["count"]
+            {"count": entry["count"], "score": entry["avg_confidence"], "right": entry["avg_accuracy"]}
+            for entry in calibration["bins"]
+            if entry["count"]
         ]
         above = analysis.detections[analysis.detections.score > threshold]
         matched = (above.object >= 0).to_numpy()
         error, _ = metrics.calibration_error(above.score.to_numpy(), matched, n_bins=BINS)
-        return cls(bins, float(found["ece"]), float(error) if len(above) else float("nan"), dict(found["per_category"]))
+        return cls(
+            bins,
+            float(calibration["ece"]),
+            float(error) if len(above) else float("nan"),
+            dict(calibration["per_category"]),
+        )

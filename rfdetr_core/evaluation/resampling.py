@@ -1,4 +1,4 @@
-"""How much of a score is chance: the same detections on images drawn again, with replacement."""
+"""Bootstrap: draws the images of a split again, with replacement, to measure the uncertainty of scores."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ import numpy.typing as npt
 from rfdetr_core.metrics.coco import RECALLS, Floats, Record
 
 Interval = tuple[float, float]
-Times = npt.NDArray[np.int64]
-# Names of metrics.json, and what people call them.
+Counts = npt.NDArray[np.int64]  # for each image: how often a draw has it
+# Name in metrics.json -> the usual name.
 SCORES = {"map": "AP", "map_50": "AP50", "map_75": "AP75", "mar_100": "AR", "f1": "F1"}
-_AT_75 = 5  # the place of 0.75 among COCO's thresholds of the IoU
+_AT_75 = 5  # the index of 0.75 in COCO's IoU thresholds
 
 
 @dataclass(frozen=True)
 class ClassMatches:
-    """Detections of a class, the best score first.
+    """The N detections of a class, the highest score first, and whether they are right.
 
-    image, score, right_at_50, counted_at_50: (N,) of all. right, counted: (T, M) at T thresholds of the IoU, of those
-    up to the last that is right at any: what comes after it changes no precision. owners: images with objects of the
-    class. instances: how many objects each of them has.
+    image: index of the image, (N,). score: (N,).
+    right_at_50, counted_at_50: right at IoU 0.5; not ignored there, (N,).
+    right, counted: the same at COCO's T IoU thresholds, (T, M). M is the number of detections up to the last one that
+        is right at any of them; detections after it do not change the interpolated precision.
+    owners: indices of the images with objects of the class. instances: the number of these objects in each.
     """
 
     image: npt.NDArray[np.int64]
@@ -39,30 +41,30 @@ class ClassMatches:
 
 
 def matches(evaluator: hotcoco.COCOeval) -> list[ClassMatches]:
-    """What an evaluator has matched at COCO's ten thresholds, class by class; images in the order of their ids."""
+    """The matches of an evaluator at COCO's ten IoU thresholds, by class. Images are in the order of their ids."""
     evaluator = hotcoco.COCOeval(evaluator.coco_gt, evaluator.coco_dt, evaluator.params.iou_type)
     params = evaluator.params
     params.area_rng, params.area_rng_lbl = params.area_rng[:1], params.area_rng_lbl[:1]
     evaluator.evaluate()
-    place = {image: number for number, image in enumerate(sorted(params.img_ids))}
+    index_of = {image: index for index, image in enumerate(sorted(params.img_ids))}
     records: dict[int, list[Record]] = {label: [] for label in sorted(params.cat_ids)}
     for record in evaluator.eval_imgs:
         if record is not None:
             records[record["category_id"]].append(record)
-    return [_of_class(own, place, len(params.iou_thrs)) for own in records.values()]
+    return [_matches_of_class(of_class, index_of, len(params.iou_thrs)) for of_class in records.values()]
 
 
-def _of_class(records: Sequence[Record], place: dict[int, int], thresholds: int) -> ClassMatches:
+def _matches_of_class(records: Sequence[Record], index_of: dict[int, int], thresholds: int) -> ClassMatches:
     instances: dict[int, int] = {}
-    for one in records:
-        if count := int((np.asarray(one["gtIgnore"]) == 0).sum()):
-            instances[place[int(one["image_id"])]] = count
-    scores = np.concatenate([np.zeros(0), *(one["dtScores"] for one in records)])
+    for record in records:
+        if count := int((np.asarray(record["gtIgnore"]) == 0).sum()):
+            instances[index_of[int(record["image_id"])]] = count
+    scores = np.concatenate([np.zeros(0), *(record["dtScores"] for record in records)])
     order = np.argsort(-scores, kind="mergesort")
-    lengths = [len(one["dtScores"]) for one in records]
-    images = np.repeat([place[int(one["image_id"])] for one in records], lengths).astype(np.int64)[order]
-    right = _joined((np.asarray(one["dtMatches"]) > 0 for one in records), thresholds)[:, order]
-    counted = _joined((np.asarray(one["dtIgnore"]) == 0 for one in records), thresholds)[:, order]
+    lengths = [len(record["dtScores"]) for record in records]
+    images = np.repeat([index_of[int(record["image_id"])] for record in records], lengths).astype(np.int64)[order]
+    right = _joined((np.asarray(record["dtMatches"]) > 0 for record in records), thresholds)[:, order]
+    counted = _joined((np.asarray(record["dtIgnore"]) == 0 for record in records), thresholds)[:, order]
     hits = np.flatnonzero((right & counted).any(axis=0))
     last = int(hits[-1]) + 1 if len(hits) else 0
     return ClassMatches(
@@ -77,64 +79,79 @@ def _of_class(records: Sequence[Record], place: dict[int, int], thresholds: int)
     )
 
 
-def scores(matched: Iterable[ClassMatches], times: Times, threshold: float = 0.5) -> dict[str, float]:
-    """SCORES where image i is there times[i] times: (I,) integers. NaN if there is no object.
+def scores(matched: Iterable[ClassMatches], counts: Counts, threshold: float = 0.5) -> dict[str, float]:
+    """SCORES on a dataset that has image i counts[i] times. NaN: it has no object.
 
-    As pycocotools on a dataset with the images repeated, but for the order of equal scores. f1 is that at one threshold
-    of the score.
+    The scores equal those of pycocotools on a dataset with repeated images, except for the order of equal scores.
+
+    Args:
+        matched: See `matches`.
+        counts: How often each of the I images is repeated, (I,).
+        threshold: The score threshold of f1, the same for all classes.
     """
-    found = class_scores(matched, times, threshold)
-    found = found[~np.isnan(found[:, 0])]
-    if not len(found):
+    values = class_scores(matched, counts, threshold)
+    values = values[~np.isnan(values[:, 0])]
+    if not len(values):
         return dict.fromkeys(SCORES, math.nan)
-    return dict(zip(SCORES, np.mean(found, axis=0).tolist(), strict=True))
+    return dict(zip(SCORES, np.mean(values, axis=0).tolist(), strict=True))
 
 
-def class_scores(matched: Iterable[ClassMatches], times: Times, threshold: float = 0.5) -> Floats:
-    """The same of each class, (K, 5) in the order of SCORES; NaN for a class without an object in these images."""
+def class_scores(matched: Iterable[ClassMatches], counts: Counts, threshold: float = 0.5) -> Floats:
+    """Like `scores`, for each class: (K, 5), in the order of SCORES. NaN: no object of the class."""
     absent = (math.nan,) * len(SCORES)
-    found = [_of_times(one, times, threshold) or absent for one in matched]
-    return np.array(found).reshape(-1, len(SCORES))
+    values = [_scores_of_class(class_matches, counts, threshold) or absent for class_matches in matched]
+    return np.array(values).reshape(-1, len(SCORES))
 
 
-def _of_times(one: ClassMatches, times: Times, threshold: float) -> tuple[float, ...] | None:
-    objects = int((one.instances * times[one.owners]).sum())
+def _scores_of_class(class_matches: ClassMatches, counts: Counts, threshold: float) -> tuple[float, ...] | None:
+    objects = int((class_matches.instances * counts[class_matches.owners]).sum())
     if not objects:
         return None
-    weight = times[one.image[: one.right.shape[1]]].astype(np.int32) * one.counted  # (T, M)
-    hits, seen = np.cumsum(weight * one.right, axis=1), np.cumsum(weight, axis=1)
+    weight = (
+        counts[class_matches.image[: class_matches.right.shape[1]]].astype(np.int32) * class_matches.counted
+    )  # (T, M)
+    hits, total = np.cumsum(weight * class_matches.right, axis=1), np.cumsum(weight, axis=1)
     recall = hits / objects
-    precision = hits / np.maximum(seen, 1)
+    precision = hits / np.maximum(total, 1)
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     precision = np.concatenate([precision, np.zeros((len(precision), 1))], axis=1)
-    at = [values[np.searchsorted(own, RECALLS)].mean() for own, values in zip(recall, precision, strict=True)]
-    most = float(recall[:, -1].mean()) if recall.shape[1] else 0.0
-    enough = int(np.searchsorted(-one.score, -threshold, side="right"))  # those that reach the threshold
-    found = times[one.image[:enough]] * one.counted_at_50[:enough]
-    right = int((found * one.right_at_50[:enough]).sum())
-    return float(np.mean(at)), float(at[0]), float(at[_AT_75]), most, 2 * right / (int(found.sum()) + objects)
+    curves = zip(recall, precision, strict=True)
+    aps = [precisions[np.searchsorted(recalls, RECALLS)].mean() for recalls, precisions in curves]
+    highest_recall = float(recall[:, -1].mean()) if recall.shape[1] else 0.0
+    end = int(np.searchsorted(-class_matches.score, -threshold, side="right"))  # the first `end` reach the threshold
+    repeats = counts[class_matches.image[:end]] * class_matches.counted_at_50[:end]
+    right = int((repeats * class_matches.right_at_50[:end]).sum())
+    f1 = 2 * right / (int(repeats.sum()) + objects)
+    return float(np.mean(aps)), float(aps[0]), float(aps[_AT_75]), highest_recall, f1
 
 
-def draws(images: int, resamples: int, seed: int = 0) -> Iterator[Times]:
-    """How often each image is there, in as many draws with replacement."""
+def draws(images: int, resamples: int, seed: int = 0) -> Iterator[Counts]:
+    """Draw the images with replacement, `resamples` times. Yields for each draw how often it has each image."""
     random = np.random.default_rng(seed)
     count = resamples if images else 0
     return (np.bincount(random.integers(0, images, images), minlength=images) for _ in range(count))
 
 
 def interval(values: Iterable[float], tail: float = 2.5) -> Interval | None:
-    """The percentiles of what was measured that leave `tail` % out at each end; None where nothing was measured."""
-    there = [value for value in values if not math.isnan(value)]
-    low, high = np.percentile(there, [tail, 100 - tail]).tolist() if there else (math.nan, math.nan)
-    return (low, high) if there else None
+    """The interval that leaves out `tail` % of the values at each end. NaN values are ignored; None: all are NaN."""
+    measured_values = [value for value in values if not math.isnan(value)]
+    low, high = np.percentile(measured_values, [tail, 100 - tail]).tolist() if measured_values else (math.nan, math.nan)
+    return (low, high) if measured_values else None
 
 
 def intervals(
-    statistic: Callable[[Times], dict[str, float]], images: int, resamples: int, seed: int = 0
+    statistic: Callable[[Counts], dict[str, float]], images: int, resamples: int, seed: int = 0
 ) -> dict[str, Interval | None]:
-    """By SCORES, the interval of what `statistic` makes of how often each image is there."""
-    found = [statistic(times) for times in draws(images, resamples, seed)]
-    return {name: interval([one[name] for one in found]) for name in SCORES}
+    """The 95 % bootstrap interval of each of SCORES. None: nothing was measured.
+
+    Args:
+        statistic: Computes the scores of a draw from how often it has each image.
+        images: The number of images.
+        resamples: The number of draws.
+        seed: The seed of the draws.
+    """
+    drawn_scores = [statistic(counts) for counts in draws(images, resamples, seed)]
+    return {name: interval([draw[name] for draw in drawn_scores]) for name in SCORES}
 
 
 def _joined(parts: Iterable[npt.NDArray[np.bool_]], thresholds: int) -> npt.NDArray[np.bool_]:

@@ -1,4 +1,8 @@
-"""Scores of parts of a split: by size, shape, place and crowding of objects, by brightness and metadata of images."""
+"""Scores of slices of a split.
+
+Each slice dimension divides the split into slices: by size, shape, place and crowding of the objects, or by brightness
+and metadata of the images.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +20,18 @@ from rfdetr_core.metrics.coco import Floats, Row
 from rfdetr_core.metrics.matching import evaluate
 
 COLUMNS = ["slice", "value", "images", "objects", "map", "map_50", "precision", "recall", "f1"]
-_MOST_VALUES = 20  # of a column of metadata; the rest are one slice
-_SIZES = (32.0**2, 96.0**2)  # COCO's
+_MOST_VALUES = 20  # metadata values with a slice each; all other values of a column are one slice
+_SIZES = (32.0**2, 96.0**2)  # COCO's borders between small, medium and large, in square pixels
 Codes = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Cut:
-    """One way to cut a split: names of its parts, and the part of each object and of each row of the results."""
+class Dimension:
+    """A slice dimension that divides the objects, such as their size.
+
+    name: of the dimension. values: the names of its slices. objects, detections: for each object, and for each row of
+    the results, the index of its slice.
+    """
 
     name: str
     values: list[str]
@@ -39,21 +47,29 @@ def slices(
     brightness: Floats,
     metadata: Mapping[str, Mapping[str, str]],
 ) -> pd.DataFrame:
-    """One row (COLUMNS) for each part of each cut. A number that cannot be measured is NaN.
+    """A row (COLUMNS) for each slice of each dimension. A number that cannot be measured is NaN.
 
-    threshold: (K,), of precision, recall and F1, which count objects and detections of all classes together.
-    brightness: (I,) mean of each image, 0 to 255. metadata: by path, values by column.
+    Precision, recall and F1 count the objects and detections of all classes together.
+
+    Args:
+        analysis: The matched detections.
+        annotations: The canonical annotations.
+        results: All detections.
+        threshold: The score threshold of each class for precision, recall and F1, (K,).
+        brightness: The mean brightness of each image, 0 to 255, (I,).
+        metadata: For the path of an image the values by metadata column.
     """
     measure = _Measure(analysis, annotations, results, threshold)
-    found = _everything(analysis, annotations, results)
-    rows = [row for cut in _object_cuts(analysis, found) for row in measure.of_objects(cut)]
-    for name, values, codes in _image_cuts(analysis, brightness, metadata):
-        rows += measure.of_images(name, values, codes)
+    detections = _all_detections(analysis, annotations, results)
+    dimensions = _object_dimensions(analysis, detections)
+    rows = [row for dimension in dimensions for row in measure.object_slices(dimension)]
+    for name, values, codes in _image_dimensions(analysis, brightness, metadata):
+        rows += measure.image_slices(name, values, codes)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _everything(analysis: Analysis, annotations: Row, results: Results) -> pd.DataFrame:
-    """All detections, also those that do not count at IoU 0.5: at a higher IoU they may."""
+def _all_detections(analysis: Analysis, annotations: Row, results: Results) -> pd.DataFrame:
+    """All detections, including those that do not count at IoU 0.5: they may count at a higher IoU."""
     table = pd.DataFrame(results.box, columns=["x", "y", "width", "height"])
     table["image"] = np.searchsorted(analysis.images.image_id.to_numpy(), results.image_id)
     loaded = load(annotations, results, analysis.kind)[1]
@@ -63,45 +79,55 @@ def _everything(analysis: Analysis, annotations: Row, results: Results) -> pd.Da
     return table
 
 
-def _object_cuts(analysis: Analysis, found: pd.DataFrame) -> list[Cut]:
+def _object_dimensions(analysis: Analysis, detections: pd.DataFrame) -> list[Dimension]:
     objects, images = analysis.objects, analysis.images
     names = [f"small (below {_name(_SIZES[0])})", "medium", f"large ({_name(_SIZES[1])} and more)"]
-    cuts = [Cut("size, COCO's", names, *(np.searchsorted(_SIZES, one.area, side="right") for one in (objects, found)))]
+    dimensions = [
+        Dimension(
+            "size, COCO's",
+            names,
+            *(np.searchsorted(_SIZES, table.area, side="right") for table in (objects, detections)),
+        )
+    ]
     if borders := _quartiles(objects.area.to_numpy()):
         values = _between([_name(border) for border in borders])
-        cuts.append(
-            Cut("size, quarters of this split", values, *(_part(borders, one.area) for one in (objects, found)))
+        dimensions.append(
+            Dimension(
+                "size, quarters of this split", values, *(_part(borders, table.area) for table in (objects, detections))
+            )
         )
     shapes = ["tall (height at least twice the width)", "neither", "wide (width at least twice the height)"]
-    cuts.append(Cut("shape", shapes, *(_shape(one) for one in (objects, found))))
+    dimensions.append(Dimension("shape", shapes, *(_shape(table) for table in (objects, detections))))
     edge = ["at the border of the image", "inside"]
-    cuts.append(Cut("place", edge, *(_inside(one, images) for one in (objects, found))))
+    dimensions.append(Dimension("place", edge, *(_inside(table, images) for table in (objects, detections))))
     crowding = np.digitize(objects.crowding, [1e-9, 0.1, 0.3])
     values = ["touches no other object", "overlaps another, IoU below 0.1", "IoU 0.1 to 0.3", "IoU above 0.3"]
-    near = found.near.to_numpy()
+    near = detections.near.to_numpy()
     of_near = np.where(near >= 0, crowding[near] if len(crowding) else 0, 0)
-    cuts.append(Cut("crowding", values, crowding, of_near))
-    return cuts
+    dimensions.append(Dimension("crowding", values, crowding, of_near))
+    return dimensions
 
 
-def _image_cuts(
+def _image_dimensions(
     analysis: Analysis, brightness: Floats, metadata: Mapping[str, Mapping[str, str]]
 ) -> list[tuple[str, list[str], Codes]]:
-    cuts = []
+    dimensions = []
     if borders := _quartiles(brightness):
         names = [f"{border:.0f}" for border in borders]
-        cuts.append(("brightness, quarters of this split (0 to 255)", _between(names), _part(borders, brightness)))
+        dimensions.append(
+            ("brightness, quarters of this split (0 to 255)", _between(names), _part(borders, brightness))
+        )
     rows = [metadata.get(path, {}) for path in analysis.images.path]
     for column in sorted({name for row in rows for name in row}):
         counts = pd.Series([row[column] for row in rows if column in row]).value_counts()
         ordered = sorted(counts.index, key=lambda value: (-int(counts[value]), str(value)))
         values = [str(value) for value in ordered[:_MOST_VALUES]]
-        place = {value: number for number, value in enumerate(values)}
-        others = len(values)
-        codes = [place.get(row[column], others) if column in row else others + 1 for row in rows]
-        values += [f"{len(ordered) - others} other values", "no value"]
-        cuts.append((f"metadata: {column}", values, np.array(codes, dtype=np.int64)))
-    return cuts
+        index_of = {value: number for number, value in enumerate(values)}
+        other_index = len(values)
+        codes = [index_of.get(row[column], other_index) if column in row else other_index + 1 for row in rows]
+        values += [f"{len(ordered) - other_index} other values", "no value"]
+        dimensions.append((f"metadata: {column}", values, np.array(codes, dtype=np.int64)))
+    return dimensions
 
 
 @dataclass(frozen=True)
@@ -111,59 +137,70 @@ class _Measure:
     results: Results
     threshold: Floats
 
-    def of_objects(self, cut: Cut) -> list[list[Any]]:
-        """COCO's rule for sizes, for any cut: what lies in another part is neither wanted nor wrong."""
-        analysis, parts = self.analysis, range(len(cut.values))
-        truth, found = load(self.annotations, self.results, analysis.kind)
-        # hotcoco cuts by area; the number of the part stands in its place.
+    def object_slices(self, dimension: Dimension) -> list[list[Any]]:
+        """Rows for the slices of objects. As in COCO's rule for sizes, objects and detections of other slices are
+        ignored."""
+        analysis, parts = self.analysis, range(len(dimension.values))
+        truth, predictions = load(self.annotations, self.results, analysis.kind)
+        # hotcoco can divide objects only by area. So the area is replaced by the number of the slice.
         ids = self.analysis.objects.annotation.to_numpy()
         if len(ids):
-            truth.update_anns(ids=ids, area=cut.objects + 0.5)
-        if count := len(cut.detections):
-            found.update_anns(ids=np.arange(1, count + 1), area=cut.detections + 0.5)
+            truth.update_anns(ids=ids, area=dimension.objects + 0.5)
+        if count := len(dimension.detections):
+            predictions.update_anns(ids=np.arange(1, count + 1), area=dimension.detections + 0.5)
         ranges = [[0.0, 1e10], *([float(part), part + 1.0] for part in parts)]
         labels = ["all", *(str(part) for part in parts)]
-        evaluator = evaluate(truth, found, analysis.kind, area_rng=ranges, area_rng_lbl=labels)
+        evaluator = evaluate(truth, predictions, analysis.kind, area_rng=ranges, area_rng_lbl=labels)
         precision = (evaluator.eval or {})["precision"]
         rows, rows_counted = [], analysis.detections.row.to_numpy()
         for part in parts:
-            objects, seen = cut.objects == part, cut.detections[rows_counted] == part
-            if objects.any() or seen.any():
+            objects, detections = dimension.objects == part, dimension.detections[rows_counted] == part
+            if objects.any() or detections.any():
                 scores = precision[..., part + 1, -1]
-                rows.append([cut.name, cut.values[part], *self._counts(objects, seen, _mean(scores), _mean(scores[0]))])
+                rows.append(
+                    [
+                        dimension.name,
+                        dimension.values[part],
+                        *self._counts(objects, detections, _mean(scores), _mean(scores[0])),
+                    ]
+                )
         return rows
 
-    def of_images(self, name: str, values: Sequence[str], codes: Codes) -> list[list[Any]]:
+    def image_slices(self, name: str, values: Sequence[str], codes: Codes) -> list[list[Any]]:
+        """Rows for the slices of images. codes: the index of each image's slice in `values`."""
         images = self.analysis.images.image_id.to_numpy()
         parts = {str(part): images[codes == part].tolist() for part in range(len(values)) if (codes == part).any()}
         scores = self.analysis.evaluator.slice_by(parts)
         rows = []
-        for part, some in parts.items():
-            objects, seen = (
+        for part, part_images in parts.items():
+            objects, detections = (
                 codes[table.image] == int(part) for table in (self.analysis.objects, self.analysis.detections)
             )
             ap, ap_50 = (np.nan if scores[part][key] == -1 else scores[part][key] for key in ("AP", "AP50"))
-            counts = self._counts(objects, seen, ap, ap_50)
-            rows.append([name, values[int(part)], len(some), *counts[1:]])
+            counts = self._counts(objects, detections, ap, ap_50)
+            rows.append([name, values[int(part)], len(part_images), *counts[1:]])
         return rows
 
     def _counts(
-        self, objects: npt.NDArray[np.bool_], seen: npt.NDArray[np.bool_], ap: float, ap_50: float
+        self, objects: npt.NDArray[np.bool_], detections: npt.NDArray[np.bool_], ap: float, ap_50: float
     ) -> list[Any]:
-        """Images, objects, the two APs, and precision, recall and F1 above the threshold."""
+        """The numbers of a row: images, objects, AP, AP50, and precision, recall and F1 above the threshold.
+
+        objects, detections: whether each of them is in the slice.
+        """
         analysis = self.analysis
-        above, unfound = analysis.above(self.threshold).index, analysis.unfound(self.threshold).index
-        there = int(objects.sum())
-        missing = int(objects[unfound].sum())
+        above, unmatched = analysis.detections_above(self.threshold).index, analysis.unmatched(self.threshold).index
+        count = int(objects.sum())
+        missing = int(objects[unmatched].sum())
         matched = analysis.detections.object.to_numpy()[above] >= 0
-        # A right detection belongs to the part of its object, as in COCO's rule.
-        wrong = int((seen[above] & ~matched).sum())
-        hits = there - missing
+        # A right detection belongs to the slice of its object, as in COCO's rule for sizes.
+        wrong = int((detections[above] & ~matched).sum())
+        hits = count - missing
         images = analysis.objects.image[objects].nunique()
         precision = hits / (hits + wrong) if hits + wrong else np.nan
-        recall = hits / there if there else np.nan
-        f1 = 2 * hits / (2 * hits + wrong + missing) if there else np.nan
-        return [images, there, ap, ap_50, precision, recall, f1]
+        recall = hits / count if count else np.nan
+        f1 = 2 * hits / (2 * hits + wrong + missing) if count else np.nan
+        return [images, count, ap, ap_50, precision, recall, f1]
 
 
 def _mean(values: Floats) -> float:
@@ -177,7 +214,7 @@ def _name(area: float) -> str:
 
 
 def _quartiles(values: Floats) -> list[float]:
-    """Borders between quarters; fewer where many are equal, none where all are."""
+    """The borders between the quarters of the values. Equal borders count once; none if all values are equal."""
     if not len(values):
         return []
     borders = np.unique(np.quantile(values, [0.25, 0.5, 0.75]))
@@ -199,7 +236,7 @@ def _shape(table: pd.DataFrame) -> Codes:
 
 
 def _inside(table: pd.DataFrame, images: pd.DataFrame) -> Codes:
-    """1 where a box keeps a pixel from every border of its image, else 0."""
+    """1 if a box is at least one pixel away from all borders of its image, else 0."""
     size = images[["width", "height"]].to_numpy()[table.image.to_numpy()]
     left, top = table.x.to_numpy() >= 1, table.y.to_numpy() >= 1
     right = table.x.to_numpy() + table.width.to_numpy() <= size[:, 0] - 1

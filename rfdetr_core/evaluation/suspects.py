@@ -1,4 +1,4 @@
-"""Suspected label errors: where a detector and the labels disagree, and the detector is likely to be right."""
+"""Suspected label errors: places where detections and labels disagree and the detector is probably right."""
 
 from __future__ import annotations
 
@@ -18,77 +18,83 @@ COLUMNS = ["certainty", "suspicion", "image", "annotation", "label", "detected",
 
 
 def suspects(analysis: Analysis) -> pd.DataFrame:
-    """Suspected label errors (COLUMNS), the most certain first; a label, and a place without one, has one row at most.
+    """The suspected label errors (COLUMNS), the most certain first.
 
-    certainty: 0 to 1. Of a detection its score, lowered by what else could explain it: a label that it overlaps, or
-    the score of a detection that confirms the label. Of a label that nothing finds above the threshold of the best F1,
-    the share of its class's labels that are found so, lowered by the best score beside it. Detections count from half
-    of that threshold. The box is the detection's, or the label's where nothing finds it. annotation, its id in the
-    canonical annotations, and the box of the label are empty where there is no label.
+    A label has at most one row, and so has a place without a label. T is the threshold with the highest F1 of a class.
+    Detections with a score of T / 2 or less are ignored. certainty is from 0 to 1:
+        NO_LABEL: score * (1 - IoU), IoU with the nearest label.
+        OTHER_CLASS: score * (1 - c). c is the score of the detection of the label's class that matches the label.
+        OTHER_PLACE: score * (1 - IoU) * (1 - c), IoU with the label.
+        NO_DETECTION: recall * (1 - min(1, s / T)). recall is that of the class at T. s is the highest score of a
+            detection of any class that overlaps the label (IoU above 0.1).
+
+    x, y, width, height: the box of the detection, or of the label for NO_DETECTION. annotation (the id in the canonical
+    annotations), label and the box of the label are empty for NO_LABEL.
     """
-    threshold = np.array([best_f1(curve).useful(DEFAULT_THRESHOLD).threshold for curve in analysis.curves])
+    threshold = np.array([best_f1(curve).or_default(DEFAULT_THRESHOLD).threshold for curve in analysis.curves])
     rows = pd.concat([_by_detections(analysis, threshold / 2), _by_labels(analysis, threshold)])
     rows = rows.sort_values(["certainty", "path", "x", "y"], ascending=[False, True, True, True], kind="stable")
     labelled = rows.object >= 0
     rows = _without_repetition(rows[~labelled | ~rows.object.where(labelled).duplicated()])
     ids, names = analysis.objects.annotation.to_numpy(), analysis.classes
     has = rows.object.to_numpy() >= 0
-    place = rows.object.to_numpy()[has]
+    object_rows = rows.object.to_numpy()[has]
     rows = rows.assign(annotation=pd.array([pd.NA] * len(rows), dtype="Int64"), label="", image=rows.path)
-    rows.loc[has, "annotation"] = ids[place]
-    rows.loc[has, "label"] = [names[label] for label in analysis.objects.label.to_numpy()[place].tolist()]
+    rows.loc[has, "annotation"] = ids[object_rows]
+    rows.loc[has, "label"] = [names[label] for label in analysis.objects.label.to_numpy()[object_rows].tolist()]
     boxes = np.full((len(rows), 4), np.nan)
-    boxes[has] = analysis.objects[_BOX].to_numpy()[place]
+    boxes[has] = analysis.objects[_BOX].to_numpy()[object_rows]
     rows[_LABEL_BOX] = boxes
     rows["detected"] = [names.get(label, "") for label in rows.detected.tolist()]
     return rows[COLUMNS].reset_index(drop=True)
 
 
 def _by_detections(analysis: Analysis, threshold: Floats) -> pd.DataFrame:
-    found = analysis.above(threshold)
-    found = found[found.kind.isin(["background", "localisation", "classification", "both"])]
-    kind, near = found.kind.to_numpy(), found.near.to_numpy()
-    score, overlap = found.score.to_numpy(), found.overlap.to_numpy()
-    # The score of the detection that confirms the label nearby.
-    confirmed = np.append(analysis.objects.found.fillna(0.0).to_numpy(), 1.0)[near]
-    free = confirmed < score
-    other_class, other_place = free & (kind == "classification"), free & (kind == "localisation")
+    detections = analysis.detections_above(threshold)
+    detections = detections[detections.kind.isin(["background", "localisation", "classification", "both"])]
+    kind, near = detections.kind.to_numpy(), detections.near.to_numpy()
+    score, overlap = detections.score.to_numpy(), detections.overlap.to_numpy()
+    # The score of the detection that matches the near label; 1 if there is no near label.
+    label_score = np.append(analysis.objects.matched_score.fillna(0.0).to_numpy(), 1.0)[near]
+    is_better = score > label_score
+    other_class, other_place = is_better & (kind == "classification"), is_better & (kind == "localisation")
     suspicion = np.select([other_class, other_place], [OTHER_CLASS, OTHER_PLACE], NO_LABEL)
-    # A box beside a label that something else found is the detector's own error rather than a label's.
-    doubt = np.where(other_class, confirmed, np.where(other_place, 1 - (1 - overlap) * (1 - confirmed), overlap))
-    table = _table(analysis, found, score * (1 - doubt), suspicion, found.label.to_numpy(), score)
+    # If another detection matches the label with a higher score, a badly placed box is an error of the detector.
+    doubt = np.where(other_class, label_score, np.where(other_place, 1 - (1 - overlap) * (1 - label_score), overlap))
+    table = _table(analysis, detections, score * (1 - doubt), suspicion, detections.label.to_numpy(), score)
     table["object"] = np.where(other_class | other_place, near, -1)
-    return table[(kind != "classification") | free]
+    return table[(kind != "classification") | is_better]
 
 
 def _by_labels(analysis: Analysis, threshold: Floats) -> pd.DataFrame:
-    """Labels that no detection of their class matches above the threshold."""
-    objects, found = analysis.objects, analysis.detections
-    left = analysis.unfound(threshold)
-    recall = 1 - left.groupby("label").size().div(objects.groupby("label").size(), fill_value=0)
-    beside = found[(found.near >= 0) & (found.overlap > BACKGROUND)].groupby("near").score.max()
-    best = beside.reindex(left.index).fillna(0.0).to_numpy()
-    # Queries that see nothing have scores too, far below the threshold, and may lie anywhere.
-    enough = analysis.of_label(threshold, left)
-    seen = np.divide(best, enough, out=np.ones(len(left)), where=enough > 0).clip(max=1)
-    certainty = left.label.map(recall).to_numpy(dtype=float) * (1 - seen)
-    nothing = np.full(len(left), -1)
-    table = _table(analysis, left, certainty, np.full(len(left), NO_DETECTION), nothing, np.full(len(left), np.nan))
-    return table.assign(object=left.index.to_numpy())
+    """Rows for the labels that no detection of their class matches above the threshold."""
+    objects, detections = analysis.objects, analysis.detections
+    labels = analysis.unmatched(threshold)
+    recall = 1 - labels.groupby("label").size().div(objects.groupby("label").size(), fill_value=0)
+    overlapping = detections[(detections.near >= 0) & (detections.overlap > BACKGROUND)]
+    best_score = overlapping.groupby("near").score.max().reindex(labels.index).fillna(0.0).to_numpy()
+    # Queries that match nothing have scores far below the threshold, and their boxes can be anywhere. So it is the
+    # share of the threshold that counts.
+    thresholds = analysis.threshold_of_rows(threshold, labels)
+    share = np.divide(best_score, thresholds, out=np.ones(len(labels)), where=thresholds > 0).clip(max=1)
+    certainty = labels.label.map(recall).to_numpy(dtype=float) * (1 - share)
+    suspicion, detected = np.full(len(labels), NO_DETECTION), np.full(len(labels), -1)
+    table = _table(analysis, labels, certainty, suspicion, detected, np.full(len(labels), np.nan))
+    return table.assign(object=labels.index.to_numpy())
 
 
 def _without_repetition(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows without the detections that show the place of a better one again, as of another class. rows: best first."""
+    """Remove detections without a label that overlap a detection with a higher certainty. rows: in this order."""
     detected = rows[(rows.detected >= 0).to_numpy()].reset_index(drop=True)
-    kept = np.ones(len(detected), dtype=bool)
+    is_kept = np.ones(len(detected), dtype=bool)
     boxes, alone = detected[_BOX].to_numpy(), (detected.object < 0).to_numpy()
     for places in detected.groupby("path").indices.values():
         ious = np.asarray(overlaps.iou(boxes[places], boxes[places], [False] * len(places))).reshape(len(places), -1)
-        for row, place in enumerate(places):
+        for row, index in enumerate(places):
             better = places[:row]
-            kept[place] = not (alone[place] and (kept[better] & (ious[row, :row] >= POSITIVE)).any())
+            is_kept[index] = not (alone[index] and (is_kept[better] & (ious[row, :row] >= POSITIVE)).any())
     dropped = np.zeros(len(rows), dtype=bool)
-    dropped[np.flatnonzero((rows.detected >= 0).to_numpy())] = ~kept
+    dropped[np.flatnonzero((rows.detected >= 0).to_numpy())] = ~is_kept
     return rows[~dropped]
 
 

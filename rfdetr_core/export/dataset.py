@@ -1,4 +1,4 @@
-"""A dataset written in another format: YOLO from COCO, COCO from YOLO, with the same ids."""
+"""Writing a dataset in another format: YOLO from COCO, COCO from YOLO, with the same ids."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from rfdetr_core.ingest.classes import bare_parents
 from rfdetr_core.ingest.clean import in_pixels
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.findings import Findings
-from rfdetr_core.ingest.folder import METADATA, leaves
+from rfdetr_core.ingest.folder import METADATA, leads_outside
 from rfdetr_core.ingest.formats import read_dataset
 from rfdetr_core.ingest.formats.coco import ANNOTATIONS
 from rfdetr_core.ingest.formats.yolo import IDS_KEY, KEYS, label_path
 from rfdetr_core.ingest.geometry import bounds, numbers, overshoot, polygon_area
-from rfdetr_core.ingest.metadata import Rows, merged, read_metadata_csv
-from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, is_text, shown
+from rfdetr_core.ingest.metadata import Rows, metadata_of, read_metadata_csv
+from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, is_text, short_repr
 from rfdetr_core.ingest.rules import ANNOTATION_RULES, Frame, clipped
 
 Format = Literal["yolo", "coco"]
 Linking = Literal["copy", "hardlink", "symlink", "none"]
-# In a YOLO dataset: the ids that COCO gives to images and annotations, and YOLO does not.
+# In a YOLO dataset, this file has the COCO ids of images and annotations. YOLO itself has none.
 IDS_FILE = "coco_ids.json"
 _SAME = 1e-6  # pixels
-_NAMED = 3  # faults that a message spells out
+_NAMED = 3  # findings that a message shows in full
 
 
 @dataclass(frozen=True)
 class ExportedImage:
-    """One image to write: its file, its path in the new split, its size and objects in pixels.
+    """One image to write: its source file, its path in the new split, its size, and its objects in pixels.
 
-    id: if known; those of the objects are in their places. metadata: value by column.
+    id: None if not known; the ids of the objects are in their places. metadata: column -> value.
     """
 
     source: Path
@@ -69,41 +69,54 @@ def _place_image(image: ExportedImage, target: Path, linking: Linking) -> None:
 
 
 def write_coco(folder: Path, splits: Splits, categories: list[Category], linking: Linking) -> list[str]:
-    """COCO in Roboflow's layout."""
+    """Write COCO in Roboflow's layout. Returns notes about lost content: always none."""
     for name, split in splits.items():
         free = count(1 + max([image.id or 0 for image in split], default=0))
-        free_object = count(1 + max([one.place.annotation or 0 for image in split for one in image.objects], default=0))
+        free_object = count(
+            1 + max([annotation.place.annotation or 0 for image in split for annotation in image.objects], default=0)
+        )
         rows, annotations = [], []
         for image in split:
             image_id = next(free) if image.id is None else image.id
             rows.append({"id": image_id, "file_name": image.path, "width": image.width, "height": image.height})
-            for one in image.objects:
-                known = one.place.annotation
-                identity = next(free_object) if known is None else known
-                annotations.append({"id": identity, "image_id": image_id} | _coco_object(one))
+            for annotation in image.objects:
+                annotation_id = annotation.place.annotation
+                identity = next(free_object) if annotation_id is None else annotation_id
+                annotations.append({"id": identity, "image_id": image_id} | _coco_object(annotation))
             _place_image(image, folder / name / image.path, linking)
-        table = [{"id": one.id, "name": one.name} for one in categories]
+        table = [{"id": category.id, "name": category.name} for category in categories]
         content = {"images": rows, "annotations": annotations, "categories": table}
         files.write_json(folder / name / ANNOTATIONS, content)
     return []
 
 
-def _coco_object(one: Annotation) -> dict[str, Any]:
-    (area,) = numbers([one.area]) or (math.inf,)
+def _coco_object(annotation: Annotation) -> dict[str, Any]:
+    (area,) = numbers([annotation.area]) or (math.inf,)
     if not math.isfinite(area):
-        polygons = one.segmentation if isinstance(one.segmentation, list) else []
-        area = sum(map(polygon_area, polygons)) if polygons else one.box[2] * one.box[3]
-    content = {"category_id": one.category, "bbox": list(one.box), "area": area, "iscrowd": int(one.crowd)}
-    return content | ({"segmentation": one.segmentation} if one.segmentation else {})
+        polygons = annotation.segmentation if isinstance(annotation.segmentation, list) else []
+        area = sum(map(polygon_area, polygons)) if polygons else annotation.box[2] * annotation.box[3]
+    content = {
+        "category_id": annotation.category,
+        "bbox": list(annotation.box),
+        "area": area,
+        "iscrowd": int(annotation.crowd),
+    }
+    return content | ({"segmentation": annotation.segmentation} if annotation.segmentation else {})
 
 
 def write_yolo(folder: Path, splits: Splits, categories: list[Category], linking: Linking) -> list[str]:
-    """YOLO in Ultralytics's layout. Gives what it cannot hold."""
-    every = [one for split in splits.values() for image in split for one in image.objects if not one.crowd]
-    # Ultralytics reads boxes in a file with polygons as polygons of two points: all or none.
-    polygons = bool(every) and all(map(_is_polygon, every))
-    crowds = sum(bool(one.crowd) for split in splits.values() for image in split for one in image.objects)
-    indexes = {one.id: number for number, one in enumerate(categories)}
+    """Write YOLO in Ultralytics's layout. Returns notes about what YOLO cannot hold."""
+    labelled = [
+        annotation
+        for split in splits.values()
+        for image in split
+        for annotation in image.objects
+        if not annotation.crowd
+    ]
+    # Ultralytics reads a box in a file with polygons as a polygon of two points. So all objects have polygons, or none.
+    polygons = bool(labelled) and all(map(_is_polygon, labelled))
+    crowds = sum(bool(annotation.crowd) for split in splits.values() for image in split for annotation in image.objects)
+    indexes = {category.id: number for number, category in enumerate(categories)}
     ids, cut = {}, 0
     for name, split in splits.items():
         owners: dict[str, str] = {}
@@ -112,38 +125,44 @@ def write_yolo(folder: Path, splits: Splits, categories: list[Category], linking
             path = posixpath.join("images", name, image.path)
             label = label_path(path)
             if owners.setdefault(label, path) != path:
-                what = f"{owners[label]} and {path} would share {label}, in YOLO's layout"
-                raise UserError(f"{what}. Rename one of them.")
+                problem = f"{owners[label]} and {path} would share the label file {label} in YOLO's layout"
+                raise UserError(f"{problem}. Rename one of them.")
             frame = Frame(image.width, image.height, indexes)
-            kept = [one for one in image.objects if not one.crowd]
-            cut += sum(overshoot(one.box, image.width, image.height) > _SAME for one in kept)
+            annotations = [annotation for annotation in image.objects if not annotation.crowd]
+            cut += sum(overshoot(annotation.box, image.width, image.height) > _SAME for annotation in annotations)
             (folder / label).parent.mkdir(parents=True, exist_ok=True)
             with (folder / label).open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(_yolo_line(clipped(one, frame), indexes, image, polygons) for one in kept)
+                file.writelines(
+                    _yolo_line(clipped(annotation, frame), indexes, image, polygons) for annotation in annotations
+                )
             _place_image(image, folder / path, linking)
-            known = [one.place.annotation for one in kept]
-            if image.id is not None and None not in known:
-                ids[path] = [image.id, known]
+            annotation_ids = [annotation.place.annotation for annotation in annotations]
+            if image.id is not None and None not in annotation_ids:
+                ids[path] = [image.id, annotation_ids]
     definition = [f"{KEYS[name][0]}: images/{name}" for name in splits] + ["names:"]
-    definition += [f"  {number}: {json.dumps(one.name, ensure_ascii=False)}" for number, one in enumerate(categories)]
+    definition += [
+        f"  {number}: {json.dumps(category.name, ensure_ascii=False)}" for number, category in enumerate(categories)
+    ]
     if list(indexes) != list(indexes.values()):
-        definition.append(f"{IDS_KEY}: {list(indexes)}  # of COCO; other readers of YOLO pass over it")
+        definition.append(f"{IDS_KEY}: {list(indexes)}  # of COCO; other readers of YOLO ignore this key")
     files.write_text(folder / "data.yaml", "".join(f"{line}\n" for line in definition))
     if ids:
         files.write_text(folder / IDS_FILE, json.dumps(ids, ensure_ascii=False) + "\n")
-    masks = 0 if polygons else sum(bool(one.segmentation) for one in every)
-    areas = sum(_has_own_area(one if polygons else replace(one, segmentation=None)) for one in every)
+    masks = 0 if polygons else sum(bool(annotation.segmentation) for annotation in labelled)
+    areas = sum(
+        _has_own_area(annotation if polygons else replace(annotation, segmentation=None)) for annotation in labelled
+    )
     lost = {
         "crowds, left out": crowds,
         "boxes that reached over the edge of their image, cut": cut,
-        "masks, left out (YOLO holds one polygon an object, whose bounds are its box, for all objects or none)": masks,
-        "areas that are not those of the polygon or box, left out": areas,
+        "masks, left out (YOLO needs one polygon per object, with the bounds of its box, and for all objects)": masks,
+        "areas that differ from the area of the polygon or box, left out": areas,
     }
-    return [f"{what}: {count}" for what, count in lost.items() if count]
+    return [f"{description}: {count}" for description, count in lost.items() if count]
 
 
 def _write_metadata(folder: Path, splits: Splits, images: str) -> None:
-    """metadata.csv, if anything is known of an image; images: the folder above those of the splits."""
+    """Write metadata.csv if any image has metadata. images: the folder that contains the splits."""
     rows = [
         {"file_name": posixpath.join(images, name, image.path)} | image.metadata
         for name, split in splits.items()
@@ -155,99 +174,127 @@ def _write_metadata(folder: Path, splits: Splits, images: str) -> None:
         files.write_table(folder / METADATA, rows, ["file_name", *columns])
 
 
-def _is_polygon(one: Annotation) -> bool:
-    """Whether YOLO can hold the object as a polygon."""
-    if not isinstance(one.segmentation, list) or len(one.segmentation) != 1:
+def _is_polygon(annotation: Annotation) -> bool:
+    """Whether YOLO can store the object as a polygon: one polygon whose bounds are the box."""
+    if not isinstance(annotation.segmentation, list) or len(annotation.segmentation) != 1:
         return False
-    return all(abs(a - b) <= _SAME for a, b in zip(bounds(one.segmentation[0]), one.box, strict=True))
+    return all(abs(a - b) <= _SAME for a, b in zip(bounds(annotation.segmentation[0]), annotation.box, strict=True))
 
 
-def _has_own_area(one: Annotation) -> bool:
-    computed = _coco_object(replace(one, area=None))["area"]
-    return bool(abs(_coco_object(one)["area"] - computed) > _SAME * max(1.0, computed))
+def _has_own_area(annotation: Annotation) -> bool:
+    computed = _coco_object(replace(annotation, area=None))["area"]
+    return bool(abs(_coco_object(annotation)["area"] - computed) > _SAME * max(1.0, computed))
 
 
-def _yolo_line(one: Annotation, indexes: dict[int, int], image: ExportedImage, polygons: bool) -> str:
-    left, top, width, height = one.box
-    values = one.segmentation[0] if polygons else [left + width / 2, top + height / 2, width, height]
+def _yolo_line(annotation: Annotation, indexes: dict[int, int], image: ExportedImage, polygons: bool) -> str:
+    left, top, width, height = annotation.box
+    values = annotation.segmentation[0] if polygons else [left + width / 2, top + height / 2, width, height]
     sides = (image.width, image.height)
-    # Twelve digits: a hundredth of a millionth of a pixel in an image of 10,000.
+    # Twelve digits are 1e-8 pixels in an image of 10,000 pixels.
     relative = [f"{value / sides[k % 2]:.12f}".rstrip("0").rstrip(".") for k, value in enumerate(values)]
-    return " ".join([str(indexes[one.category]), *relative]) + "\n"
+    return " ".join([str(indexes[annotation.category]), *relative]) + "\n"
 
 
 def export_dataset(source: Path, destination: Path, to: Format, linking: Linking) -> str:
-    """Write the dataset `source`, in whichever layout it comes, to the new or empty folder `destination`.
+    """Write a dataset in another format, to a new or empty folder. Categories, images and annotations keep their ids.
 
-    Gives what was written, and what the format could not hold. Categories, images and annotations keep their ids.
+    Args:
+        source: the dataset folder, in any known layout.
+        destination: the folder to write; it must not be inside `source`.
+        to: the new format.
+        linking: how the images get there: copies, links, or not at all.
+
+    Returns:
+        A text that says what was written, and what the format could not hold.
 
     Raises:
-        UserError: the source is no folder or has errors, the destination has content, or the format would confuse two
-            things.
+        UserError: the source is missing or has errors, the destination has content, or two things would get one name in
+            the new format.
     """
     if not source.is_dir():
-        what = "is no folder" if source.exists() else "does not exist"
-        raise UserError(f"{source} {what}. Name the folder of a dataset; unpack an archive first.")
+        problem = "is not a folder" if source.exists() else "does not exist"
+        raise UserError(f"{source} {problem}. Name the folder of a dataset; unpack an archive first.")
     if destination.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"{destination} is inside {source}, which would change by it. Name a folder elsewhere.")
+        raise UserError(
+            f"{destination} is inside {source}, and would change that dataset. Name a folder outside of it."
+        )
     findings = Findings(ValidateConfig())
     dataset = read_dataset(source, findings)
     table = _class_table(dataset)
-    named = {path for split in dataset.values() for path in (*split.listed, *(one.path for one in split.images))}
-    known = read_metadata_csv(source, named, findings)
-    splits = {name: _images_of(source, split.images, table, known, findings) for name, split in dataset.items()}
-    findings.all[:] = [one for one in findings.all if one.code != "split-missing"]  # no fault here
+    paths = {path for split in dataset.values() for path in (*split.listed, *(record.path for record in split.images))}
+    metadata_rows = read_metadata_csv(source, paths, findings)
+    splits = {name: _images_of(source, split.images, table, metadata_rows, findings) for name, split in dataset.items()}
+    findings.all[:] = [
+        finding for finding in findings.all if finding.code != "split-missing"
+    ]  # an export needs no valid split
     if findings.stopping:
         places = [
-            f"\n  {one.place.file}"
-            + (f":{one.place.line}" if one.place.line else "")
-            + (f" annotation {one.place.annotation}" if one.place.annotation is not None else "")
-            + f": {one.what} ({one.code})"
-            for one in findings.stopping[:_NAMED]
+            f"\n  {finding.place.file}"
+            + (f":{finding.place.line}" if finding.place.line else "")
+            + (f" annotation {finding.place.annotation}" if finding.place.annotation is not None else "")
+            + f": {finding.message} ({finding.code})"
+            for finding in findings.stopping[:_NAMED]
         ]
-        head = f"{source} has {len(findings.stopping)} errors; mend them first, validate names all:"
+        head = f"{source} has {len(findings.stopping)} errors. Correct them first; validate lists all of them:"
         raise UserError(head + "".join(places))
-    bare = bare_parents(dataset.values())
-    notes = [f"{n} x {code}: see validate" for code, n in Counter(one.code for one in findings.all).items()]
-    notes += [f"class {one.name!r}, the parent of others, has no object and is left out" for one in bare]
-    categories = [one for one in table.values() if one.id not in {other.id for other in bare}]
-    with _whole(destination) as folder:
+    unused_parents = bare_parents(dataset.values())
+    notes = [f"{n} x {code}: see validate" for code, n in Counter(finding.code for finding in findings.all).items()]
+    notes += [
+        f"class {category.name!r} is the parent of others and has no objects, so it is left out"
+        for category in unused_parents
+    ]
+    categories = [
+        category for category in table.values() if category.id not in {parent.id for parent in unused_parents}
+    ]
+    with _all_or_nothing(destination) as folder:
         notes += (write_yolo if to == "yolo" else write_coco)(folder, splits, categories, linking)
         _write_metadata(folder, splits, "images" if to == "yolo" else "")
     counts = [len(image.objects) for split in splits.values() for image in split]
-    told = f"{destination}: {len(counts)} images, {sum(counts)} objects of {len(categories)} classes, as {to.upper()}"
-    return "\n  ".join([told, *notes])
+    summary = (
+        f"{destination}: {len(counts)} images, {sum(counts)} objects of {len(categories)} classes, as {to.upper()}"
+    )
+    return "\n  ".join([summary, *notes])
 
 
 def _class_table(dataset: Dataset) -> dict[int, Category]:
-    """The classes of all splits by id."""
+    """The classes of all splits: id -> category, sorted by id."""
     table: dict[int, Category] = {}
     for name, split in dataset.items():
-        for one in split.categories:
-            known = table.setdefault(one.id, one)
-            if known.name != one.name:
-                what = f"class id {one.id} is {shown(known.name)}, but in {name} {shown(one.name)}"
-                raise UserError(f"{what}. Give all splits the same classes.")
-            if not is_text(one.name):
-                raise UserError(f"the name of class id {one.id} is {shown(one.name)}, no text. Name it.")
-    bare = bare_parents(dataset.values())
-    doubled = [name for name, n in Counter(one.name for one in table.values() if one not in bare).items() if n > 1]
+        for category in split.categories:
+            earlier = table.setdefault(category.id, category)
+            if earlier.name != category.name:
+                problem = (
+                    f"class id {category.id} is {short_repr(earlier.name)}, but in {name} {short_repr(category.name)}"
+                )
+                raise UserError(f"{problem}. Give all splits the same classes.")
+            if not is_text(category.name):
+                raise UserError(
+                    f"the name of class id {category.id} is {short_repr(category.name)}, not text. Give it a name."
+                )
+    unused_parents = bare_parents(dataset.values())
+    doubled = [
+        name
+        for name, n in Counter(category.name for category in table.values() if category not in unused_parents).items()
+        if n > 1
+    ]
     if doubled:
-        raise UserError(f"{shown(doubled[0])} is the name of several class ids. Give each class one id in all splits.")
+        raise UserError(
+            f"{short_repr(doubled[0])} is the name of several class ids. Give each class one id in all splits."
+        )
     return dict(sorted(table.items()))
 
 
 def _images_of(
-    root: Path, records: list[ImageRecord], table: dict[int, Category], known: Rows, findings: Findings
+    root: Path, records: list[ImageRecord], table: dict[int, Category], metadata_rows: Rows, findings: Findings
 ) -> list[ExportedImage]:
-    """The images of a split in the order of their paths, checked."""
+    """The checked images of a split, sorted by path."""
     ids = _known_ids(root)
     shared = posixpath.commonpath([posixpath.dirname(record.path) for record in records]) if records else ""
-    found = []
+    exported = []
     for record in sorted(records, key=lambda record: record.path):
         path, place = root / record.path, Place(record.path, image=record.path)
-        if leaves(root, record.path) or not path.is_file():
-            findings.add("image-missing", place, "it is no file of the dataset folder")
+        if leads_outside(root, record.path) or not path.is_file():
+            findings.add("image-missing", place, "it is not a file in the dataset folder")
             continue
         try:
             width, height = images.upright_size(path)
@@ -255,48 +302,50 @@ def _images_of(
             findings.add("image-unreadable", place, str(error))
             continue
         if (record.width, record.height) not in ((None, None), (width, height)):
-            claimed = shown((record.width, record.height))
-            findings.add("image-size-differs", place, f"it is {width} x {height}, but said to be {claimed}")
+            claimed = short_repr((record.width, record.height))
+            findings.add("image-size-differs", place, f"it is {width} x {height}, but the labels say {claimed}")
         frame = Frame(width, height, table)
-        objects = [in_pixels(one, frame) for one in record.annotations]
-        for one in objects:
+        objects = [in_pixels(annotation, frame) for annotation in record.annotations]
+        for annotation in objects:
             for rule in ANNOTATION_RULES:
-                what = rule.check(one, frame) if rule.check and rule.severity == "error" else None
-                if what is not None:
-                    findings.add(rule.code, one.place, what)
+                message = rule.check(annotation, frame) if rule.check and rule.severity == "error" else None
+                if message is not None:
+                    findings.add(rule.code, annotation.place, message)
                     break
         image_id = record.id
         if image_id is None:
             image_id, object_ids = ids.get(record.path, (None, []))
-            if len(object_ids) == len(objects):  # else the label file was edited since
-                for k, one in enumerate(objects):
-                    objects[k] = replace(one, place=replace(one.place, annotation=object_ids[k]))
+            if len(object_ids) == len(objects):  # otherwise the label file was edited later
+                for k, annotation in enumerate(objects):
+                    objects[k] = replace(annotation, place=replace(annotation.place, annotation=object_ids[k]))
         name = posixpath.relpath(record.path, shared or ".")
-        found.append(ExportedImage(path, name, width, height, image_id, objects, merged(record, known)))
-    return found
+        exported.append(ExportedImage(path, name, width, height, image_id, objects, metadata_of(record, metadata_rows)))
+    return exported
 
 
 def _known_ids(root: Path) -> dict[str, tuple[int | None, list[int | None]]]:
-    """The ids that an export to YOLO kept: of each image path its own and those of its lines."""
+    """The ids that an export to YOLO kept: image path -> id of the image, ids of its lines."""
     path = root / IDS_FILE
     if not path.is_file():
         return {}
     content = files.read_json(path)
     rows: Any = content.items() if isinstance(content, dict) else [("its start", None)]
-    known = {}
+    ids = {}
     for name, row in rows:
         good = isinstance(row, list) and len(row) == 2 and isinstance(row[1], list)
-        if not good or any(type(one) is not int for one in (row[0], *row[1])):
-            raise UserError(f"{path} is not as an export wrote it, at {shown(name)}. Remove it for new ids.")
-        known[name] = (row[0], row[1])
-    return known
+        if not good or any(type(identity) is not int for identity in (row[0], *row[1])):
+            raise UserError(
+                f"{path} was changed since its export, at {short_repr(name)}. Remove the file to get new ids."
+            )
+        ids[name] = (row[0], row[1])
+    return ids
 
 
 @contextmanager
-def _whole(destination: Path) -> Iterator[Path]:
-    """A folder that becomes `destination` when the block succeeds, and is removed when it fails."""
+def _all_or_nothing(destination: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `destination` if the block succeeds, and is removed if it fails."""
     if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
-        raise UserError(f"{destination} is no folder. Name a new or an empty one.")
+        raise UserError(f"{destination} is not a folder. Name a new or an empty folder.")
     if destination.exists() and any(destination.iterdir()):
         raise UserError(f"{destination} is not empty. Name a new or an empty folder.")
     temporary: Path | None = None
@@ -307,8 +356,8 @@ def _whole(destination: Path) -> Iterator[Path]:
         temporary.chmod(0o777 & ~files.umask())
         temporary.replace(destination)  # also onto an empty folder
     except OSError as error:
-        what = error.strerror or error
-        raise UserError(f"cannot write {destination}: {what}. Nothing was written; try --images copy.") from error
+        reason = error.strerror or error
+        raise UserError(f"cannot write {destination}: {reason}. Nothing was written. Try --images copy.") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What is exported: the detector alone (raw), or from photographs to detections in pixels (complete)."""
+"""The two graphs that are exported: the detector alone (raw), and photographs to detections in pixels (complete)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import Detector
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
 
-# The output that an opened copy of a file has in addition: the tokens (B, Q) that became queries.
+# The additional output of a copy of a file, for comparison: the tokens (B, Q) that became queries.
 CHOSEN = "chosen"
-_HALF = 2**11  # half of the 22 bits of Pillow's shares
+_HALF = 2**11  # 11 bits: half of the 22 bits of Pillow's weights
 RESIZE = "Pillow's bilinear, antialiased, to a square, rounded to 8 bits after each pass: across, then down"
 
 
 class RawGraph(nn.Module):
-    """Normalised images (B, C, R, R) to upstream's tensors: dets (B, Q, 4) cxcywh in 0..1, labels (B, Q, K + 1) logits
-    and, of a segmenter, masks (B, Q, h, w) logits."""
+    """The detector alone: normalised images (B, C, R, R) in, upstream's tensors out.
+
+    Outputs: dets (B, Q, 4) cxcywh from 0 to 1; labels (B, Q, K + 1) logits; for segmentation, masks (B, Q, h, w)
+    logits.
+    """
 
     inputs = ("input",)
 
@@ -31,23 +34,29 @@ class RawGraph(nn.Module):
             detector, architecture.resolution, dtype=torch.float32, batch_size=1, compiled=False
         )
         self.network: Any = optimised.detector
-        for name in ("query_features", "query_boxes"):  # those of the other groups are for training
+        for name in ("query_features", "query_boxes"):  # the other groups are only used in training
             values = getattr(self.network, name).detach()[: architecture.queries].clone()
             setattr(self.network, name, nn.Parameter(values, requires_grad=False))
         self.outputs = ("dets", "labels", "masks")[: 2 + architecture.segmentation]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The tensors that `outputs` names."""
-        found = self.network(images)
-        return (found.boxes, found.logits, found.masks)[: len(self.outputs)]
+        output = self.network(images)
+        return (output.boxes, output.logits, output.masks)[: len(self.outputs)]
 
 
 class CompleteGraph(nn.Module):
-    """Photographs to detections, with the resize, the normalisation and the choice of detections of `predict`.
+    """Photographs in, detections out. Resize, normalisation and choice of detections are those of `predict`.
 
-    images: uint8 (B, H, W, 3), or float32 (B, 3, H, W) from 0 to 1; RGB. Outputs: boxes (B, Q, 4) xyxy in pixels, cut
-    at the image's border; scores (B, Q), the highest first; classes (B, Q) int64 indexes of the class table; of a
-    segmenter masks (B, Q, h, w): logits, to be resized to the image and cut at zero. branches: see `resize_as_pillow`.
+    Outputs: boxes (B, Q, 4) xyxy in pixels, cut at the border of the image; scores (B, Q), the highest first; classes
+    (B, Q) int64, indexes of the class table; for segmentation, masks (B, Q, h, w) logits, to be resized to the image
+    and thresholded at zero.
+
+    Args:
+        detector: the trained network.
+        architecture: its numbers.
+        images: the input: uint8 (B, H, W, 3), or float32 (B, 3, H, W) from 0 to 1. RGB.
+        branches: see `resize_as_pillow`.
     """
 
     inputs = ("images",)
@@ -80,29 +89,34 @@ class CompleteGraph(nn.Module):
         query = order // rows  # (B, Q)
         side_lengths = torch.stack([torch.scalar_tensor(side) for side in (width, height)]).repeat(2)  # (4,)
         corners = cxcywh_to_xyxy(boxes.gather(1, query[..., None].expand(-1, -1, 4))) * side_lengths
-        found = corners.clamp(min=0).minimum(side_lengths), scores, order % rows
+        detections = corners.clamp(min=0).minimum(side_lengths), scores, order % rows
         if not masks:
-            return found
+            return detections
         places = query[..., None, None].expand(-1, -1, *masks[0].shape[2:])
-        return *found, masks[0].gather(1, places)
+        return *detections, masks[0].gather(1, places)
 
 
 def resize_as_pillow(pixels: Tensor, side: int, *, branches: bool) -> Tensor:
-    """Resize images (B, C, H, W) of whole numbers from 0 to 255 to (B, C, side, side): the bits of Pillow's BILINEAR.
+    """Resize images exactly as Pillow's BILINEAR does, with the same bits.
 
-    As products of matrices, which every runtime has; few have an antialiased resize. Pillow (Resample.c) sums shares of
-    22 bits as integers, and rounds to 8 bits after each of two passes. Here each share is two numbers of 11 bits, and
-    all sums are whole numbers that float32 holds exactly, for reductions to as little as a sixteenth. Which pass is the
-    first depends on the size of the image; branches: compute this order alone, else both.
+    The resize is written as matrix products, which every runtime has; few runtimes have an antialiased resize. Pillow
+    (Resample.c) adds integer weights of 22 bits, and rounds to 8 bits after each of two passes. Here each weight is two
+    numbers of 11 bits. All sums are whole numbers that float32 holds exactly, for reductions down to a sixteenth. The
+    size of the image decides which pass is the first.
+
+    Args:
+        pixels: (B, C, H, W), whole numbers from 0 to 255.
+        side: height and width of the result (B, C, side, side).
+        branches: compute only the order that is needed, with a conditional branch. False: compute both and choose.
     """
     height, width = (torch.scalar_tensor(length, dtype=torch.int64) for length in pixels.shape[2:])
-    # As Pillow 13 chooses; earlier versions always begin with the rows.
+    # The rule of Pillow 13. Earlier versions always begin with the rows.
     columns_first = (height > side) & (height - side > 2 * (width - side))
     if branches:
         return torch.cond(  # type: ignore[no-any-return]
             columns_first,
-            lambda one: _resize_rows(_resize_columns(one, side), side),
-            lambda one: _resize_columns(_resize_rows(one, side), side),
+            lambda batch: _resize_rows(_resize_columns(batch, side), side),
+            lambda batch: _resize_columns(_resize_rows(batch, side), side),
             (pixels,),
         )
     rows_last = _resize_rows(_resize_columns(pixels, side), side)
@@ -110,37 +124,37 @@ def resize_as_pillow(pixels: Tensor, side: int, *, branches: bool) -> Tensor:
 
 
 def _resize_rows(pixels: Tensor, side: int) -> Tensor:
-    high, low = _shares(pixels.shape[3], side)
-    return _rounded(pixels @ high.t(), pixels @ low.t())
+    high, low = _weights(pixels.shape[3], side)
+    return _round_sum(pixels @ high.t(), pixels @ low.t())
 
 
 def _resize_columns(pixels: Tensor, side: int) -> Tensor:
-    high, low = _shares(pixels.shape[2], side)
-    return _rounded(high @ pixels, low @ pixels)
+    high, low = _weights(pixels.shape[2], side)
+    return _round_sum(high @ pixels, low @ pixels)
 
 
-def _rounded(upper: Tensor, lower: Tensor) -> Tensor:
-    """(upper * 2^11 + lower) / 2^22 as whole numbers, halves up. The lower sum carries into the upper one."""
+def _round_sum(upper: Tensor, lower: Tensor) -> Tensor:
+    """Round (upper * 2^11 + lower) / 2^22 to whole numbers, halves up. The lower sum carries into the upper one."""
     return ((upper + (lower / _HALF).floor() + _HALF // 2) / _HALF).floor()
 
 
-def _shares(length: int, side: int) -> tuple[Tensor, Tensor]:
-    """The upper and the lower 11 bits of the share (side, length) of each source pixel in each target pixel.
+def _weights(length: int, side: int) -> tuple[Tensor, Tensor]:
+    """The upper and the lower 11 bits of the weight (side, length) of each source pixel in each target pixel.
 
-    A share falls linearly with the distance, to zero at the reduction, or at 1 where the image grows. Computed with
-    whole numbers, by long division, since rounding of its last bit decides exact halves.
+    A weight falls linearly with the distance. It reaches zero at the reduction factor; at 1 if the image grows. It is
+    computed with whole numbers, by long division, since the rounding of its last bit decides exact halves.
     """
     sources = torch.arange(length) * 2 + 1
     targets = torch.arange(side) * 2 + 1
     lengths = torch.scalar_tensor(length, dtype=torch.int64)
     sides, zero = (torch.scalar_tensor(number, dtype=torch.int64) for number in (side, 0))
-    # Not clamp: TensorRT has it for floating-point numbers alone.
+    # Not clamp: TensorRT has it only for floating-point numbers.
     width = 2 * lengths.maximum(sides)
     heights = (width - (side * sources[None] - lengths * targets[:, None]).abs()).maximum(zero)  # (side, length)
     total = heights.sum(dim=1, keepdim=True)
-    high, rest = _divide(heights * _HALF, total)
-    low, rest = _divide(rest * _HALF, total)
-    return high.float(), (low + (2 * rest >= total)).float()
+    high, remainder = _divide(heights * _HALF, total)
+    low, remainder = _divide(remainder * _HALF, total)
+    return high.float(), (low + (2 * remainder >= total)).float()
 
 
 def _divide(number: Tensor, divisor: Tensor) -> tuple[Tensor, Tensor]:

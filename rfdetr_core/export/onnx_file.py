@@ -1,7 +1,7 @@
-"""From a torch module to an ONNX model whose bytes depend on the module alone.
+"""From a torch module to an ONNX file. Equal modules and packages give equal bytes.
 
-torch's current exporter (`dynamo=True`) is used: it keeps the batch size symbolic, where the older one, which traces,
-writes the sizes that Python computed as constants.
+torch's current exporter (`dynamo=True`) is used, since it keeps the batch size symbolic. The older exporter traces, and
+writes sizes that Python computed as constants.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from rfdetr_core.export.graph import CHOSEN, CompleteGraph, RawGraph
 from rfdetr_core.model.config import Architecture
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir")
-_EXAMPLE = 96, 112  # height and width of a photograph to trace with; any other is as good
+_EXAMPLE = 96, 112  # height and width of the photograph for tracing; any size works
 
 
 def import_exporter() -> Any:
-    """The package onnx. UserError: it or onnxscript, which torch's exporter needs, is not installed."""
+    """Import the package onnx. UserError: onnx, or onnxscript, which torch's exporter needs, is not installed."""
     try:
         import onnx
         import onnxscript  # noqa: F401
@@ -40,13 +40,18 @@ def import_exporter() -> Any:
 
 
 def to_onnx(graph: RawGraph | CompleteGraph, architecture: Architecture, batch_size: int | None) -> Any:
-    """An ONNX model of a graph, without metadata. batch_size: of all its inputs; None for any.
+    """Make an ONNX model from a graph, without metadata.
+
+    Args:
+        graph: the raw or the complete graph.
+        architecture: gives the resolution and the channels.
+        batch_size: images per run; None: any number.
 
     Raises:
         UserError: onnx or onnxscript is not installed.
     """
     onnx = import_exporter()
-    count, side = batch_size or 2, architecture.resolution  # a traced size of 1 would count as fixed
+    count, side = batch_size or 2, architecture.resolution  # a size of 1 would be traced as fixed
     if isinstance(graph, RawGraph):
         example, free = torch.zeros(count, architecture.channels, side, side), {}
     elif graph.kind == "uint8":
@@ -56,7 +61,7 @@ def to_onnx(graph: RawGraph | CompleteGraph, architecture: Architecture, batch_s
     free |= {} if batch_size else {0: "batch"}
     sizes = {axis: torch.export.Dim(name) for axis, name in sorted(free.items())}
     if isinstance(graph, CompleteGraph) and graph.branches:
-        # torch.cond traces with the compiler: what an earlier trace left would change the names and the order of nodes.
+        # torch.cond traces with the compiler. State of an earlier trace would change the names and the order of nodes.
         torch.compiler.reset()
     with torch.no_grad(), quiet():
         program = torch.onnx.export(
@@ -73,56 +78,57 @@ def to_onnx(graph: RawGraph | CompleteGraph, architecture: Architecture, batch_s
     assert program is not None
     model = program.model_proto
     if isinstance(graph, CompleteGraph) and graph.kind == "uint8":
-        _convert_first(model.graph)
+        _cast_input_first(model.graph)
     strip(model)
     onnx.checker.check_model(model)
     return model
 
 
 def strip(model: Any) -> None:
-    """Remove from a model what does not compute: stack traces, paths, and names of Python."""
+    """Remove from a model what does not affect its results: stack traces, paths and Python names."""
     del model.metadata_props[:]
     model.doc_string = ""
     _strip(model.graph)
 
 
 def encoder_products(model: Any) -> list[str]:
-    """The names of the products of matrices with weights in the encoder, in order: those before the projector.
+    """The names of the encoder's matrix products with weights, in order: all before the projector.
 
-    By their place in the graph: an initializer's name says little, since equal ones, such as biases of zeros, are one.
+    They are found by their place in the graph. Names of initializers are unreliable: equal ones, such as zero biases,
+    are merged.
     """
-    matrices = {one.name for one in model.graph.initializer if len(one.dims) == 2}
-    found = []
+    matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    names = []
     for node in model.graph.node:
         if any(".projector." in name for name in node.input):
             break
         if node.op_type == "MatMul" and node.input[1] in matrices:
-            found.append(node.name)
-    return found
+            names.append(node.name)
+    return names
 
 
 @dataclass(frozen=True)
 class OnnxDraft:
-    """An ONNX model on its way to a file. packages: what made it."""
+    """An ONNX model that is not written yet. packages: the packages that made it."""
 
     name: str
     model: Any
     packages: tuple[str, ...] = PACKAGES
 
     def digests(self) -> dict[str, Any]:
-        """The constants and the graph, as a description has them."""
+        """The digests of the constants and of the graph, for the description."""
         return {"constants": onnx_constants(self.model), "graph": onnx_graph(self.model)}
 
     def write(self, folder: Path, description: Mapping[str, Any]) -> list[Path]:
-        """Write the file, with its description, into a folder."""
+        """Write the file with its description into a folder."""
         described = type(self.model)()
         described.CopyFrom(self.model)
         for key, text in description_texts(description).items():
             described.metadata_props.add(key=f"{PREFIX}{key}", value=text)
         return [_write(described, folder / self.name)]
 
-    def write_opened(self, folder: Path) -> Path:
-        """Write a copy that also gives away the tokens it chose."""
+    def write_with_tokens(self, folder: Path) -> Path:
+        """Write a copy with an additional output: the tokens that the model chose."""
         import onnx
 
         copy = type(self.model)()
@@ -144,34 +150,37 @@ def versions(names: Sequence[str]) -> dict[str, str]:
 
 
 def _divide(number: Any, divisor: Any) -> Any:
-    """Quotients of whole numbers from 0 on. The exporter's own are of negative ones, too, and compare truth values with
-    Equal, which TensorRT has for numbers alone."""
+    """Integer division for numbers that are not negative.
+
+    The exporter's own version also handles negative numbers. It compares booleans with Equal, which TensorRT has only
+    for numbers.
+    """
     from onnxscript import opset18
 
     assert number.dtype.is_integer()
     return opset18.Div(number, divisor)
 
 
-def _convert_first(graph: Any) -> None:
-    """Let what reads the input, such as its sizes, read its conversion to float: TensorRT only converts uint8."""
+def _cast_input_first(graph: Any) -> None:
+    """Let every reader of the input, such as its shape, read its conversion to float: TensorRT only casts uint8."""
     name = graph.input[0].name
     conversion = next(node for node in graph.node if node.op_type == "Cast" and node.input[0] == name)
-    first = type(conversion)()
-    first.CopyFrom(conversion)
+    first_cast = type(conversion)()
+    first_cast.CopyFrom(conversion)
     graph.node.remove(conversion)
     for node in graph.node:
-        for place, one in enumerate(node.input):
-            if one == name:
-                node.input[place] = first.output[0]
-    graph.node.insert(0, first)
+        for position, input_name in enumerate(node.input):
+            if input_name == name:
+                node.input[position] = first_cast.output[0]
+    graph.node.insert(0, first_cast)
 
 
 def _strip(graph: Any) -> None:
     graph.doc_string = ""
     del graph.metadata_props[:]
-    for one in (*graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
-        del one.metadata_props[:]
-        one.doc_string = ""
+    for element in (*graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        del element.metadata_props[:]
+        element.doc_string = ""
     for node in graph.node:
         for attribute in node.attribute:
             attribute.doc_string = ""
@@ -181,11 +190,11 @@ def _strip(graph: Any) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence exporters: they print their steps, warn of their own code, and log advice for it."""
+    """Silence exporters. They print their steps, warn about their own code, and log advice about it."""
     loggers = [logging.getLogger(name) for name in ("", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     root = logging.getLogger()
-    handlers = [*root.handlers]  # logging.warning() adds one where there is none
+    handlers = [*root.handlers]  # logging.warning() adds a handler if there is none
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")

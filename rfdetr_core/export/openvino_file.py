@@ -1,5 +1,7 @@
-"""From an ONNX model to an OpenVINO model: NAME.xml, and NAME.bin with its constants, both with equal bytes for equal
-ONNX."""
+"""From an ONNX model to an OpenVINO model: NAME.xml, and NAME.bin with the constants.
+
+Equal ONNX models give equal bytes.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,12 @@ _COUNTED = re.compile(r'(?<=\s)name="([A-Z][A-Za-z0-9]*)_\d+"(?= type=)')
 
 
 def to_openvino(model: Any) -> Any:
-    """An OpenVINO model of an ONNX model.
+    """Convert an ONNX model to an OpenVINO model.
 
     Raises:
         UserError: openvino is not installed.
     """
-    openvino = _import()
+    openvino = _import_openvino()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"  # OpenVINO writes the name into its file
         path.write_bytes(model.SerializeToString(deterministic=True))
@@ -41,47 +43,47 @@ def to_openvino(model: Any) -> Any:
 
 @dataclass(frozen=True)
 class OpenVinoDraft:
-    """An OpenVINO model on its way to two files, NAME.xml and NAME.bin."""
+    """An OpenVINO model that is not written yet. It becomes two files, NAME.xml and NAME.bin."""
 
     name: str
     model: Any
     packages: tuple[str, ...] = PACKAGES
 
     def digests(self) -> dict[str, Any]:
-        """The constants and the graph, as a description has them."""
+        """The digests of the constants and of the graph, for the description."""
         with tempfile.TemporaryDirectory() as folder:
             path = _write(self.model, Path(folder) / "model.xml")
             root = ElementTree.parse(path).getroot()
             return {"constants": openvino_constants(root, path), "graph": openvino_graph(root)}
 
     def write(self, folder: Path, description: Mapping[str, Any]) -> list[Path]:
-        """Write the files, the first of them with the description, into a folder."""
+        """Write the files into a folder. The .xml file has the description."""
         described = self.model.clone()
         for key, text in description_texts(description).items():
             described.set_rt_info(text, ["rfdetr", key])
         path = _write(described, folder / self.name)
         return [path, path.with_suffix(".bin")]
 
-    def write_opened(self, folder: Path) -> Path:
-        """Write a copy that also gives away the tokens it chose."""
+    def write_with_tokens(self, folder: Path) -> Path:
+        """Write a copy with an additional output: the tokens that the model chose."""
         copy = self.model.clone()
-        first = next(one for one in copy.get_ordered_ops() if one.get_type_name() == "TopK")
-        copy.add_outputs([first.output(1)])[0].get_tensor().set_names({CHOSEN})
+        top_k = next(operation for operation in copy.get_ordered_ops() if operation.get_type_name() == "TopK")
+        copy.add_outputs([top_k.output(1)])[0].get_tensor().set_names({CHOSEN})
         return _write(copy, folder / "opened.xml")
 
 
 def _write(model: Any, path: Path) -> Path:
-    """Write both files whole, or neither. float32 stays float32."""
+    """Write both files completely, or neither. float32 stays float32."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as temporary:
         draft = Path(temporary) / path.name
-        _import().save_model(model, draft, compress_to_fp16=False)
-        files.write_text(draft, _numbered(files.read_text(draft)))
+        _import_openvino().save_model(model, draft, compress_to_fp16=False)
+        files.write_text(draft, _renumber_names(files.read_text(draft)))
         for suffix in (".bin", ".xml"):
             draft.with_suffix(suffix).replace(path.with_suffix(suffix))
     return path
 
 
-def _import() -> Any:
+def _import_openvino() -> Any:
     try:
         import openvino
     except ImportError as error:
@@ -89,8 +91,8 @@ def _import() -> Any:
     return openvino
 
 
-def _numbered(text: str) -> str:
-    """The XML with the names that OpenVINO makes by a counter of the process, such as If_50082, counted from 0."""
+def _renumber_names(text: str) -> str:
+    """The XML with generated names, such as If_50082, counted from 0. OpenVINO's counter is per process."""
     names: dict[str, str] = {}
 
     def rename(match: re.Match[str]) -> str:

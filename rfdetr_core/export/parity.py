@@ -1,4 +1,4 @@
-"""Whether an exported file says what its source says: query by query on the same images, and by the AP of a split."""
+"""Comparing an exported file with its checkpoint, query by query, and its batches with single images."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ TOLERANCE = 1e-4  # of boxes relative to the image, of scores, and of the probab
 
 @dataclass
 class Differences:
-    """The largest differences so far, and how many queries were compared.
+    """The largest differences so far, and the number of compared queries.
 
-    ties: queries whose tokens the file ranked otherwise, all of nearly equal scores.
+    ties: queries for which the file chose another token with a nearly equal score.
     """
 
     boxes: float = 0.0
@@ -39,18 +39,18 @@ class Differences:
     ties: int = 0
     batches: list[int] = field(default_factory=list)
 
-    def plain(self) -> dict[str, Any]:
-        """The figures as a description has them."""
-        found = {"tolerance": TOLERANCE, "boxes": self.boxes, "scores": self.scores}
-        found |= {} if self.masks is None else {"masks": self.masks}
-        return found | {"queries": self.queries, "ties": self.ties, "batches": sorted({*self.batches})}
+    def figures(self) -> dict[str, Any]:
+        """The figures for the description."""
+        figures = {"tolerance": TOLERANCE, "boxes": self.boxes, "scores": self.scores}
+        figures |= {} if self.masks is None else {"masks": self.masks}
+        return figures | {"queries": self.queries, "ties": self.ties, "batches": sorted({*self.batches})}
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A file and a copy of it that also gives away the tokens it chose, in their runtime.
+class FileWithTokens:
+    """Sessions of a file and of its copy that also returns the tokens it chose.
 
-    images: normalised, uint8 or float, as in the file's description.
+    images: the input: normalised, uint8 or float, as in the file's description.
     """
 
     session: Session
@@ -58,70 +58,87 @@ class Opened:
     images: str
 
     def run(self, pictures: Sequence[Image.Image], resolution: int) -> tuple[dict[str, Array], Array]:
-        """The file's outputs and the chosen tokens (B, Q) of pictures of one size."""
+        """The outputs of the file and the chosen tokens (B, Q), for pictures of one size."""
         batch = {self.session.inputs[0]: as_input(pictures, self.images, resolution)}
         return self.session.run(batch), self.copy.run(batch)[CHOSEN]
 
 
 def compare(
-    opened: Opened, detector: Detector, architecture: Architecture, pictures: Sequence[Image.Image], batch: int | None
+    file: FileWithTokens,
+    detector: Detector,
+    architecture: Architecture,
+    pictures: Sequence[Image.Image],
+    batch: int | None,
 ) -> Differences:
     """Compare a float32 file with the detector on pictures and on noise, alone and in batches.
 
-    Two tokens of nearly equal scores may change places when numbers are rounded otherwise, and every query then has
-    another token. So the detector is given the tokens that the file chose, if their scores equal those that it would
-    have chosen, place by place.
+    Two tokens with nearly equal scores may change places if numbers are rounded differently. Then all queries get other
+    tokens. So the detector is run with the tokens that the file chose, after a check: each must have the same score as
+    the token that the detector would have chosen.
+
+    Args:
+        file: the sessions of the file.
+        detector: the network of the checkpoint.
+        architecture: its numbers.
+        pictures: images to compare on, besides noise.
+        batch: images per run of the file; None: any number.
 
     Raises:
         UserError: a difference is larger than TOLERANCE, or a query has no counterpart.
     """
-    found = Differences()
-    for batch_of in _batches(pictures, batch):
-        outputs, chosen = opened.run(batch_of, architecture.resolution)
-        expected, ties = _follow(detector, as_input(batch_of, "normalised", architecture.resolution), chosen)
-        found.ties += ties
-        found.batches.append(len(batch_of))
-        found.queries += chosen.size
-        sizes = [(picture.height, picture.width) for picture in batch_of]
-        compare_one = _compare_raw if "dets" in outputs else _compare_complete
-        for name, value in compare_one(outputs, expected, sizes, architecture.queries).items():
+    differences = Differences()
+    for batch_pictures in _batches(pictures, batch):
+        outputs, chosen = file.run(batch_pictures, architecture.resolution)
+        expected, ties = _run_with_tokens(
+            detector, as_input(batch_pictures, "normalised", architecture.resolution), chosen
+        )
+        differences.ties += ties
+        differences.batches.append(len(batch_pictures))
+        differences.queries += chosen.size
+        sizes = [(picture.height, picture.width) for picture in batch_pictures]
+        compare_outputs = _compare_raw if "dets" in outputs else _compare_complete
+        for name, value in compare_outputs(outputs, expected, sizes, architecture.queries).items():
             # numpy's maximum, unlike max(), keeps a NaN.
-            setattr(found, name, float(np.maximum(getattr(found, name) or 0.0, value)))
-    _require_close(found)
-    return found
+            setattr(differences, name, float(np.maximum(getattr(differences, name) or 0.0, value)))
+    _require_close(differences)
+    return differences
 
 
 def _batches(pictures: Sequence[Image.Image], size: int | None) -> Iterator[list[Image.Image]]:
-    """Each picture alone, and three of one size together; or, where the file takes `size` images, that many."""
-    for alike in (*map(_alike, pictures), noise()):
+    """Yield each picture alone, and three of one size together. If the file takes `size` images, that many instead."""
+    for trio in (*map(_three_variants, pictures), noise()):
         if size is None:
-            yield alike[:1]
-            yield alike
+            yield trio[:1]
+            yield trio
         else:
-            yield (alike * size)[:size]
+            yield (trio * size)[:size]
 
 
 def noise() -> list[Image.Image]:
-    """Three pictures of noise, always the same."""
+    """Three pictures of noise. They are always the same."""
     random = np.random.default_rng(0)
     return [Image.fromarray(random.integers(0, 256, (120, 200, 3), dtype=np.uint8)) for _ in range(3)]
 
 
-def _follow(detector: Detector, images: Array, chosen: Array) -> tuple[DetectorOutput, int]:
-    """The detector's output for normalised images and these tokens (B, Q), and how many of them are not its own."""
+def _run_with_tokens(detector: Detector, images: Array, chosen: Array) -> tuple[DetectorOutput, int]:
+    """The detector's output for normalised images and the chosen tokens (B, Q), and how many are not its own."""
     ties = 0
 
     def replay(scores: Tensor, count: int) -> Tensor:
         nonlocal ties
-        own, theirs = best_tokens(scores, count), torch.from_numpy(chosen).long()
-        if theirs.shape != own.shape or not bool(((theirs >= 0) & (theirs < scores.shape[1])).all()):
-            raise UserError(f"the file chooses tokens of shape {[*theirs.shape]}, the checkpoint {[*own.shape]}.")
-        apart = (scores.gather(1, own) - scores.gather(1, theirs)).abs()
-        ties += int((own != theirs).sum())
-        if not bool((apart <= TOLERANCE).all()) or any(len(set(row)) < count for row in theirs.tolist()):
+        own_tokens, file_tokens = best_tokens(scores, count), torch.from_numpy(chosen).long()
+        if file_tokens.shape != own_tokens.shape or not bool(
+            ((file_tokens >= 0) & (file_tokens < scores.shape[1])).all()
+        ):
+            raise UserError(
+                f"the file chooses tokens of shape {[*file_tokens.shape]}, the checkpoint {[*own_tokens.shape]}."
+            )
+        apart = (scores.gather(1, own_tokens) - scores.gather(1, file_tokens)).abs()
+        ties += int((own_tokens != file_tokens).sum())
+        if not bool((apart <= TOLERANCE).all()) or any(len(set(row)) < count for row in file_tokens.tolist()):
             place = int((apart > TOLERANCE).any(0).nonzero()[:1].sum())
-            raise UserError(f"query {place} has no counterpart: the file starts it from another place in the image.")
-        return theirs
+            raise UserError(f"query {place} has no counterpart: the file starts it from another position in the image.")
+        return file_tokens
 
     proposer: Any = detector.proposer
     proposer.choose = replay
@@ -145,44 +162,45 @@ def _compare_raw(outputs: Mapping[str, Array], expected: DetectorOutput, *_: Any
 def _compare_complete(
     outputs: Mapping[str, Array], expected: DetectorOutput, sizes: Sequence[tuple[int, int]], limit: int
 ) -> dict[str, float]:
-    """Match a file's detections, one to one, with the pairs of query and class of the checkpoint.
+    """Match the detections of a file, one to one, with the (query, class) pairs of the checkpoint.
 
-    Of pairs that tie with the last one of the list, the file may have others than the checkpoint.
+    If pairs tie with the last one of the list, file and checkpoint may choose different ones.
     """
     worst: dict[str, float] = {}
     queries, rows = expected.logits.shape[1:]
-    bare = DetectorOutput(expected.logits, expected.boxes)
-    for row, (size, found) in enumerate(zip(sizes, postprocess(bare, sizes, queries * rows), strict=True)):
-        last = float(found.scores[limit - 1])
-        count = int((found.scores >= last - TOLERANCE).sum())
-        sure = int((found.scores > last + TOLERANCE).sum())
+    without_masks = DetectorOutput(expected.logits, expected.boxes)
+    for row, (size, reference) in enumerate(zip(sizes, postprocess(without_masks, sizes, queries * rows), strict=True)):
+        last = float(reference.scores[limit - 1])
+        count = int((reference.scores >= last - TOLERANCE).sum())
+        certain = int((reference.scores > last + TOLERANCE).sum())
         sides = np.array([size[1], size[0]] * 2, dtype=np.float32)
         boxes, scores, classes = (outputs[name][row] for name in ("boxes", "scores", "classes"))
-        of_boxes = np.abs(boxes[:, None] - found.boxes[:count].numpy()[None]).max(-1) / sides.min()  # (limit, count)
-        of_scores = np.abs(scores[:, None] - found.scores[:count].numpy()[None])
-        of_classes = classes[:, None] != found.labels[:count].numpy()
-        cost = np.nan_to_num(np.maximum(of_boxes, of_scores), nan=1.0) + of_classes
+        box_differences = np.abs(boxes[:, None] - reference.boxes[:count].numpy()[None]).max(-1)  # (limit, count)
+        box_differences /= sides.min()
+        score_differences = np.abs(scores[:, None] - reference.scores[:count].numpy()[None])
+        class_differs = classes[:, None] != reference.labels[:count].numpy()
+        cost = np.nan_to_num(np.maximum(box_differences, score_differences), nan=1.0) + class_differs
         pairs = linear_sum_assignment(cost)
-        theirs, ours = pairs
-        lost = {*range(sure)} - {*ours[cost[pairs] <= TOLERANCE].tolist()}
-        if lost:
-            place = min(lost)
+        file_rows, checkpoint_rows = pairs
+        unmatched = {*range(certain)} - {*checkpoint_rows[cost[pairs] <= TOLERANCE].tolist()}
+        if unmatched:
+            rank = min(unmatched)
             raise UserError(
-                f"detection {place} of the checkpoint (class {int(found.labels[place])}, score "
-                f"{float(found.scores[place]):.4f}) has no counterpart."
+                f"detection {rank} of the checkpoint (class {int(reference.labels[rank])}, score "
+                f"{float(reference.scores[rank]):.4f}) has no counterpart."
             )
-        if len(theirs) < limit or bool((cost[pairs] > TOLERANCE).any()):
-            place = int(theirs[cost[pairs].argmax()])
+        if len(file_rows) < limit or bool((cost[pairs] > TOLERANCE).any()):
+            rank = int(file_rows[cost[pairs].argmax()])
             raise UserError(
-                f"detection {place} of the file (class {int(classes[place])}, score {float(scores[place]):.4f}) has no "
+                f"detection {rank} of the file (class {int(classes[rank])}, score {float(scores[rank]):.4f}) has no "
                 "counterpart."
             )
-        told = {"boxes": of_boxes[pairs].max(), "scores": of_scores[pairs].max()}
+        differences = {"boxes": box_differences[pairs].max(), "scores": score_differences[pairs].max()}
         if isinstance(expected.masks, Tensor):
             order = expected.logits[row].sigmoid().flatten().sort(descending=True, stable=True).indices
-            masks = expected.masks[row, order[ours] // rows]
-            told["masks"] = np.abs(_sigmoid(outputs["masks"][row][theirs]) - masks.sigmoid().numpy()).max()
-        worst = {name: float(np.maximum(worst.get(name, 0.0), value)) for name, value in told.items()}
+            masks = expected.masks[row, order[checkpoint_rows] // rows]
+            differences["masks"] = np.abs(_sigmoid(outputs["masks"][row][file_rows]) - masks.sigmoid().numpy()).max()
+        worst = {name: float(np.maximum(worst.get(name, 0.0), value)) for name, value in differences.items()}
     return worst
 
 
@@ -190,26 +208,26 @@ def _sigmoid(logits: Array) -> Array:
     return torch.from_numpy(logits).sigmoid().numpy()
 
 
-def _require_close(found: Differences) -> None:
+def _require_close(differences: Differences) -> None:
     for name in ("boxes", "scores", "masks"):
-        value = getattr(found, name)
+        value = getattr(differences, name)
         if value is not None and not value <= TOLERANCE:
             raise UserError(f"{name} differ by {value:.2g} from those of the checkpoint, more than {TOLERANCE:g}.")
 
 
 def compare_batches(session: Session, images: str, resolution: int, picture: Image.Image) -> float:
-    """The largest difference between what three pictures give together and alone, relative to the largest number.
+    """The largest difference between three pictures in a batch and alone, relative to the largest value.
 
-    For precisions that are not compared with the checkpoint query by query.
+    For int8 files, which are not compared with the checkpoint query by query.
 
     Raises:
         UserError: it is larger than TOLERANCE.
     """
-    alike = _alike(picture)
-    together = session.run({session.inputs[0]: as_input(alike, images, resolution)})
+    trio = _three_variants(picture)
+    together = session.run({session.inputs[0]: as_input(trio, images, resolution)})
     worst = 0.0
-    for row, one in enumerate(alike):
-        alone = session.run({session.inputs[0]: as_input([one], images, resolution)})
+    for row, single_picture in enumerate(trio):
+        alone = session.run({session.inputs[0]: as_input([single_picture], images, resolution)})
         for name, value in alone.items():
             difference = np.abs(value[0].astype(np.float64) - together[name][row]).max()
             worst = float(np.maximum(worst, difference / max(1.0, float(np.abs(value).max()))))
@@ -218,6 +236,6 @@ def compare_batches(session: Session, images: str, resolution: int, picture: Ima
     return worst
 
 
-def _alike(picture: Image.Image) -> list[Image.Image]:
-    """Three pictures of one size."""
+def _three_variants(picture: Image.Image) -> list[Image.Image]:
+    """Three pictures of one size: the picture, mirrored and inverted."""
     return [picture, ImageOps.mirror(picture), ImageOps.invert(picture)]

@@ -1,4 +1,4 @@
-"""int8: the products of the encoder, whose ranges are measured on images of the train split."""
+"""Quantisation to int8 of the encoder's matrix products. Ranges are measured on images of the train split."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ METHOD = "onnxruntime's static quantisation by least and largest value: weights 
 
 
 def to_int8(model: Any, images: Iterator[npt.NDArray[Any]]) -> Any:
-    """An ONNX model whose encoder multiplies whole numbers of 8 bits; all else stays float32.
+    """Make an ONNX model whose encoder multiplies 8-bit integers. Everything else stays float32.
 
-    images: batches to measure the ranges on, as the model's input. Weights have 7 of the 8 bits: processors without
-    VNNI add two products in 16 bits and would cut larger sums off, so that a file would be another one there.
+    Weights use 7 of the 8 bits. Processors without VNNI add two products in 16 bits and would saturate larger sums, so
+    the results would depend on the processor.
+
+    Args:
+        model: the float32 ONNX model.
+        images: batches of the model's input, on which the ranges are measured.
 
     Raises:
         UserError: onnxruntime is not installed.
@@ -40,11 +44,11 @@ def to_int8(model: Any, images: Iterator[npt.NDArray[Any]]) -> Any:
             return None if batch is None else {model.graph.input[0].name: batch}
 
     with tempfile.TemporaryDirectory() as folder, quiet():
-        before, after = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
+        before, int8_path = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
         before.write_bytes(model.SerializeToString(deterministic=True))
         quantization.quantize_static(
             before,
-            after,
+            int8_path,
             Reader(),
             quant_format=quantization.QuantFormat.QDQ,
             nodes_to_quantize=encoder_products(model),
@@ -53,6 +57,6 @@ def to_int8(model: Any, images: Iterator[npt.NDArray[Any]]) -> Any:
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
         )
-        made = onnx.load(after)
-    strip(made)
-    return made
+        quantised = onnx.load(int8_path)
+    strip(quantised)
+    return quantised

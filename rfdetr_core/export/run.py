@@ -1,4 +1,4 @@
-"""The stage export: files for other runtimes, each compared with the checkpoint, and kept only if it is equal to it."""
+"""The stage export: files for other runtimes. Each is compared with the checkpoint and kept only if it agrees."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from rfdetr_core.lineage.records import RECORD, record_names
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import Detector
 
-COMPARED = 8  # pictures of valid that are compared query by query
+COMPARED = 8  # pictures of valid for the comparison query by query
 _DRAFT = ".export-"
 
 
 @dataclass(frozen=True)
 class Source:
-    """The checkpoint that is exported. record: the name of its record in records/, where it has one."""
+    """The checkpoint that is exported. record: the name of its run record in records/, if it has one."""
 
     sha256: str
     tensors: str
@@ -53,21 +53,21 @@ class Source:
 
     @classmethod
     def read(cls, path: Path, record: Path | None = None) -> Source:
-        """Read a checkpoint. record: a record, which counts if it is of the same file.
+        """Read a checkpoint. record: a run record; it is used only if it names the digest of this file.
 
         Raises:
-            UserError: no checkpoint, or no record.
+            UserError: the file is not a checkpoint, or the record is damaged.
         """
-        made, sha256 = build_from_checkpoint(path), files.sha256_file(path)
+        built, sha256 = build_from_checkpoint(path), files.sha256_file(path)
         content = files.read_json(record) if record is not None and record.exists() else None
         name = record_names(content)[0] if content is not None and content["file"]["sha256"] == sha256 else None
-        tensors = tensor_digest(made.detector.state_dict())
-        return cls(sha256, tensors, made.checkpoint, made.detector, made.architecture, name)
+        tensors = tensor_digest(built.detector.state_dict())
+        return cls(sha256, tensors, built.checkpoint, built.detector, built.architecture, name)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """A split to score files on, and the numbers of the checkpoint on it, as metrics.json has them."""
+    """A split on which files are scored, and the scores of the checkpoint on it, as in metrics.json."""
 
     split: str
     dataset: Path
@@ -78,62 +78,67 @@ class Scores:
 
     @classmethod
     def read(cls, where: ProjectPaths, split: str, source: Mapping[str, Any]) -> Scores:
-        """A split of a dataset. source: the numbers of the checkpoint on it."""
+        """Read a split of a dataset. source: the scores of the checkpoint on it."""
         names = tuple(entry.name for entry in read_classes(where.classes))
         annotations, samples = files.read_json(where.split(split)[0]), read_samples(*where.split(split))
         return cls(split, where.dataset, annotations, samples, names, source)
 
-    def of(self, predictor: BasePredictor) -> dict[str, Any]:
-        """The numbers of a predictor."""
+    def of_predictor(self, predictor: BasePredictor) -> dict[str, Any]:
+        """The scores of a predictor on this split."""
         results = detect(predictor, self.dataset, self.samples, self.names)
         segments = predictor.architecture.segmentation
-        return Scored.of(dict(self.annotations), results, segmentation=segments, threshold=None).numbers()
+        return Scored.from_results(dict(self.annotations), results, segmentation=segments, threshold=None).numbers()
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Images that the ranges of int8 are measured on: SHA-256 by path, and how one of them is read."""
+    """The images on which the ranges for int8 are measured: path -> SHA-256, and the function that reads one."""
 
     digests: Mapping[str, str]
     read: Callable[[str], Image.Image]
 
     @classmethod
-    def of(cls, folder: Path, digests: Mapping[str, str]) -> Calibration:
-        """Of images in a folder, each of which must be the one of its digest."""
+    def of_folder(cls, folder: Path, digests: Mapping[str, str]) -> Calibration:
+        """Calibrate on images of a folder. Reading one fails if it does not have its digest."""
         return cls(digests, lambda path: read_picture(folder, path, digests[path]))
 
     @classmethod
     def of_train(cls, where: ProjectPaths, most: int) -> Calibration:
-        """Of the train split of a dataset: those with the lowest digests, so that they do not hang together."""
+        """Calibrate on images of train: those with the lowest digests, a choice independent of names and order."""
         rows = sorted(read_manifest(where.split("train")[1]), key=lambda row: row.sha256)[:most]
-        return cls.of(where.dataset, {row.path: row.sha256 for row in rows})
+        return cls.of_folder(where.dataset, {row.path: row.sha256 for row in rows})
 
 
 def export_stage(where: ProjectPaths, config: ExportConfig, output: Path) -> None:
-    """Write the files into `output`/export, and what was measured of them to `output`/export.json.
+    """Write the files to `output`/export, and their measurements to `output`/export.json.
+
+    Args:
+        where: the paths of the project: annotations, manifests, dataset.
+        config: the section `export` of params.yaml.
+        output: the run folder.
 
     Raises:
-        UserError: an input is missing, a package is not installed, or a file differs from the checkpoint. Then there is
-            no file at all.
+        UserError: an input is missing, a package is not installed, or a file differs from the checkpoint. Then no file
+            is written.
     """
     source = Source.read(output / "checkpoint_best_total.pth", output / RECORD.name)
     reports = Path("reports/evaluate")
     split = files.read_json(reports / "about.json")["split"]
     scores = Scores.read(where, split, files.read_json(reports / "metrics.json"))
     pictures = valid_pictures(where)
-    wanted = "onnx-int8" in config.formats
-    calibration = Calibration.of_train(where, config.calibration_images) if wanted else None
+    needs_calibration = "onnx-int8" in config.formats
+    calibration = Calibration.of_train(where, config.calibration_images) if needs_calibration else None
     folder = output / "export"
-    for left in output.glob(f"{_DRAFT}*"):  # by a stage that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in output.glob(f"{_DRAFT}*"):  # of a stage that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=_DRAFT) as temporary:
         draft = Path(temporary) / "export"
         draft.mkdir()
-        made = export_files(source, config, draft, pictures=pictures, scores=scores, calibration=calibration)
+        written = export_files(source, config, draft, pictures=pictures, scores=scores, calibration=calibration)
         shutil.rmtree(folder, ignore_errors=True)
         draft.replace(folder)
-    about = {"sha256": source.sha256, "tensors": source.tensors, "record": source.record}
-    files.write_json(output / "export.json", {"source": about, "files": made})
+    source_facts = {"sha256": source.sha256, "tensors": source.tensors, "record": source.record}
+    files.write_json(output / "export.json", {"source": source_facts, "files": written})
 
 
 def export_files(
@@ -145,22 +150,30 @@ def export_files(
     scores: Scores | None = None,
     calibration: Calibration | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Write a file for each of the formats into a folder; what was measured of each, by its name.
+    """Write a file for each format into a folder. Returns what was measured of each file, by its name.
 
-    pictures: to compare queries on, beside noise. scores: None, and the files say that their AP is not proven.
+    Args:
+        source: the checkpoint.
+        config: the section `export` of params.yaml.
+        folder: where the files go.
+        pictures: images for the comparison query by query, besides noise.
+        scores: the split for the comparison of AP. None: the files say that their AP is not proven.
+        calibration: images for int8.
 
     Raises:
-        UserError: a package is not installed; int8 without calibration; a file differs from the checkpoint.
+        UserError: a package is not installed, int8 has no calibration images, or a file differs from the checkpoint.
     """
     architecture = source.architecture
     if architecture.channels != 3:
-        raise UserError(f"the model takes {architecture.channels} channels; files are made of models for RGB images.")
-    made: dict[str, dict[str, Any]] = {}
+        raise UserError(
+            f"the model takes {architecture.channels} channels. Only models for RGB images can be exported."
+        )
+    written_files: dict[str, dict[str, Any]] = {}
     for kind in dict.fromkeys(config.formats):
         draft, extra = export_draft(source, config, kind), dict[str, Any]()
         if kind == "onnx-int8":
             if calibration is None or not calibration.digests:
-                raise UserError("onnx-int8 needs images of the train split to measure ranges on, and there are none.")
+                raise UserError("onnx-int8 needs images of train to measure ranges on, but there are none.")
             batches = _calibration_batches(calibration, config, architecture)
             draft = OnnxDraft(NAMES[kind], quantise.to_int8(draft.model, batches), quantise.PACKAGES)
             extra = {"calibration": {"method": quantise.METHOD, "images": dict(calibration.digests)}}
@@ -168,15 +181,15 @@ def export_files(
         figures = _measure(draft, description, source, config, pictures, scores)
         described = description | {"parity": figures}
         written = draft.write(folder, described)
-        made |= {path.name: _facts(path, described) for path in written}
-    return made
+        written_files |= {path.name: _facts(path, described) for path in written}
+    return written_files
 
 
 def export_draft(source: Source, config: ExportConfig, kind: Format) -> OnnxDraft | OpenVinoDraft:
-    """The model of a format before it is quantised, measured and described: equal for equal weights and packages."""
+    """The model in a format, before quantisation and description. Equal weights and packages give equal models."""
     graph: RawGraph | CompleteGraph
     if config.postprocess:
-        # With an If in a graph, the first answer of a session of OpenVINO 2026.4 is wrong.
+        # In OpenVINO 2026.4, the first result of a session is wrong if the graph has an If.
         branches = kind != "openvino"
         graph = CompleteGraph(source.detector, source.architecture, config.images, branches=branches)
     else:
@@ -188,7 +201,7 @@ def export_draft(source: Source, config: ExportConfig, kind: Format) -> OnnxDraf
 
 
 def description_of(source: Source, config: ExportConfig, kind: Format, packages: Sequence[str]) -> dict[str, Any]:
-    """What a file says of itself, but for its constants and what was measured."""
+    """The description that a file carries, without the digests of its content and the measurements."""
     return {
         "version": VERSION,
         "variant": source.architecture.name,
@@ -205,13 +218,16 @@ def description_of(source: Source, config: ExportConfig, kind: Format, packages:
         "source": source.sha256,
         "record": source.record,
         "packages": onnx_file.versions(packages),
-        "checkpoint": checkpoint_fields(_told(source)),
+        "checkpoint": checkpoint_fields(_embedded_checkpoint(source)),
     }
 
 
-def _told(source: Source) -> Checkpoint:
-    """What a file keeps of its checkpoint. Of one from elsewhere, only what describes the model: its params may hold
-    paths, or what JSON has no place for."""
+def _embedded_checkpoint(source: Source) -> Checkpoint:
+    """The part of the checkpoint that goes into a file.
+
+    From a checkpoint of another program, only the fields that describe the model are kept: its other arguments may
+    contain paths, or values that JSON cannot hold.
+    """
     checkpoint = source.checkpoint
     if checkpoint.lineage is not None:
         return checkpoint
@@ -227,13 +243,13 @@ def _measure(
     pictures: Sequence[Image.Image],
     scores: Scores | None,
 ) -> dict[str, Any]:
-    """What a file was measured at. UserError: it differs from its source."""
+    """Measure a file: runtime, differences and AP. UserError: it differs from its checkpoint."""
     side, images = source.architecture.resolution, description["images"]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         path, *_ = draft.write(folder, {**description, "parity": {}})
         read_exported(path)
-        session = open_session(path, threads=1)  # so that the figures are those of any machine with this processor
+        session = open_session(path, threads=1)  # so that every machine with this processor measures the same
         capability = torch.backends.cpu.get_cpu_capability()
         figures: dict[str, Any] = {
             "runtime": session.runtime,
@@ -242,66 +258,68 @@ def _measure(
         }
         try:
             if description["precision"] == "fp32":
-                opened = parity.Opened(session, open_session(draft.write_opened(folder), threads=1), images)
-                found = parity.compare(opened, source.detector, source.architecture, pictures, config.batch_size)
-                figures["queries"] = found.plain()
+                opened = parity.FileWithTokens(
+                    session, open_session(draft.write_with_tokens(folder), threads=1), images
+                )
+                differences = parity.compare(opened, source.detector, source.architecture, pictures, config.batch_size)
+                figures["queries"] = differences.figures()
             elif config.batch_size is None:
                 figures["batches"] = parity.compare_batches(session, images, side, [*pictures, *parity.noise()][0])
             figures["ap"] = _compare_ap(path, description["precision"], config, scores)
         except UserError as error:
-            raise UserError(f"{draft.name} is not exported, since it is not its checkpoint: {error}") from None
+            raise UserError(f"{draft.name} is not exported, since it differs from its checkpoint: {error}") from None
     return figures
 
 
 def _compare_ap(path: Path, precision: str, config: ExportConfig, scores: Scores | None) -> dict[str, Any]:
-    """The AP of a file beside its source's. UserError: it is more than max_drop lower."""
+    """The AP of a file and of its checkpoint. UserError: the file's is lower by more than max_drop."""
     if scores is None:
         return {"proven": False, "reason": "no split to score it on was given"}
     limit = config.max_drop if config.max_drop is not None else FP32_DROP if precision == "fp32" else OTHER_DROP
-    found = scores.of(ExportedPredictor.from_file(path, device="cpu"))
-    told: dict[str, Any] = {"split": scores.split, "images": len(scores.samples), "max_drop": limit}
-    pairs = {"boxes": (scores.source.get("map"), found["map"])}
+    file_scores = scores.of_predictor(ExportedPredictor.from_file(path, device="cpu"))
+    result: dict[str, Any] = {"split": scores.split, "images": len(scores.samples), "max_drop": limit}
+    pairs = {"boxes": (scores.source.get("map"), file_scores["map"])}
     if scores.source.get("masks") is not None:
-        pairs["masks"] = (scores.source["masks"]["map"], found["masks"]["map"])
+        pairs["masks"] = (scores.source["masks"]["map"], file_scores["masks"]["map"])
     for kind, (before, after) in pairs.items():
-        told[kind] = {"source": before, "file": after}
+        result[kind] = {"source": before, "file": after}
         if before and not (after is not None and 100 * (before - after) <= limit):
             lost = "has no AP" if after is None else f"loses {100 * (before - after):.2f} points of AP"
             raise UserError(
-                f"on {scores.split} it {lost} ({kind}: {before:.4f}, the file {after}), more than export.max_drop, "
-                f"{limit:g}. Allow more, or leave the format out of export.formats."
+                f"on {scores.split} it {lost} ({kind}: checkpoint {before:.4f}, file {after}), more than "
+                f"export.max_drop: {limit:g}. Allow more, or remove the format from export.formats."
             )
     if all(before for before, _ in pairs.values()):
-        return told | {"proven": True}
+        return result | {"proven": True}
     measured = all(before is not None for before, _ in pairs.values())
-    why = "the checkpoint itself has an AP of 0 there" if measured else "there is no object to measure an AP on"
-    return told | {"proven": False, "reason": why}
+    reason = "the checkpoint itself has an AP of 0 there" if measured else "there is no object to measure an AP on"
+    return result | {"proven": False, "reason": reason}
 
 
 def _calibration_batches(calibration: Calibration, config: ExportConfig, architecture: Architecture) -> Iterator[Array]:
     images = config.images if config.postprocess else "normalised"
     for path in calibration.digests:
-        alike = [calibration.read(path)] * (config.batch_size or 1)
-        yield as_input(alike, images, architecture.resolution)
+        pictures = [calibration.read(path)] * (config.batch_size or 1)
+        yield as_input(pictures, images, architecture.resolution)
 
 
 def _facts(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
-    """A file in export.json."""
-    about = {"sha256": files.sha256_file(path), "md5": files.md5_file(path), "size": path.stat().st_size}
+    """The entry of a file in export.json."""
+    facts = {"sha256": files.sha256_file(path), "md5": files.md5_file(path), "size": path.stat().st_size}
     if path.suffix == ".bin":
-        return about | {"of": path.with_suffix(".xml").name}
-    told = ("precision", "postprocess", "images", "batch_size", "packages", "parity", "calibration")
-    return about | {key: description[key] for key in told if key in description}
+        return facts | {"of": path.with_suffix(".xml").name}
+    keys = ("precision", "postprocess", "images", "batch_size", "packages", "parity", "calibration")
+    return facts | {key: description[key] for key in keys if key in description}
 
 
 def valid_pictures(where: ProjectPaths) -> list[Image.Image]:
-    """Up to COMPARED pictures, evenly over the valid split of a dataset."""
+    """Up to COMPARED pictures, evenly spread over the valid split of a dataset."""
     samples = read_samples(*where.split("valid"))
     count = min(COMPARED, len(samples))
     chosen = [samples[number * len(samples) // count] for number in range(count)]
-    return [read_picture(where.dataset, one.path, one.sha256) for one in chosen]
+    return [read_picture(where.dataset, sample.path, sample.sha256) for sample in chosen]
 
 
 def read_picture(dataset: Path, path: str, sha256: str) -> Image.Image:
-    """An image of a dataset. UserError: it is not the one of its digest."""
+    """Read an image of a dataset. UserError: it does not have its digest."""
     return images.decode(images.read_verified(dataset / path, sha256), path, max_pixels=None)

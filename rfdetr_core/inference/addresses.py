@@ -1,4 +1,4 @@
-"""Images by their https address: from public hosts, of limited size, in limited time."""
+"""Downloads images from https addresses: only from public hosts, with limits of size and time."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from PIL import Image
 from rfdetr_core.base import hosts, images
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.printing import printable
-from rfdetr_core.base.waiting import OutOfTimeError, Patience
+from rfdetr_core.base.waiting import OutOfTimeError, TimeLimit
 
 MOST_BYTES = 100 * 2**20
-SECONDS = 60.0  # for all of it: names, redirects, the content
+SECONDS = 60.0  # for the complete download, with name look-ups and redirects
 _READ = 20.0  # seconds for a single read
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|(https?|ftps?|file|data|blob|javascript):", re.IGNORECASE)
 _INSTEAD = "Download the image yourself, and give the path of the file."
-_LONGEST = 200  # characters of an address in a message: a data: address holds a whole picture
-_FAILURES = (OSError, http.client.HTTPException, ValueError)  # of the network, or what a server says
+_LONGEST = 200  # characters of an address in a message: a data: address contains a complete picture
+_FAILURES = (OSError, http.client.HTTPException, ValueError)  # errors of the network or of a server's answer
 _HEADERS = {"User-Agent": "rfdetr_core", "Accept": "image/*"}  # some servers refuse Python's own name
 
 
 def is_address(text: str) -> bool:
-    """Whether a text begins as an address does (https://, file:), and not as a path."""
+    """Whether a text begins like an address (https://, file:) and not like a path."""
     return _SCHEME.match(text) is not None
 
 
-def shown(address: str) -> str:
-    """An address as messages name it: without a password, and without its query, which may hold a key."""
+def printable_address(address: str) -> str:
+    """An address for messages: without user, password and query, which may contain a key. Long ones are shortened."""
     try:
         parts = urlsplit(address)
         host = parts.netloc.rpartition("@")[2]
@@ -45,34 +45,36 @@ def shown(address: str) -> str:
 
 
 def file_name(address: str) -> str:
-    """A plain file name for what is made of an image: the last part of its address, of harmless characters alone."""
-    path = re.split("[?#]", address)[0]  # not by urlsplit, which raises an error of what is no address
-    last = unquote(path.rstrip("/").rpartition("/")[2])
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", last).lstrip(".-")[-100:] or "image"
+    """A file name for the results of an image: the last part of its address, with unusual characters replaced by _."""
+    path = re.split("[?#]", address)[0]  # not urlsplit(), which raises an error if the text is not an address
+    name = unquote(path.rstrip("/").rpartition("/")[2])
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".-")[-100:] or "image"
 
 
 def fetch_image(address: str) -> Image.Image:
-    """The upright RGB image of an https address, by the rules of `images.decode`.
+    """Download an image from an https address and decode it (see `images.decode`).
 
     Raises:
-        UserError: another scheme, a host that is not public, a server that refuses, stalls or is cut off; more than
-            MOST_BYTES; no image, or one of too many pixels. Names the address.
+        UserError: the address is not https, or its host is not public; the server refuses, stalls or cuts the file off;
+            the file has more than MOST_BYTES, is not an image, or has too many pixels. The message names the address.
     """
     data, kind = _fetch(address)
     try:
-        return images.decode(data, shown(address))
+        return images.decode(data, printable_address(address))
     except images.TooLargeError:
         raise
     except UserError as error:
-        what = f"{shown(address)} is not an image of {', '.join(images.FORMATS)}: {error.__cause__ or error}"
-        raise UserError(f"{what}. The server calls it {kind!r}. Look at the address in a browser.") from error
+        problem = (
+            f"{printable_address(address)} is not an image of {', '.join(images.FORMATS)}: {error.__cause__ or error}"
+        )
+        raise UserError(f"{problem}. The server calls it {kind!r}. Look at the address in a browser.") from error
 
 
 def _fetch(address: str) -> tuple[bytes, str]:
-    """The content of an address, and the type that the server gives for it."""
-    name = shown(address)
+    """The content of an address, and the Content-Type that the server gives."""
+    name = printable_address(address)
     try:
-        return Patience(SECONDS).call(lambda: _read(address, time.monotonic() + SECONDS))
+        return TimeLimit(SECONDS).call(lambda: _read(address, time.monotonic() + SECONDS))
     except OutOfTimeError:
         reason = f"it did not come within {SECONDS:.0f} seconds"
     except urllib.error.HTTPError as error:
@@ -90,37 +92,40 @@ def _read(address: str, end: float) -> tuple[bytes, str]:
     opener = urllib.request.build_opener(_Redirects, _Https)
     with opener.open(urllib.request.Request(_quoted(address), headers=_HEADERS), timeout=_READ) as response:
         length = response.headers.get("Content-Length")
-        whole, content = int(length) if length else None, io.BytesIO()
-        _check_size(address, whole or 0)
+        total_size, content = int(length) if length else None, io.BytesIO()
+        _check_size(address, total_size or 0)
         while piece := response.read1(1 << 20):
             _check_size(address, content.tell() + len(piece))
             content.write(piece)
-            if time.monotonic() > end:  # nobody waits for it any more
+            if time.monotonic() > end:  # the caller has stopped waiting
                 raise TimeoutError(f"it did not come within {SECONDS:.0f} seconds")
-        if whole is not None and content.tell() != whole:
-            raise ConnectionError(f"cut off after {content.tell()} of {whole} bytes")
+        if total_size is not None and content.tell() != total_size:
+            raise ConnectionError(f"cut off after {content.tell()} of {total_size} bytes")
         return content.getvalue(), response.headers.get_content_type()
 
 
 def _check_size(address: str, size: int) -> None:
     if size > MOST_BYTES:
-        raise UserError(f"{shown(address)} has {size:,} bytes or more, {MOST_BYTES:,} are allowed. {_INSTEAD}")
+        raise UserError(
+            f"{printable_address(address)} has {size:,} bytes or more, but {MOST_BYTES:,} are allowed. {_INSTEAD}"
+        )
 
 
 def _quoted(address: str) -> str:
-    """An address with what browsers write in it, such as blanks and umlauts, as a server takes it."""
+    """An address as servers accept it. Blanks and umlauts, which browsers allow, are escaped."""
     parts = urlsplit(address)
     path, query = (quote(text, safe="/%:@!$&'()*+,;=~?") for text in (parts.path, parts.query))
     return urlunsplit((parts.scheme, parts.netloc, path, query, ""))
 
 
-def _require_public(address: str, origin: str | None = None) -> None:
-    """Raise a UserError of what may not be asked. origin: the address that sends on to it."""
-    sent = f"{shown(origin)} sends on to {shown(address)}" if origin else shown(address)
+def _require_public(address: str, source: str | None = None) -> None:
+    """Raise a UserError if an address must not be fetched. source: the address that redirects to it."""
+    name = printable_address(address)
+    sent = f"{printable_address(source)} redirects to {name}" if source else name
     if "@" in urlsplit(address).netloc:
         raise UserError(f"{sent}, which has a user name in it. {_INSTEAD}")
     if (reason := hosts.refusal(address)) is not None:
-        raise UserError(f"{sent}, {reason}. {_INSTEAD}" if origin else f"{sent} is an address {reason}. {_INSTEAD}")
+        raise UserError(f"{sent}, {reason}. {_INSTEAD}" if source else f"{sent} is an address {reason}. {_INSTEAD}")
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -133,11 +138,11 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 class _PublicConnection(http.client.HTTPSConnection):
-    """A connection that ends before a request is sent if it leads to a host that is not public.
+    """A connection that checks the IP address of its host before it sends a request.
 
-    By then TLS has been set up with it: the host knows the name that was asked for, and nothing else.
-
-    The name was looked up before, yet a second look-up may give another number. A proxy looks it up itself.
+    The name was looked up and checked before. But the second look-up, by this connection, may give another IP address
+    (DNS rebinding). TLS is set up before the check, so a host that is not public learns the requested host name, but
+    nothing else. With a proxy there is no check, because the proxy looks up the name.
     """
 
     through_proxy = False
@@ -148,7 +153,7 @@ class _PublicConnection(http.client.HTTPSConnection):
         super().set_tunnel(*arguments, **named)
 
     def connect(self) -> None:
-        """Connect, and look where to."""
+        """Connect, and close the connection if the host is not public."""
         super().connect()
         number = str(self.sock.getpeername()[0])
         if not self.through_proxy and not hosts.is_public(number):
@@ -158,5 +163,5 @@ class _PublicConnection(http.client.HTTPSConnection):
 
 class _Https(urllib.request.HTTPSHandler):
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        """Open an https address by a connection that looks where it leads."""
+        """Open an https address with a _PublicConnection."""
         return self.do_open(_PublicConnection, req)

@@ -1,4 +1,4 @@
-"""Latency and throughput of model files, measured side by side: the command benchmark."""
+"""The command benchmark: measures latency and throughput of model files in turns, so that they can be compared."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from rfdetr_core.base.printing import say
 from rfdetr_core.base.processes import usable_cores
 from rfdetr_core.checkpoint.exported import SUFFIXES
 from rfdetr_core.data.preprocess import normalise, pixels
+from rfdetr_core.inference.conversion import to_rgb
 from rfdetr_core.inference.exported import ExportedPredictor, as_input, load_predictor
-from rfdetr_core.inference.predictor import BasePredictor, Predictor, to_rgb
+from rfdetr_core.inference.predictor import BasePredictor, Predictor
 from rfdetr_core.ingest.folder import listing
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 SECONDS = 5.0
-_TURN = 0.2  # seconds of timed calls, after which the next contender has its turn
-_WARM = 2  # calls before the first turn: a runtime plans and allocates in them
-_MOST_PICTURES = 32  # held in memory, decoded
+_TURN = 0.2  # seconds of timed calls of one contender; then the next one has its turn
+_WARM = 2  # calls before the first turn, in which a runtime plans and allocates memory
+_MOST_PICTURES = 32  # decoded pictures in memory
 _NOISE = (640, 480)
 
 Pictures = Sequence[Image.Image]
@@ -41,10 +42,11 @@ Pictures = Sequence[Image.Image]
 
 @dataclass(frozen=True)
 class Setup:
-    """What is measured: a file in one form and precision.
+    """A model file in one form and precision.
 
-    form: exact, as `predict` runs a checkpoint by default; optimised, as after `optimize_for_inference`; raw or
-    complete: an exported graph without or with preprocessing and postprocessing inside. threads: of the processor.
+    form: "exact": a checkpoint as `predict` runs it by default. "optimised": as after `optimize_for_inference`.
+        "raw" or "complete": an exported graph without, or with, preprocessing and postprocessing.
+    threads: the number of CPU threads.
     """
 
     file: str
@@ -57,9 +59,9 @@ class Setup:
 
 @dataclass(frozen=True)
 class Contender(Setup):
-    """One way to run a model.
+    """A setup that takes turns with others. Two tasks of it are timed.
 
-    model: prepares the model's input of a batch of pictures, and gives the call that runs the model alone on it.
+    model: prepares the input for a batch of pictures, and returns a function that only runs the model on it.
     predict: from a batch of decoded pictures to detections in pixels.
     """
 
@@ -69,7 +71,7 @@ class Contender(Setup):
 
 @dataclass(frozen=True)
 class Timing:
-    """What calls took: the median and the 95th percentile in milliseconds, and images a second over all of them."""
+    """The time of calls: median and 95th percentile in milliseconds, and images per second over all calls."""
 
     calls: int
     p50_ms: float
@@ -79,7 +81,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Row(Setup):
-    """The figures of a contender at a batch size."""
+    """The measurements of a setup at a batch size."""
 
     batch: int
     model: Timing
@@ -88,19 +90,19 @@ class Row(Setup):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Rows, and what they were measured with. seconds: for which each figure was timed, at least."""
+    """The measurements, the machine and the images. seconds: the least time for which each task was timed."""
 
     machine: dict[str, Any]
     images: dict[str, Any]
     seconds: float
     rows: list[Row]
 
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """The content for JSON."""
         return asdict(self)
 
     def text(self) -> str:
-        """An aligned table for people, below what it was measured with."""
+        """A description of machine and images, then an aligned table."""
         return "\n".join([*self._head(), "", *_aligned([_HEAD, *map(_cells, self.rows)])])
 
     def _head(self) -> Iterator[str]:
@@ -109,22 +111,22 @@ class Benchmark:
         parts = (machine["cpu"], machine["instructions"], f"{machine['cores']} cores", machine["system"], python, gpu)
         yield f"machine  {', '.join(part for part in parts if part)}"
         yield f"images   {images['count']} from {images['source']}: {', '.join(images['sizes'])}"
-        yield "model    prepared input to raw output; of a complete file, which prepares by itself, the whole graph"
+        yield "model    prepared input to raw output; for a complete file, which prepares images itself, the full graph"
         yield "predict  decoded image to detections: resize, normalise, model, boxes in pixels; without decoding"
-        yield f"         times in ms; each figure from {self.seconds:g} s or more of calls; the models took turns"
+        yield f"         times in ms; each task was timed for {self.seconds:g} s or more; the models took turns"
 
 
 _HEAD = (
     *("file", "form", "runtime", "precision", "device", "threads", "batch"),
     *("model p50", "p95", "images/s", "calls", "predict p50", "p95", "images/s", "calls"),
 )
-_WORDS = 5  # columns of words, which are aligned on the left
+_WORDS = 5  # the first columns hold words; they are aligned on the left
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     figures = [
-        (f"{one.p50_ms:.1f}", f"{one.p95_ms:.1f}", f"{one.images_per_second:.2f}", str(one.calls))
-        for one in (row.model, row.predict)
+        (f"{timing.p50_ms:.1f}", f"{timing.p95_ms:.1f}", f"{timing.images_per_second:.2f}", str(timing.calls))
+        for timing in (row.model, row.predict)
     ]
     words = (row.file, row.form, row.runtime, row.precision, row.device)
     return (*words, str(row.threads), str(row.batch), *figures[0], *figures[1])
@@ -134,8 +136,8 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
-            cell.ljust(width) if place < _WORDS else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if column < _WORDS else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield "  ".join(cells)
 
@@ -152,49 +154,73 @@ def benchmark(
 ) -> Benchmark:
     """Measure each model file at each batch size.
 
-    precisions: of checkpoints; an exported file has its own. images: a folder of them; None for noise. threads: of the
-    processor, for the model; None for as many as this process has cores. seconds: for which each figure is timed.
+    Args:
+        paths: Checkpoints and exported files.
+        batches: The batch sizes.
+        precisions: For checkpoints; an exported file has its own precision.
+        images: A folder of images; None: noise.
+        threads: CPU threads for the model; None: as many as this process has cores.
+        seconds: The least time for which each task is timed.
+        device: "auto", or torch's name of a device.
 
     Raises:
-        UserError: a file is no model or needs a runtime that is not here; no such device; a folder without images.
+        UserError: a file is not a model, or its runtime is not installed; the device does not exist; or the folder has
+            no images.
     """
     threads = usable_cores() if threads is None else threads
-    pictures, about = load_pictures(images, max(batches))
+    pictures, source = load_pictures(images, max(batches))
     with torch_threads(threads):
         models = [(str(path), open_model(path, device, threads)) for path in paths]
         rows = []
         for batch in batches:
-            made = [one for name, model in models for one in contenders(name, model, batch, precisions)]
-            say(f"batch {batch}: {len(made)} rows, {2 * seconds * len(made):.0f} s or more", file=sys.stderr)
-            rows += measure(made, pictures, batch, seconds)
-    return Benchmark(machine({row.device for row in rows}), about, seconds, rows)
+            all_contenders = [
+                contender for name, model in models for contender in contenders(name, model, batch, precisions)
+            ]
+            say(
+                f"batch {batch}: {len(all_contenders)} rows, {2 * seconds * len(all_contenders):.0f} s or more",
+                file=sys.stderr,
+            )
+            rows += measure(all_contenders, pictures, batch, seconds)
+    return Benchmark(machine({row.device for row in rows}), source, seconds, rows)
 
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch compute with `count` threads while the block runs."""
-    before = torch.get_num_threads()
+    """Let torch use `count` CPU threads while the block runs."""
+    threads_before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads_before)
 
 
 def open_model(path: Path, device: str, threads: int) -> BasePredictor:
-    """As `load_predictor`, with the threads of an exported file's runtime; those of torch are `torch_threads`."""
+    """Open a model file like `load_predictor`, with a number of threads.
+
+    Args:
+        path: A checkpoint or an exported file.
+        device: "auto", or torch's name of a device.
+        threads: CPU threads of an exported file's runtime. For a checkpoint, `torch_threads` sets them.
+    """
     if path.suffix in SUFFIXES:
         return ExportedPredictor.from_file(path, device=device, threads=threads)
     return load_predictor(path, device=device)
 
 
 def contenders(file: str, predictor: BasePredictor, batch: int, precisions: Sequence[str]) -> Iterator[Contender]:
-    """The ways to run a model in batches of `batch`.
+    """Yield the setups to measure for a model. A checkpoint: exact in float32, and optimised in each of `precisions`.
 
-    Of a checkpoint: exact in float32, and optimised in each of the precisions. Of an exported file: as it is.
+    An exported file has only one setup.
+
+    Args:
+        file: The file's name in the table.
+        predictor: The opened file.
+        batch: The batch size.
+        precisions: Keys of DTYPES.
 
     Raises:
-        UserError: an exported file takes batches of another size.
+        UserError: an exported file only accepts another batch size.
     """
     if isinstance(predictor, ExportedPredictor):
         yield _exported(file, predictor, batch)
@@ -204,10 +230,12 @@ def contenders(file: str, predictor: BasePredictor, batch: int, precisions: Sequ
     for precision in precisions:
         forms.append(("optimised", precision, predictor.optimised(batch_size=batch, dtype=DTYPES[precision])))
     runtime = f"torch {torch.__version__.partition('+')[0]}"
-    for form, precision, one in forms:
-        model = partial(_torch_call, one.network, one.architecture.resolution, one.device)
-        predict = partial(_predict, one, batch)
-        yield Contender(file, form, runtime, precision, one.device, torch.get_num_threads(), model, predict)
+    for form, precision, form_predictor in forms:
+        model = partial(
+            _torch_call, form_predictor.network, form_predictor.architecture.resolution, form_predictor.device
+        )
+        predict = partial(_predict, form_predictor, batch)
+        yield Contender(file, form, runtime, precision, form_predictor.device, torch.get_num_threads(), model, predict)
 
 
 def _exported(file: str, predictor: ExportedPredictor, batch: int) -> Contender:
@@ -225,8 +253,8 @@ def _exported(file: str, predictor: ExportedPredictor, batch: int) -> Contender:
 
 def _exported_call(predictor: ExportedPredictor, pictures: Pictures) -> Callable[[], object]:
     described = predictor.description
-    if described.postprocess and len({one.size for one in pictures}) > 1:
-        pictures = [pictures[0]] * len(pictures)  # a batch of a complete file has images of one size
+    if described.postprocess and len({picture.size for picture in pictures}) > 1:
+        pictures = [pictures[0]] * len(pictures)  # a batch of a complete file must have images of equal size
     inputs = as_input(pictures, described.images, predictor.architecture.resolution)
     return partial(predictor.session.run, {predictor.session.inputs[0]: inputs})
 
@@ -249,31 +277,36 @@ def _predict(predictor: BasePredictor, batch: int, pictures: Pictures) -> object
 
 
 def measure(contenders: Sequence[Contender], pictures: Pictures, batch: int, seconds: float) -> list[Row]:
-    """The figures of contenders, which take turns with batches of `batch` pictures.
+    """Time the contenders in turns, because the speed of a machine changes from minute to minute.
 
-    In turn, since a machine's pace changes from minute to minute. A turn begins with a call that is not timed: caches,
-    and threads that still wait for work, are those of the contender before.
+    Each turn begins with a call that is not timed: the caches and the waiting threads belong to the contender before.
+
+    Args:
+        contenders: Each has two tasks: the model, and predict.
+        pictures: Used in a cycle.
+        batch: Pictures of a call.
+        seconds: The least time for which each task is timed.
     """
     spent: list[tuple[list[float], list[float]]] = [([], []) for _ in contenders]
     taken = cycle(pictures)
     chosen = [*islice(taken, batch)]
-    for one in contenders:
-        calls: list[Callable[[], object]] = [one.model(chosen), partial(one.predict, chosen)]
+    for contender in contenders:
+        calls: list[Callable[[], object]] = [contender.model(chosen), partial(contender.predict, chosen)]
         for call in calls:
             for _ in range(_WARM):
                 call()
     while True:
-        for one, (of_model, of_predict) in zip(contenders, spent, strict=True):
-            of_model += _turn(one.model(chosen), min(_TURN, seconds))
-            of_predict += _turn(partial(one.predict, chosen), min(_TURN, seconds))
-        if min((sum(kept) for times in spent for kept in times), default=math.inf) >= seconds:
+        for contender, (of_model, of_predict) in zip(contenders, spent, strict=True):
+            of_model += _turn(contender.model(chosen), min(_TURN, seconds))
+            of_predict += _turn(partial(contender.predict, chosen), min(_TURN, seconds))
+        if min((sum(seconds_of_call) for times in spent for seconds_of_call in times), default=math.inf) >= seconds:
             break
         chosen = [*islice(taken, batch)]
-    return [_row(one, batch, times) for one, times in zip(contenders, spent, strict=True)]
+    return [_row(contender, batch, times) for contender, times in zip(contenders, spent, strict=True)]
 
 
 def _turn(call: Callable[[], object], seconds: float) -> list[float]:
-    """The seconds that each call took; as many calls as fit, at least one."""
+    """The seconds of each call. Calls are repeated until `seconds` have passed, at least once."""
     call()
     spent: list[float] = []
     while not spent or sum(spent) < seconds:
@@ -283,9 +316,19 @@ def _turn(call: Callable[[], object], seconds: float) -> list[float]:
     return spent
 
 
-def _row(one: Contender, batch: int, times: Sequence[Sequence[float]]) -> Row:
-    model, predict = (_timing(kept, batch) for kept in times)
-    return Row(one.file, one.form, one.runtime, one.precision, one.device, one.threads, batch, model, predict)
+def _row(contender: Contender, batch: int, times: Sequence[Sequence[float]]) -> Row:
+    model, predict = (_timing(seconds_of_calls, batch) for seconds_of_calls in times)
+    return Row(
+        contender.file,
+        contender.form,
+        contender.runtime,
+        contender.precision,
+        contender.device,
+        contender.threads,
+        batch,
+        model,
+        predict,
+    )
 
 
 def _timing(spent: Sequence[float], batch: int) -> Timing:
@@ -294,10 +337,12 @@ def _timing(spent: Sequence[float], batch: int) -> Timing:
 
 
 def load_pictures(folder: Path | None, least: int) -> tuple[list[Image.Image], dict[str, Any]]:
-    """Decoded images, and what to say of them: of a folder the first in order of their paths, or noise.
+    """Decoded images and their description for the result. From a folder, the first in order of their paths.
+
+    folder: None gives noise. least: the smallest number of noise pictures.
 
     Raises:
-        UserError: the folder has no image, or one of these cannot be read.
+        UserError: the folder has no image, or an image cannot be read.
     """
     if folder is None:
         pictures, source = [noise(seed) for seed in range(max(8, min(least, _MOST_PICTURES)))], "noise"
@@ -311,15 +356,15 @@ def load_pictures(folder: Path | None, least: int) -> tuple[list[Image.Image], d
 
 
 def noise(seed: int) -> Image.Image:
-    """Blurred noise, 640 x 480: a JPEG of it has the size of a photograph's."""
+    """Blurred noise, 640 x 480. As a JPEG it is about as large as a photograph."""
     values = np.random.default_rng(seed).integers(0, 255, (*_NOISE[::-1], 3), dtype=np.uint8)
     return Image.fromarray(values).filter(ImageFilter.GaussianBlur(2))
 
 
 def machine(devices: set[str]) -> dict[str, Any]:
-    """The processor, the instructions that torch uses of it, cores for this process, system, Python, and any GPU."""
+    """The processor, the instruction set that torch uses, the cores of this process, the system, Python and the GPU."""
     amx = " with AMX" * torch.cpu._is_amx_tile_supported()
-    gpus = sorted(torch.cuda.get_device_name(one) for one in devices if one.startswith("cuda"))
+    gpus = sorted(torch.cuda.get_device_name(device) for device in devices if device.startswith("cuda"))
     return {
         "cpu": _cpu_name(),
         "instructions": torch.backends.cpu.get_cpu_capability() + amx,

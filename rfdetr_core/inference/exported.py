@@ -1,4 +1,4 @@
-"""Predictors of model files of any kind: checkpoints, and what was exported from them."""
+"""ExportedPredictor for .onnx and .xml files, and load_predictor for a model file of any kind."""
 
 from __future__ import annotations
 
@@ -21,18 +21,24 @@ from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.postprocess import postprocess, resize_masks
 from rfdetr_core.ops.structures import Detections, DetectorOutput
 
-PRECISIONS = {"fp32": "f32", "int8": "int8"}  # of a description: of its session
+PRECISIONS = {"fp32": "f32", "int8": "int8"}  # precision in a description -> in its session
 
 
 class ExportedPredictor(BasePredictor):
-    """An exported file with what its output needs to be read: the arguments and results of `Predictor`.
+    """Predicts with an exported file. Arguments and results are those of `Predictor`.
 
-    Of a raw file (`description.postprocess` false), images are prepared and detections chosen here, as for a
-    checkpoint. Of a complete one, the file itself does both. `batch_size` images go through a file at a time; one that
-    takes a fixed number of them has that number at least.
+    For a raw file (`description.postprocess` is false), images are prepared and detections are chosen here, as for a
+    checkpoint. A complete file does both itself.
+
+    Args:
+        session: The file in its runtime.
+        description: Of the file.
+        architecture: Of the checkpoint that was exported.
+        batch_size: Images that go through the file at a time. A file with a fixed batch size uses at least that size.
+        threshold: See `BasePredictor`.
 
     Raises:
-        UserError: inputs and outputs, or a precision, that are not those of the description.
+        UserError: the inputs, the outputs or the precision of the file differ from its description.
     """
 
     def __init__(
@@ -56,11 +62,13 @@ class ExportedPredictor(BasePredictor):
         expected = ("images", "boxes", "scores", "classes") if description.postprocess else ("input", "dets", "labels")
         names = (*session.inputs, *session.outputs)
         if set(names) != {*expected, *["masks"] * architecture.segmentation}:
-            raise UserError(f"{session.path} has other inputs or outputs than it says: {', '.join(names)}. {AGAIN}")
+            raise UserError(
+                f"{session.path} has other inputs or outputs than its description: {', '.join(names)}. {AGAIN}"
+            )
         if session.precision != PRECISIONS[description.precision]:
             raise UserError(
-                f"{session.path} says that its precision is {description.precision}, but it computes in "
-                f"{session.precision}: another tool has changed it, and nothing that was measured of it holds. {AGAIN}"
+                f"{session.path}: its description says the precision {description.precision}, but it computes in "
+                f"{session.precision}. Another tool has changed it, so its measurements are not valid any more. {AGAIN}"
             )
 
     @classmethod
@@ -68,6 +76,12 @@ class ExportedPredictor(BasePredictor):
         cls, path: Path, *, device: str = "auto", batch_size: int | None = None, threads: int | None = None
     ) -> Self:
         """The predictor of a .onnx or .xml file that this project exported.
+
+        Args:
+            path: The file.
+            device: See `open_session`.
+            batch_size: See `ExportedPredictor`.
+            threads: CPU threads of the runtime; None: as many as this process has cores.
 
         Raises:
             UserError: see `read_exported` and `open_session`.
@@ -83,12 +97,15 @@ class ExportedPredictor(BasePredictor):
 
     @property
     def tensors(self) -> str:
-        """The digest of the weights that the file was made from."""
+        """The digest of the weights of the checkpoint that was exported."""
         return self.description.tensors
 
     @property
-    def _fixed(self) -> str | None:
-        return f"{self.session.path} takes. Leave shape out, or predict with the checkpoint that it was exported from"
+    def _why_fixed_size(self) -> str | None:
+        return (
+            f"{self.session.path} only takes the resolution of the model. Leave shape out, or predict with the "
+            "checkpoint that it was exported from"
+        )
 
     def _prepare(self, picture: Image.Image, size: tuple[int, int]) -> Any:
         if not self.description.postprocess:
@@ -100,32 +117,32 @@ class ExportedPredictor(BasePredictor):
     ) -> Iterator[Detections]:
         if self.description.postprocess:
             return self._complete(rows, sizes, lowest)
-        found = self._run(normalise(torch.stack([*rows])).numpy())
-        output = DetectorOutput(found["labels"], found["dets"], found.get("masks"))
+        outputs = self._run(normalise(torch.stack([*rows])).numpy())
+        output = DetectorOutput(outputs["labels"], outputs["dets"], outputs.get("masks"))
         return postprocess(output, sizes, self.architecture.queries, lowest)
 
     def _complete(
         self, rows: Sequence[Array], sizes: Sequence[tuple[int, int]], lowest: float | None
     ) -> Iterator[Detections]:
-        """Detections of a file that chooses them. Images of one size go through it together."""
+        """Detections of a complete file, which chooses them itself. Images of equal size go through it together."""
         alike: dict[tuple[int, int], list[int]] = {}
-        for place, size in enumerate(sizes):
-            alike.setdefault(size, []).append(place)
-        found: dict[int, dict[str, Tensor]] = {}
+        for index, size in enumerate(sizes):
+            alike.setdefault(size, []).append(index)
+        outputs_of_image: dict[int, dict[str, Tensor]] = {}
         for places in alike.values():
-            outputs = self._run(np.stack([rows[place] for place in places]))
-            found |= {
-                place: {name: output[row] for name, output in outputs.items()} for row, place in enumerate(places)
+            outputs = self._run(np.stack([rows[index] for index in places]))
+            outputs_of_image |= {
+                index: {name: output[row] for name, output in outputs.items()} for row, index in enumerate(places)
             }
-        for place, size in enumerate(sizes):
-            image = found.pop(place)
+        for index, size in enumerate(sizes):
+            image = outputs_of_image.pop(index)
             scores = image["scores"]
-            kept = len(scores) if lowest is None else int((scores > lowest).sum())
-            masks = resize_masks(image["masks"][:kept], size) if "masks" in image else None
-            yield Detections(scores[:kept], image["classes"][:kept], image["boxes"][:kept], masks)
+            count = len(scores) if lowest is None else int((scores > lowest).sum())
+            masks = resize_masks(image["masks"][:count], size) if "masks" in image else None
+            yield Detections(scores[:count], image["classes"][:count], image["boxes"][:count], masks)
 
     def _run(self, images: Array) -> dict[str, Tensor]:
-        """The file's outputs (B, ...) for a batch; where it takes a fixed number, the last images are filled up."""
+        """The file's outputs (B, ...) for a batch. For a fixed batch size, the last batch is filled up with zeros."""
         (name,), count = self.session.inputs, len(images)
         side = self.description.batch_size or count
         if missing := -count % side:
@@ -138,7 +155,13 @@ class ExportedPredictor(BasePredictor):
 
 
 def as_input(pictures: Sequence[Image.Image], images: str, resolution: int) -> Array:
-    """A batch of pictures as a file takes it: see `Description.images`. But for normalised, they have one size."""
+    """A batch of pictures as the input of an exported file.
+
+    Args:
+        pictures: Of equal size, except for "normalised".
+        images: See `Description.images`.
+        resolution: The side to which "normalised" resizes.
+    """
     if images == "normalised":
         return np.asarray(normalise(torch.stack([pixels(picture, resolution) for picture in pictures])))
     batch = np.stack([np.asarray(picture) for picture in pictures])  # (B, H, W, 3)
@@ -146,7 +169,12 @@ def as_input(pictures: Sequence[Image.Image], images: str, resolution: int) -> A
 
 
 def load_predictor(path: Path, *, device: str = "auto", batch_size: int | None = None) -> BasePredictor:
-    """The predictor of a model file: a checkpoint, or a .onnx or .xml file that was exported from one.
+    """The predictor of a model file: a checkpoint, or an exported .onnx or .xml file.
+
+    Args:
+        path: The file.
+        device: "auto" (CUDA if there is one), or torch's name of a device.
+        batch_size: Images that go through the model at a time; None: 1, or the fixed batch size of the file.
 
     Raises:
         UserError: see `Predictor.from_checkpoint` and `ExportedPredictor.from_file`.

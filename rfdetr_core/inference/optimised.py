@@ -1,4 +1,4 @@
-"""A copy of a detector that only predicts: weights in another precision, and products of weights computed once."""
+"""A faster copy of a detector for prediction: weights in another precision, and precomputed products of weights."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _ON_CUDA = (*_ON_CPU, torch.float16)
 
 
 class OptimisedDetector(nn.Module):
-    """The detector for images (B, channels, resolution, resolution).
+    """A copy of a detector for images (B, channels, resolution, resolution).
 
-    Encoder and projector, which have nine tenths of the work, are in `dtype`. Decoder and heads stay in float32, since
-    they say where boxes are. compiled: batches are cut, or filled up, to `batch_size`: another shape is compiled anew.
+    Encoder and projector do nine tenths of the work; they compute in `dtype`. Decoder and heads compute the boxes, so
+    they stay in float32. compiled: batches are cut, or filled up, to `batch_size`, because every other shape would be
+    compiled again.
     """
 
     def __init__(
@@ -32,22 +33,22 @@ class OptimisedDetector(nn.Module):
         super().__init__()
         self.dtype = dtype
         self.batch_size = batch_size if compiled else None
-        made: Any = copy.deepcopy(detector).eval().requires_grad_(False)
-        encoder, patch = made.encoder, made.encoder.patch_projection.kernel_size
+        copied: Any = copy.deepcopy(detector).eval().requires_grad_(False)
+        encoder, patch = copied.encoder, copied.encoder.patch_projection.kernel_size
         encoder.position_embeddings.data = resize_positions(
             encoder.position_embeddings, resolution // patch[0], resolution // patch[1]
         )
-        running = list(encoder.blocks)[: encoder.feature_indexes[-1]]  # those behind the last feature never do
-        encoder.blocks = nn.ModuleList(FoldedBlock(block) for block in running)
-        made.encoder = nn.Sequential(_Cast(dtype), encoder.to(dtype))
-        made.projector = nn.Sequential(made.projector.to(dtype), _ToFloat())
-        made.proposer.groups = made.proposer.groups[:1]
-        self.detector = made
+        needed = list(encoder.blocks)[: encoder.feature_indexes[-1]]  # no feature is taken after the later blocks
+        encoder.blocks = nn.ModuleList(FoldedBlock(block) for block in needed)
+        copied.encoder = nn.Sequential(_Cast(dtype), encoder.to(dtype))
+        copied.projector = nn.Sequential(copied.projector.to(dtype), _ToFloat())
+        copied.proposer.groups = copied.proposer.groups[:1]
+        self.detector = copied
         self.eval()
         self.run: Any = torch.compile(self._tensors, dynamic=False) if compiled else self._tensors
 
     def forward(self, images: Tensor) -> DetectorOutput:
-        """Normalised images to logits, boxes and masks of the last layer."""
+        """Compute logits, boxes and masks of the last decoder layer for normalised images."""
         if self.batch_size is None:
             return DetectorOutput(*self.run(images))
         count, side = len(images), self.batch_size
@@ -63,7 +64,7 @@ class OptimisedDetector(nn.Module):
 
 
 class FoldedBlock(nn.Module):
-    """`Block` in evaluation: query, key and value are one layer, and the scales are part of the weights."""
+    """A `Block` for prediction: query, key and value are one layer, and the scales are multiplied into the weights."""
 
     def __init__(self, block: Block) -> None:
         super().__init__()
@@ -77,7 +78,7 @@ class FoldedBlock(nn.Module):
         self.contract = _linear(*scaled(block.contract, block.scale2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(windows of all images, tokens of a window, C) to the same."""
+        """Transform tokens (windows of all images, tokens of a window, C) to the same shape."""
         rows = self.norm1(x).reshape(x.shape[0] // self.windows_seen, -1, x.shape[-1])
         projected = self.query_key_value(rows).view(*rows.shape[:2], 3, self.heads, -1)
         query, key, value = projected.permute(2, 0, 3, 1, 4)  # (N, heads, L, C / heads)
@@ -96,7 +97,7 @@ class _Cast(nn.Module):
 
 class _ToFloat(nn.Module):
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        return [one.float() for one in maps]
+        return [level.float() for level in maps]
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
@@ -108,40 +109,51 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 def optimise(
     detector: Detector, resolution: int, device: str, *, dtype: torch.dtype | str, batch_size: int, compiled: bool
 ) -> OptimisedDetector:
-    """An optimised copy of a detector; the detector itself stays as it is.
+    """Make an optimised copy of a detector. The detector itself is not changed.
 
-    dtype: float32 or bfloat16, on CUDA float16 too, or its name. compiled: on CUDA alone, at once for `batch_size`
-    images. On a CPU the compiled copy was slower than the other one, so nothing is compiled there.
+    Args:
+        detector: The detector to copy.
+        resolution: The side of its images.
+        device: Where it runs, by torch's name.
+        dtype: float32 or bfloat16, on CUDA also float16; the type or its name.
+        batch_size: Images of a compiled batch.
+        compiled: Compile the copy now. This is only done on CUDA: on a CPU the compiled copy was slower.
 
     Raises:
-        UserError: another dtype or batch_size, or it cannot be compiled here.
+        UserError: dtype or batch_size is wrong, or the copy cannot be compiled here.
     """
     compiled = compiled and device.startswith("cuda")
-    made = OptimisedDetector(
-        detector, resolution, dtype=_dtype(dtype, device), batch_size=whole("batch_size", batch_size), compiled=compiled
+    optimised = OptimisedDetector(
+        detector,
+        resolution,
+        dtype=_dtype(dtype, device),
+        batch_size=require_positive_int("batch_size", batch_size),
+        compiled=compiled,
     )
     if compiled:
         channels = detector.encoder.patch_projection.in_channels
         try:
             with torch.inference_mode():
-                made(torch.zeros(batch_size, channels, resolution, resolution, device=device))
+                optimised(torch.zeros(batch_size, channels, resolution, resolution, device=device))
         except Exception as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise UserError(f"the model cannot be compiled here: {reason}. Give compile=False.") from error
-    return made
+    return optimised
 
 
-def whole(name: str, value: Any) -> int:
-    """A count as it is given. Raises a UserError of what is no whole number from 1 on."""
+def require_positive_int(name: str, value: Any) -> int:
+    """Return the value. Raises a UserError if it is not an integer of 1 or more."""
     if type(value) is not int or value < 1:
         raise UserError(f"{name} is {value!r}: it must be a whole number, 1 or more.")
     return value
 
 
-def _dtype(given: Any, device: str) -> torch.dtype:
-    known = _ON_CUDA if device.startswith("cuda") else _ON_CPU
-    found = next((one for one in known if given in (one, str(one), str(one).removeprefix("torch."))), None)
-    if found is None:
-        names = ", ".join(str(one).removeprefix("torch.") for one in known)
-        raise UserError(f"dtype is {str(given).removeprefix('torch.')!r}: on {device} it must be one of {names}.")
-    return found
+def _dtype(requested: Any, device: str) -> torch.dtype:
+    known_dtypes = _ON_CUDA if device.startswith("cuda") else _ON_CPU
+    match = next(
+        (dtype for dtype in known_dtypes if requested in (dtype, str(dtype), str(dtype).removeprefix("torch."))), None
+    )
+    if match is None:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in known_dtypes)
+        raise UserError(f"dtype is {str(requested).removeprefix('torch.')!r}: on {device} it must be one of {names}.")
+    return match

@@ -1,13 +1,10 @@
-"""Images in, detections in pixels out."""
+"""Predictor for checkpoints, and its base class: from images of any kind to detections in pixels."""
 
 from __future__ import annotations
 
 import copy
-import importlib
 import numbers
-import os
 import sys
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -21,16 +18,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rfdetr_core.base import images as image_files
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.files import tensor_digest
 from rfdetr_core.checkpoint.loading import build_from_checkpoint, class_names_of, threshold_of
 from rfdetr_core.data.preprocess import normalise, pixels
-from rfdetr_core.inference.addresses import fetch_image, is_address
-from rfdetr_core.inference.ahead import prepared
 from rfdetr_core.inference.arguments import check_patch_size, input_size
-from rfdetr_core.inference.optimised import optimise, whole
+from rfdetr_core.inference.conversion import Picture, to_rgb, to_supervision
+from rfdetr_core.inference.optimised import optimise, require_positive_int
+from rfdetr_core.inference.prefetch import prefetch
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import Detector
 from rfdetr_core.model.postprocess import postprocess
@@ -40,17 +36,21 @@ if TYPE_CHECKING:
     import supervision
 
 T = TypeVar("T")
-DEFAULT_THRESHOLD = 0.5  # upstream's
-AHEAD = 4  # batches that are prepared while the model runs
-Picture: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
-Threshold: TypeAlias = float | Mapping[str, float]  # of all classes, or of each by its name
+DEFAULT_THRESHOLD = 0.5  # the same as upstream's
+AHEAD = 4  # batches whose images are loaded while the model runs
+Threshold: TypeAlias = float | Mapping[str, float]  # for all classes, or class name -> threshold
 
 
 class BasePredictor(ABC):
-    """What predictors of checkpoints and of exported files share: the arguments and the results of `predict`.
+    """Base of the predictors of checkpoints and of exported files. They share the arguments and results of `predict`.
 
-    threshold: the score to exceed where `predict` is given none; None for 0.5. device: where the model runs, by torch's
-    name. batch_size: images that go through the model at a time. source: the file that it was read from.
+    Args:
+        architecture: Of the model.
+        class_names: In the order of the labels.
+        device: Where the model runs, by torch's name.
+        batch_size: Images that go through the model at a time.
+        threshold: The default of `predict`; None: 0.5.
+        source: The file that the model was read from.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class BasePredictor(ABC):
     ) -> None:
         self.source = source
         self.threshold = DEFAULT_THRESHOLD if threshold is None else threshold
-        why = "the best F1 on its validation images" if threshold is not None else "the model recommends none"
-        self.threshold_note: str | None = f"threshold {self.threshold:g}: {why}"
+        reason = "the best F1 on its validation images" if threshold is not None else "the model recommends none"
+        self.threshold_note: str | None = f"threshold {self.threshold:g}: {reason}"
         self.device = device
         self.architecture = architecture
         self.class_names = tuple(class_names)
@@ -79,18 +79,21 @@ class BasePredictor(ABC):
 
     @property
     @abstractmethod
-    def _fixed(self) -> str | None:
-        """What takes images of the model's resolution alone, and what to do about it; None: any size is taken."""
+    def _why_fixed_size(self) -> str | None:
+        """Why only images of the model's resolution are possible, and the remedy. None: every size is possible."""
 
     @abstractmethod
     def _prepare(self, picture: Image.Image, size: tuple[int, int]) -> Any:
-        """An upright RGB image as one row of the model's input of this (height, width)."""
+        """Convert an upright RGB image to a row of the model's input. size: (height, width) of the input."""
 
     @abstractmethod
     def _answers(
         self, rows: Sequence[Any], sizes: Sequence[tuple[int, int]], lowest: float | None
     ) -> Iterator[Detections]:
-        """The detections of prepared images with scores above `lowest`, in order. sizes: their (height, width)."""
+        """Yield the detections of each prepared image with a score above `lowest`.
+
+        sizes: the (height, width) of the original images.
+        """
 
     def predict(
         self,
@@ -102,23 +105,27 @@ class BasePredictor(ABC):
         *,
         batch_size: int | None = None,
     ) -> supervision.Detections | list[supervision.Detections]:
-        """Objects with a score above `threshold`: one supervision.Detections for one image, a list for a list.
+        """Detect objects. Returns a supervision.Detections for an image, and a list of them for a list.
 
-        An image is a path, an https address, a PIL image, an RGB array (H, W, 3) of uint8, or an RGB tensor (3, H, W)
-        of uint8 or of floats in 0..1. Boxes are xyxy in pixels of the upright image. Of each object,
-        `.data["class_name"]` has the name of its class, and `.data["source_shape"]` the image's (height, width).
+        Boxes are xyxy in pixels of the upright image. For each object, `.data["class_name"]` has the name of its class
+        and `.data["source_shape"]` the image's (height, width).
 
-        threshold: a number, or one for each class by its name; None for the model's own, which is printed once on
-        standard error. shape: the (height, width) that images are resized to before the model; None for the square of
-        its resolution, which it was trained with. patch_size: the model's own, or None. include_source_image: keep the
-        image as the model saw it, upright RGB (H, W, 3) of uint8, in `.metadata["source_image"]`. batch_size: images
-        that go through the model at a time; None for the predictor's own number. More are faster, on CUDA above all;
-        the last bits of an image's numbers then depend on the batch.
+        Args:
+            images: An image is a path, an https address, a PIL image, an RGB array (H, W, 3) of uint8, or an RGB tensor
+                (3, H, W) of uint8 or of floats in 0..1.
+            threshold: The score to exceed: a number, or a mapping from class name to number. None: the model's own,
+                which is printed once on the standard error.
+            shape: The (height, width) to which images are resized for the model. None: the square of its resolution,
+                with which it was trained.
+            patch_size: The model's own, or None.
+            include_source_image: Keep the image, upright RGB (H, W, 3) of uint8, in `.metadata["source_image"]`.
+            batch_size: Images that go through the model at a time; None: the predictor's own number. Larger batches are
+                faster, most of all on CUDA. Then the last bits of an image's numbers depend on the other images.
 
         Raises:
-            UserError: an image that cannot be read or fetched, or of another shape or type; a threshold beyond 0..1, or
-                for other classes than the model's; a shape that the model does not take; another patch_size; a
-                batch_size that is no whole number from 1 on.
+            UserError: an image cannot be read or downloaded, or has another shape or type; the threshold is beyond 0..1
+                or for other classes; the model does not take the shape; the patch_size is another; or batch_size is not
+                an integer of 1 or more.
         """
         check_patch_size(patch_size, self.architecture)
         if threshold is None:
@@ -127,24 +134,26 @@ class BasePredictor(ABC):
                 say(self.threshold_note, file=sys.stderr)
                 self.threshold_note = None
         pictures = images if isinstance(images, list | tuple) else [images]
-        seen: dict[int, tuple[tuple[int, int], npt.NDArray[np.uint8] | None]] = {}  # written by the threads that load
+        sizes_and_sources: dict[
+            int, tuple[tuple[int, int], npt.NDArray[np.uint8] | None]
+        ] = {}  # written by the threads that load
 
         def load(numbered: tuple[int, Picture]) -> Image.Image:
             number, image = numbered
             picture = to_rgb(image)
-            # A copy, for the caller to draw on. That of an array is quicker than that of a picture.
+            # The caller may draw on the image, so it is copied. An array is copied faster than a PIL image.
             source = np.array(image if isinstance(image, np.ndarray) else picture) if include_source_image else None
-            seen[number] = (picture.height, picture.width), source
+            sizes_and_sources[number] = (picture.height, picture.width), source
             return picture
 
         every = list(enumerate(pictures))
         converted = []
-        for number, found in enumerate(self.detect(every, threshold, load=load, batch_size=batch_size, shape=shape)):
-            one, (size, source) = to_supervision(found, self.class_names), seen.pop(number)
-            one.data["source_shape"] = np.tile(np.array(size, dtype=np.int64), (len(one), 1))  # (N, 2)
+        for number, detected in enumerate(self.detect(every, threshold, load=load, batch_size=batch_size, shape=shape)):
+            detections, (size, source) = to_supervision(detected, self.class_names), sizes_and_sources.pop(number)
+            detections.data["source_shape"] = np.tile(np.array(size, dtype=np.int64), (len(detections), 1))  # (N, 2)
             if source is not None:
-                one.metadata["source_image"] = source
-            converted.append(one)
+                detections.metadata["source_image"] = source
+            converted.append(detections)
         return converted if pictures is images else converted[0]
 
     def detect(
@@ -156,38 +165,45 @@ class BasePredictor(ABC):
         batch_size: int | None = None,
         shape: tuple[int, int] | None = None,
     ) -> Iterator[Detections]:
-        """Detections of upright RGB images, on the CPU: of each the best `queries`, cut at `threshold`, 0..1.
+        """Yield the detections of each image, as tensors on the CPU.
 
-        load: makes such an image of one of `images`; it runs in threads, some images ahead of the model. Its error is
-        raised when the images before have been yielded, or those of earlier batches. shape: see `predict`.
+        Args:
+            images: Upright RGB images, or anything that `load` turns into one.
+            threshold: The score to exceed, see `predict`. None: the best `queries` detections are kept.
+            load: Makes an upright RGB image of an item of `images`. It runs in threads, some images ahead of the model.
+                Its error is raised after the results of the earlier images of the batch, or of the earlier batches.
+            batch_size: See `predict`.
+            shape: See `predict`.
         """
         by_class = self._by_class(threshold) if isinstance(threshold, Mapping) else []
         lowest = min(by_class) if by_class else threshold if threshold is None else _score("threshold", threshold)
-        size = self.batch_size if batch_size is None else whole("batch_size", batch_size)
+        size = self.batch_size if batch_size is None else require_positive_int("batch_size", batch_size)
         if self.architecture.channels != 3:
-            raise UserError(f"the model takes {self.architecture.channels} channels; prediction is for RGB images.")
-        resized, own = input_size(shape, self.architecture), input_size(None, self.architecture)
-        if self._fixed and resized != own:
-            raise UserError(f"shape is {shape!r}: {own[0]} x {own[1]} pixels is all that {self._fixed}.")
+            raise UserError(f"the model takes {self.architecture.channels} channels, but images to predict are RGB.")
+        resized, model_size = input_size(shape, self.architecture), input_size(None, self.architecture)
+        if self._why_fixed_size and resized != model_size:
+            size_text = f"{model_size[0]} x {model_size[1]} pixels are needed"
+            raise UserError(f"shape is {shape!r}, but {size_text}: {self._why_fixed_size}.")
 
         def prepare(image: Any) -> tuple[Any, tuple[int, int]]:
             picture = image if load is None else load(image)
             return self._prepare(picture, resized), (picture.height, picture.width)
 
-        # Without `load` the images may be a camera's, or closed when the next one is asked for: one at a time.
-        waiting = prepared(prepare, images, AHEAD * size) if load else (prepare(image) for image in images)
+        # Without `load`, images are taken one at a time: a camera may deliver them, or an image may be closed when the
+        # next one is requested.
+        waiting = prefetch(prepare, images, AHEAD * size) if load else (prepare(image) for image in images)
         try:
             while batch := list(islice(waiting, size)):
                 rows, sizes = zip(*batch, strict=True)
-                for found in self._answers(rows, sizes, lowest):
-                    if not (found.scores.isfinite().all() and found.boxes.isfinite().all()):
-                        raise UserError("the model finds boxes that are no finite numbers: its weights are damaged.")
-                    yield _above(found, by_class) if by_class else found
+                for detections in self._answers(rows, sizes, lowest):
+                    if not (detections.scores.isfinite().all() and detections.boxes.isfinite().all()):
+                        raise UserError("the model gives numbers that are not finite: its weights are damaged.")
+                    yield _filter_by_class(detections, by_class) if by_class else detections
         finally:
             waiting.close()
 
     def _by_class(self, thresholds: Mapping[str, float]) -> list[float]:
-        """The threshold of each row of the class head; of a row without a class, the highest."""
+        """The threshold of each row of the class head. A row without a class gets the highest threshold."""
         if different := sorted(map(str, set(self.class_names) ^ thresholds.keys())):
             raise UserError(
                 f"the thresholds and the model do not have the same classes: only one has {listed(different)}."
@@ -198,10 +214,17 @@ class BasePredictor(ABC):
 
 
 class Predictor(BasePredictor):
-    """A detector with what its output needs to be read. It is put on `device`; auto: CUDA, or without it the CPU.
+    """Predicts with a detector, such as that of a checkpoint.
 
-    `batch_size` images go through the detector at a time; 1 makes a list give exactly what its images give alone.
-    threshold, source: see `BasePredictor`.
+    Args:
+        detector: It is moved to `device`.
+        architecture: Of the detector.
+        class_names: In the order of the labels.
+        device: "auto" (CUDA, or without it the CPU), or torch's name of a device.
+        batch_size: Images that go through the detector at a time. With 1, an image in a list gives exactly the same
+            result as alone.
+        threshold: See `BasePredictor`.
+        source: See `BasePredictor`.
     """
 
     def __init__(
@@ -224,51 +247,64 @@ class Predictor(BasePredictor):
             source=source,
         )
         self.detector = detector.to(self.device)
-        self.network: nn.Module = self.detector  # the one that runs: see `optimised`
+        self.network: nn.Module = self.detector  # the network that runs; `optimised` replaces it
 
     @classmethod
     def from_checkpoint(cls, path: Path, *, device: str = "auto", batch_size: int = 1) -> Self:
-        """The predictor that a model file describes.
+        """The predictor of a checkpoint.
+
+        Args:
+            path: The checkpoint.
+            device: See `Predictor`.
+            batch_size: See `Predictor`.
 
         Raises:
-            UserError: no such device, no checkpoint, or one whose model cannot be told.
+            UserError: the device does not exist, the file is not a checkpoint, or its model is unknown.
         """
-        device, made = find_device(device), build_from_checkpoint(path)
+        device, loaded = find_device(device), build_from_checkpoint(path)
         return cls(
-            made.detector,
-            made.architecture,
-            class_names_of(made.checkpoint),
+            loaded.detector,
+            loaded.architecture,
+            class_names_of(loaded.checkpoint),
             device=device,
             batch_size=batch_size,
-            threshold=threshold_of(made.checkpoint),
+            threshold=threshold_of(loaded.checkpoint),
             source=path,
         )
 
     @cached_property
     def tensors(self) -> str:
-        """The digest of the detector's weights when it is first asked for: see `tensor_digest`."""
+        """The digest of the detector's weights (see `tensor_digest`), computed at the first access."""
         return tensor_digest(self.detector.state_dict())
 
     def optimised(
         self, *, compiled: bool = True, batch_size: int = 1, dtype: torch.dtype | str = torch.float32
     ) -> Self:
-        """A predictor over an optimised copy of the detector: see `optimise`. Its numbers are close, not the same.
+        """A predictor with an optimised copy of the detector. Its numbers are close, but not equal.
+
+        Args:
+            compiled: See `optimise`.
+            batch_size: See `optimise`.
+            dtype: See `optimise`.
 
         Raises:
-            UserError: another dtype or batch_size, or it cannot be compiled here.
+            UserError: dtype or batch_size is wrong, or the copy cannot be compiled here.
         """
-        resolution, made = self.architecture.resolution, copy.copy(self)
-        made.network = optimise(
+        resolution, optimised = self.architecture.resolution, copy.copy(self)
+        optimised.network = optimise(
             self.detector, resolution, self.device, dtype=dtype, batch_size=batch_size, compiled=compiled
         )
-        made.batch_size = batch_size
-        return made
+        optimised.batch_size = batch_size
+        return optimised
 
     @property
-    def _fixed(self) -> str | None:
+    def _why_fixed_size(self) -> str | None:
         if self.network is self.detector:
             return None
-        return "the optimised copy takes. Leave shape out, or call remove_optimized_model() first"
+        return (
+            "the optimised copy only takes the resolution of the model. Leave shape out, or call "
+            "remove_optimized_model() first"
+        )
 
     def _prepare(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
         return pixels(picture, size)
@@ -279,7 +315,7 @@ class Predictor(BasePredictor):
         return postprocess(self._run(torch.stack([*rows])), sizes, self.architecture.queries, lowest)
 
     def _run(self, images: Tensor) -> DetectorOutput:
-        """The detector's output for uint8 images (B, 3, H, W), which are normalised where it is."""
+        """The detector's output for uint8 images (B, 3, H, W). They are normalised on its device."""
         was_training = self.network.training
         if any(module.training for module in self.network.modules()):
             self.network.eval()
@@ -290,91 +326,31 @@ class Predictor(BasePredictor):
         return output
 
 
-def _score(what: str, value: Any) -> Any:
-    """A threshold as it is given. Raises a UserError of what is no number from 0 to 1."""
+def _score(name: str, value: Any) -> Any:
+    """Return a threshold unchanged. Raises a UserError if it is not a number from 0 to 1."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= float(value) <= 1:
-        raise UserError(f"{what} is {value!r}: it must be a number from 0 to 1.")
+        raise UserError(f"{name} is {value!r}: it must be a number from 0 to 1.")
     return value
 
 
-def _above(found: Detections, thresholds: Sequence[float]) -> Detections:
-    """The detections with a score above the threshold of their label."""
-    kept = found.scores > found.scores.new_tensor(thresholds)[found.labels]  # (N,)
-    masks = None if found.masks is None else found.masks[kept]
-    return Detections(found.scores[kept], found.labels[kept], found.boxes[kept], masks)
+def _filter_by_class(detections: Detections, thresholds: Sequence[float]) -> Detections:
+    """Keep the detections whose score is above the threshold of their label."""
+    keep = detections.scores > detections.scores.new_tensor(thresholds)[detections.labels]  # (N,)
+    masks = None if detections.masks is None else detections.masks[keep]
+    return Detections(detections.scores[keep], detections.labels[keep], detections.boxes[keep], masks)
 
 
 def find_device(name: str) -> str:
-    """The device of torch that is asked for; auto: CUDA, or without it the CPU.
+    """Check torch's name of a device. "auto" gives CUDA, or without it the CPU.
 
     Raises:
-        UserError: it is not here; names those that are.
+        UserError: the device does not exist. The message names the existing ones.
     """
     cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if str(name) == "auto":
         return "cuda" if cuda else "cpu"
-    here = ["cpu", *["cuda"] * (cuda > 0), *(f"cuda:{number}" for number in range(cuda))]
-    here += ["mps", "mps:0"] if torch.backends.mps.is_available() else []
-    if str(name) not in here:
-        raise UserError(f"device {str(name)!r} is not available. Use auto, or one that is here: {', '.join(here)}.")
+    devices = ["cpu", *["cuda"] * (cuda > 0), *(f"cuda:{number}" for number in range(cuda))]
+    devices += ["mps", "mps:0"] if torch.backends.mps.is_available() else []
+    if str(name) not in devices:
+        raise UserError(f"device {str(name)!r} is not available. Use auto, or one of: {', '.join(devices)}.")
     return str(name)
-
-
-def to_rgb(image: Picture) -> Image.Image:
-    """Any kind of image that `predict` takes as an upright RGB image.
-
-    Raises:
-        UserError: unreadable, an address that cannot be fetched, or of another type, shape or range.
-    """
-    if isinstance(image, str) and is_address(image):
-        return fetch_image(image)
-    if isinstance(image, str | os.PathLike):
-        path = Path(image)
-        if path.parts[:1] in (("https:",), ("http:",)) and not path.exists():
-            raise UserError(f"{path} is an address in a Path, which drops a slash of it. Give the address as a str.")
-        try:
-            data = image_files.read_limited(path, image_files.MAX_PIXELS)
-        except (OSError, image_files.TooLargeError) as error:
-            raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
-        return image_files.decode(data, str(path))
-    if isinstance(image, Image.Image):
-        return image_files.upright_rgb(image)
-    if isinstance(image, Tensor):
-        if image.ndim != 3 or len(image) != 3:
-            raise UserError(f"an image tensor must have the shape (3, H, W), RGB; this one is {tuple(image.shape)}.")
-        return Image.fromarray(_to_uint8(image.detach().cpu()).permute(1, 2, 0).numpy())  # (H, W, 3)
-    if isinstance(image, np.ndarray):
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise UserError(f"an image array must be RGB uint8 of shape (H, W, 3), not {image.dtype} of {image.shape}.")
-        return Image.fromarray(np.ascontiguousarray(image))
-    kind = type(image).__name__
-    raise UserError(f"an image must be a path, an https address, a PIL image, an array or a tensor; this is a {kind}.")
-
-
-def to_supervision(found: Detections, class_names: Sequence[str]) -> supervision.Detections:
-    """Detections for supervision; a label beyond the class table is named by its number."""
-    labels = found.labels.numpy()
-    names = [class_names[label] if label < len(class_names) else str(label) for label in labels]
-    kind: type[supervision.Detections] = import_supervision().Detections
-    return kind(
-        xyxy=found.boxes.numpy(),
-        confidence=found.scores.numpy(),
-        class_id=labels,
-        mask=None if found.masks is None else found.masks.numpy(),
-        data={"class_name": np.array(names, dtype=np.str_)},
-    )
-
-
-def import_supervision() -> Any:
-    """The package supervision; it takes a second, and warns of drawing with NumPy where OpenCV is missing."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
-        return importlib.import_module("supervision")
-
-
-def _to_uint8(image: Tensor) -> Tensor:
-    if image.dtype == torch.uint8:
-        return image
-    if not image.is_floating_point() or not bool(((image >= 0) & (image <= 1)).all()):
-        raise UserError("an image tensor must be uint8, or floats in 0..1 (not normalised).")
-    return (image.float() * 255).round().to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Runtimes for exported files: ONNX Runtime and OpenVINO, arrays in and arrays out."""
+"""Runs exported files with ONNX Runtime or OpenVINO: arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ AGAIN = "Export it again from its checkpoint."
 class Session(ABC):
     """An exported file, loaded by its runtime.
 
-    runtime: name and version, such as "onnxruntime 1.32.0". precision: in which the runtime computes: f32, f16, bf16,
-    or int8 where layers are quantised. device: cpu, cuda or cuda:N. inputs, outputs: names, in the order of the file.
+    runtime: name and version, such as "onnxruntime 1.32.0". precision: f32, f16, bf16, or int8 if layers are quantised.
+    device: cpu, cuda or cuda:N. threads: CPU threads. inputs, outputs: their names, in the order of the file.
     """
 
     path: Path
@@ -37,10 +37,10 @@ class Session(ABC):
     outputs: tuple[str, ...]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs by name for inputs by name. The arrays are the caller's to keep.
+        """Compute the outputs, by name, from the inputs, by name. The returned arrays are copies.
 
         Raises:
-            UserError: the runtime refuses the inputs, such as one of another shape.
+            UserError: the runtime refuses the inputs, such as an array of another shape.
         """
         try:
             return self._run({name: np.ascontiguousarray(array) for name, array in inputs.items()})
@@ -52,14 +52,16 @@ class Session(ABC):
 
 
 def open_session(path: Path, *, device: str = "cpu", threads: int | None = None) -> Session:
-    """Load a .onnx or .xml file; it needs no description.
+    """Load a .onnx or .xml file. The file need not have a description.
 
-    device: cpu; for .onnx also cuda or cuda:N, and auto: CUDA where the installed onnxruntime has it. threads: of the
-    processor; None: as many as there are cores for this process.
+    Args:
+        path: The file.
+        device: "cpu"; for .onnx also "cuda", "cuda:N" and "auto": CUDA if the installed onnxruntime has it.
+        threads: CPU threads; None: as many as this process has cores.
 
     Raises:
-        UserError: another kind of file, or one that is missing or damaged; its runtime is not installed; no such
-            device; or OpenVINO would compute in another precision than float32.
+        UserError: the file is of another kind, missing or damaged; its runtime is not installed; the device does not
+            exist; or OpenVINO would not compute in float32.
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} is not an exported model: its name must end in {' or '.join(SUFFIXES)}.")
@@ -80,10 +82,10 @@ class OnnxSession(Session):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.use_deterministic_compute = True
-        options.log_severity_level = 3  # errors alone: they are raised, too
+        options.log_severity_level = 3  # errors only; they are also raised
         providers: list[Any] = ["CPUExecutionProvider"]
         if self.device != "cpu":
-            # By default, CUDA multiplies float32 in TensorFloat-32, which has 10 bits of mantissa.
+            # Without this setting, CUDA multiplies float32 as TensorFloat-32, which has 10 bits of mantissa.
             numbered = {"device_id": self.device.partition(":")[2] or "0", "use_tf32": "0"}
             providers.insert(0, ("CUDAExecutionProvider", numbered))
         try:
@@ -94,8 +96,8 @@ class OnnxSession(Session):
             if device != "auto":
                 raise UserError(f"{self.runtime} cannot use {device}: CUDA's libraries are missing. Use device cpu.")
             self.device = "cpu"
-        self.inputs = tuple(one.name for one in self._session.get_inputs())
-        self.outputs = tuple(one.name for one in self._session.get_outputs())
+        self.inputs = tuple(entry.name for entry in self._session.get_inputs())
+        self.outputs = tuple(entry.name for entry in self._session.get_outputs())
 
     def _run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         return dict(zip(self.outputs, self._session.run([*self.outputs], inputs), strict=True))
@@ -116,7 +118,7 @@ class OpenVinoSession(Session):
             "EXECUTION_MODE_HINT": "ACCURACY",
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
-            "ENABLE_CPU_PINNING": False,  # it would bind the threads of the caller, too
+            "ENABLE_CPU_PINNING": False,  # pinning would also bind the threads of the caller
         }
         try:
             core = _core()
@@ -129,27 +131,27 @@ class OpenVinoSession(Session):
             raise UserError(f"{self.runtime} would compute {path} in {used}, not in f32, on this processor.")
         quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
         self.precision = "int8" if quantised else used
-        # Of the file: a compiled model has the names of inner tensors, too.
-        self.inputs = tuple(one.any_name for one in model.inputs)
-        self.outputs = tuple(one.any_name for one in model.outputs)
+        # The names are read from the file: a compiled model has the names of inner tensors, too.
+        self.inputs = tuple(entry.any_name for entry in model.inputs)
+        self.outputs = tuple(entry.any_name for entry in model.outputs)
 
     def _run(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        found = self._compiled(inputs, share_inputs=True, share_outputs=False)
-        return {name: found[place] for place, name in enumerate(self.outputs)}
+        results = self._compiled(inputs, share_inputs=True, share_outputs=False)
+        return {name: results[place] for place, name in enumerate(self.outputs)}
 
 
 @cache
 def _core() -> Any:
-    """OpenVINO's core, one for the life of the process.
+    """OpenVINO's Core object, the same for the life of the process.
 
-    Each core gives the thread a signal stack of its own, and at its end the stack that it found. Of two cores, the
-    second to end gives back the stack of the first, which is no more, and the next signal, a Ctrl-C, ends the process.
+    Two Core objects would make Ctrl-C crash the process. Each one sets its own signal stack and restores the previous
+    stack when it ends. The second to end would restore the stack of the first, which has been freed.
     """
     return importlib.import_module("openvino").Core()
 
 
 def _import(name: str, path: Path, install: str) -> Any:
-    """A runtime. Raises a UserError with the command that installs it."""
+    """Import a runtime. Raises a UserError with the command that installs it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -164,29 +166,31 @@ def _read(path: Path) -> bytes:
 
 
 def _onnx_precision(model: Any) -> str:
-    """The precision of a ModelProto's layers: ONNX Runtime computes each operator in that of its inputs."""
+    """The lowest precision of a ModelProto's weights. ONNX Runtime computes in the precision of the inputs."""
     onnx = importlib.import_module("onnx")
     if any(mark in node.op_type for node in model.graph.node for mark in ("Quantize", "QLinear", "Integer")):
         return "int8"
     narrow = {onnx.TensorProto.FLOAT16: "f16", onnx.TensorProto.BFLOAT16: "bf16"}
-    kinds = {narrow[one.data_type] for one in model.graph.initializer if one.data_type in narrow}
+    kinds = {
+        narrow[initializer.data_type] for initializer in model.graph.initializer if initializer.data_type in narrow
+    }
     return min(kinds, default="f32")
 
 
 def _onnx_device(device: str, providers: list[str]) -> str:
-    """The device that is asked for, if the installed package has it; auto: CUDA, or without it the CPU."""
+    """Check a device against the installed package. "auto" gives CUDA, or without CUDA the CPU."""
     has_cuda = "CUDAExecutionProvider" in providers
     if device == "auto":
         return "cuda" if has_cuda else "cpu"
     kind, _, number = device.partition(":")
     if device == "cpu" or (kind == "cuda" and has_cuda and number.isdecimal() == (":" in device)):
         return device
-    here = "auto, cpu, cuda or cuda:N" if has_cuda else "cpu; CUDA needs the package onnxruntime-gpu"
-    raise UserError(f"device {device!r} is not available. Use {here}.")
+    choices = "auto, cpu, cuda or cuda:N" if has_cuda else "cpu; CUDA needs the package onnxruntime-gpu"
+    raise UserError(f"device {device!r} is not available. Use {choices}.")
 
 
 def _reason(error: Exception) -> str:
-    """What a runtime's error says, on one line, without the places in its C++ sources."""
+    """A runtime's error message on one line, without places in its C++ source files."""
     lines = [line.strip() for line in str(error).splitlines()]
-    said = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
-    return " ".join(said).rstrip(".") or type(error).__name__
+    kept_lines = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return " ".join(kept_lines).rstrip(".") or type(error).__name__

@@ -1,4 +1,4 @@
-"""thresholds.json: the score threshold that an evaluation recommends for each class, and the model that it is for."""
+"""Reads thresholds.json: the score threshold that an evaluation recommends for each class of a model."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from pydantic import Field
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.provenance import short
-from rfdetr_core.base.schema import Count, Fields, Sha256, Text, checked
+from rfdetr_core.base.schema import Count, FileSchema, Sha256, Text, checked
 
 if TYPE_CHECKING:
     from rfdetr_core.inference.predictor import BasePredictor
 
-RECOMMENDED = "recommended"  # in place of a path: the file that belongs to the checkpoint
+RECOMMENDED = "recommended"  # given instead of a path: the file that belongs to the checkpoint
 NAME = "thresholds.json"
 PROJECT_FILE = Path("reports/evaluate") / NAME
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Weights(Fields):
+class Weights(FileSchema):
     """The model that thresholds were measured for. tensors: see `tensor_digest`."""
 
     tensors: Sha256
 
 
-class OperatingPoint(Fields):
-    """A score threshold with what it gives on the evaluated images; None where nothing could be measured.
+class OperatingPoint(FileSchema):
+    """A score threshold, and the precision, recall and F1 that it gives on the evaluated images. None: not measurable.
 
-    reached: whether it meets the target. If the target cannot be met, the threshold is that of the best F1.
+    reached: whether it meets the target. If no threshold meets the target, it is the one with the best F1.
     """
 
     threshold: Share | None
@@ -44,10 +44,12 @@ class OperatingPoint(Fields):
     reached: bool
 
 
-class Thresholds(Fields):
-    """The content of thresholds.json: the recommended threshold of all classes together, and of each by name.
+class Thresholds(FileSchema):
+    """The content of thresholds.json.
 
-    split, images: what it was measured on. target: the precision or the recall that was asked for; None: the best F1.
+    model: the measured model. split, images: the split, and its number of images. of: the thresholds are for detections
+    with boxes or with masks. target: the requested precision or recall; None: the best F1. all: the threshold for all
+    classes together. classes: by name.
     """
 
     version: Literal[1] = Field(1, alias="schema")
@@ -64,77 +66,80 @@ class Thresholds(Fields):
         """Read a thresholds.json that anyone may have written.
 
         Raises:
-            UserError: missing, not JSON, or a field is missing, of another type, or beyond its limit.
+            UserError: the file is missing or not JSON, or a field is missing, has another type or is beyond its limit.
         """
         return cls.model_validate(checked(files.read_json(path), cls, str(path)))
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of the file, as plain values for `write_json`."""
+        """The content of the file, for `write_json`."""
         return self.model_dump(by_alias=True)
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Thresholds that were read for a model: the number of each class by name, and a line that says which they are."""
+    """Thresholds for a model. by_class: class name -> threshold. note: a line for the console that describes them."""
 
     by_class: Mapping[str, float]
     note: str
 
 
-def recommended(given: str | os.PathLike[str], predictor: BasePredictor) -> Recommendation:
-    """The thresholds of a file, or with "recommended" of the one that belongs to the predictor's checkpoint.
+def recommended_thresholds(file: str | os.PathLike[str], predictor: BasePredictor) -> Recommendation:
+    """Read thresholds from a file. "recommended" stands for the file that belongs to the predictor's checkpoint.
 
-    That is thresholds.json beside the checkpoint, else reports/evaluate/thresholds.json of the project that it is in.
+    That is thresholds.json next to the checkpoint, else reports/evaluate/thresholds.json of the checkpoint's project.
 
     Raises:
-        UserError: no such file, one that is malformed, of other weights or classes, or that recommends nothing.
+        UserError: the file is missing or malformed, is for other weights or classes, or has no threshold for a class.
     """
-    path = _find(predictor.source) if given == RECOMMENDED else Path(given)
-    if isinstance(given, str) and path.suffix != ".json" and not path.is_file():
+    path = _find(predictor.source) if file == RECOMMENDED else Path(file)
+    if isinstance(file, str) and path.suffix != ".json" and not path.is_file():
         raise UserError(
-            f"threshold is {given!r}: it must be {RECOMMENDED!r}, the path of a {NAME}, or a number from 0 to 1 "
+            f"threshold is {file!r}: it must be {RECOMMENDED!r}, the path of a {NAME}, or a number from 0 to 1 "
             "(threshold=0.5 in Python, --threshold 0.5 on the command line)."
         )
     read = Thresholds.read(path)
     _require_model(read, path, predictor)
     by_class = {name: point.threshold for name, point in read.classes.items() if point.threshold is not None}
     if missing := [name for name in read.classes if name not in by_class]:
-        raise UserError(f"{path} has no threshold for {listed(missing)}: nothing was measured. Give a number instead.")
-    return Recommendation(by_class, f"{_told(read, list(by_class.values()))}: {path}")
+        raise UserError(
+            f"{path} has no threshold for {listed(missing)}: nothing could be measured. Give a number instead."
+        )
+    return Recommendation(by_class, f"{_describe(read, list(by_class.values()))}: {path}")
 
 
 def _find(checkpoint: Path | None) -> Path:
-    """The thresholds.json of a checkpoint. Raises a UserError where there is none."""
+    """The path of a checkpoint's thresholds.json. Raises a UserError if there is none."""
     if checkpoint is None:
         raise UserError(
-            f"threshold {RECOMMENDED!r} is for a model that was read from a file. Give a number from 0 to 1."
+            f"threshold {RECOMMENDED!r} needs a model that was read from a file. Give a number from 0 to 1."
         )
-    beside, folder = checkpoint.with_name(NAME), checkpoint.parent.resolve()
-    root = next((one for one in (folder, *folder.parents) if (one / "dvc.yaml").is_file()), None)
-    paths = [beside, *([root / PROJECT_FILE] if root else [])]
-    if found := next((path for path in paths if path.exists()), None):
-        return found
+    beside_checkpoint, folder = checkpoint.with_name(NAME), checkpoint.parent.resolve()
+    root = next((parent for parent in (folder, *folder.parents) if (parent / "dvc.yaml").is_file()), None)
+    paths = [beside_checkpoint, *([root / PROJECT_FILE] if root else [])]
+    if existing := next((path for path in paths if path.exists()), None):
+        return existing
     raise UserError(
         f"{checkpoint} has no recommended thresholds: {' and '.join(map(str, paths))} do not exist. "
-        "Run dvc repro in its project, which writes the file, or give its path."
+        "Run dvc repro in its project, which writes the file, or give the path of the file."
     )
 
 
 def _require_model(read: Thresholds, path: Path, predictor: BasePredictor) -> None:
-    """Raise a UserError where thresholds are of other weights than the predictor's, or of other classes."""
+    """Raise a UserError if the thresholds are for other weights or classes than the predictor's."""
     model = predictor.source or "the model"
     if read.model.tensors != predictor.tensors:
         raise UserError(
-            f"{path} is of another model: its weights are {short(read.model.tensors)}, those of {model} are "
-            f"{short(predictor.tensors)}. Evaluate this model (dvc repro), or give the thresholds that belong to it."
+            f"{path} is for another model: the digest of its weights is {short(read.model.tensors)}, that of "
+            f"{model} is {short(predictor.tensors)}. Evaluate this model (dvc repro), "
+            "or give the thresholds that belong to it."
         )
     if different := sorted(set(predictor.class_names) ^ read.classes.keys()):
         raise UserError(f"{path} and {model} do not have the same classes: only one has {listed(different)}.")
 
 
-def _told(read: Thresholds, values: list[float]) -> str:
+def _describe(read: Thresholds, values: list[float]) -> str:
     low, high = min(values), max(values)
     target = " ".join(f"{name} {value:g}" for name, value in (read.target or {}).items())
-    told = f"threshold {low:g}" if low == high else f"thresholds {low:g} to {high:g} by class"
+    text = f"threshold {low:g}" if low == high else f"thresholds {low:g} to {high:g} by class"
     missed = [name for name, point in read.classes.items() if not point.reached] if target else []
-    return f"{told} for {target or 'the best F1'}" + (f" (not reached: {listed(missed)})" if missed else "")
+    return f"{text} for {target or 'the best F1'}" + (f" (not reached: {listed(missed)})" if missed else "")

@@ -1,4 +1,4 @@
-"""The canonical form of a dataset: the same bytes for the same content, however its files are written."""
+"""The canonical form of a dataset. Equal content gives equal bytes, whatever format the dataset came in."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rfdetr_core.ingest.records import Annotation
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One object that is kept, its box (left, top, width, height) in pixels inside the image.
+    """One object that is kept. Its box (left, top, width, height) is in pixels and inside the image.
 
-    area: of the mask, or of the box where there is none. segmentation: polygons, an RLE or None, as in COCO.
+    area: the area of the mask; without a mask, that of the box. segmentation: polygons, an RLE or None, as in COCO.
     """
 
     entry: ClassEntry
@@ -27,29 +27,32 @@ class Instance:
     segmentation: Any
 
     @classmethod
-    def of(cls, one: Annotation, entry: ClassEntry) -> Instance:
-        """The canonical form of an annotation that passed the checks and is clipped."""
-        segmentation, area = one.segmentation, one.area
+    def from_annotation(cls, annotation: Annotation, entry: ClassEntry) -> Instance:
+        """Make an instance from an annotation that passed the checks and was clipped to its image."""
+        segmentation, area = annotation.segmentation, annotation.area
         if area is None:
-            area = mask_area(segmentation) if segmentation else one.box[2] * one.box[3]
+            area = mask_area(segmentation) if segmentation else annotation.box[2] * annotation.box[3]
         if isinstance(segmentation, dict):
             segmentation = {"counts": segmentation["counts"], "size": segmentation["size"]}
-        return cls(entry, one.box, float(area), int(one.crowd), segmentation)
+        return cls(entry, annotation.box, float(area), int(annotation.crowd), segmentation)
 
     def content(self) -> dict[str, Any]:
-        """The keys of COCO that depend neither on other objects nor on the class table."""
+        """The COCO keys that depend on this object alone: no ids, and no class index."""
         values = {"bbox": list(self.box), "area": self.area, "iscrowd": self.crowd}
         return values | ({"segmentation": self.segmentation} if self.segmentation else {})
 
     def order(self) -> tuple[int, Box, bytes]:
-        """Key to sort by: class and box, then all the rest."""
+        """Sort key: class and box first, then everything else."""
         return self.entry.index, self.box, files.canonical_json(self.content())
 
 
 @dataclass(frozen=True, slots=True)
 class CanonicalImage:
-    """One image that is kept, its instances in order, the metadata that its format has of it, and the digest of its
-    pixels (see `ManifestRow`)."""
+    """One image that is kept, with its instances in canonical order.
+
+    metadata: what the label file says about the image (COCO: licence and date). pixels: the digest of the decoded
+    pixels, see `ManifestRow`.
+    """
 
     path: str
     sha256: str
@@ -60,14 +63,14 @@ class CanonicalImage:
     pixels: str | None = None
 
     def row(self) -> ManifestRow:
-        """Its line of the manifest. Labels are digested with class names: they stay the same in another class table."""
-        labels = files.digest([{"class": one.entry.name} | one.content() for one in self.instances])
+        """Its row of the manifest. The label digest uses class names, so a new class elsewhere does not change it."""
+        labels = files.digest([{"class": instance.entry.name} | instance.content() for instance in self.instances])
         return ManifestRow(self.path, self.sha256, self.width, self.height, labels, self.pixels)
 
 
 def write_split(path: Path, images: list[CanonicalImage], classes: list[ClassEntry]) -> None:
-    """Write images sorted by path as COCO: one row a line, ids from 1, class indexes as category ids."""
-    objects = ((number, one) for number, image in enumerate(images, start=1) for one in image.instances)
+    """Write images, sorted by path, as COCO: one row per line, ids from 1, class indexes as category ids."""
+    objects = ((number, instance) for number, image in enumerate(images, start=1) for instance in image.instances)
     lists: dict[str, Iterator[dict[str, Any]]] = {
         "categories": ({"id": entry.index, "name": entry.name} for entry in classes),
         "images": (
@@ -75,14 +78,14 @@ def write_split(path: Path, images: list[CanonicalImage], classes: list[ClassEnt
             for number, image in enumerate(images, start=1)
         ),
         "annotations": (
-            {"id": identity, "image_id": number, "category_id": one.entry.index} | one.content()
-            for identity, (number, one) in enumerate(objects, start=1)
+            {"id": identity, "image_id": number, "category_id": instance.entry.index} | instance.content()
+            for identity, (number, instance) in enumerate(objects, start=1)
         ),
     }
     with files.replacing(path) as temporary, temporary.open("wb") as file:
         for number, (key, rows) in enumerate(lists.items()):
             file.write((",\n" if number else "{").encode() + f'"{key}":['.encode())
-            # Written as they are made: all rows at once would fill the memory.
+            # Rows are written one by one: all of them together might not fit into memory.
             file.writelines((b",\n" if k else b"\n") + files.canonical_json(row) for k, row in enumerate(rows))
             file.write(b"\n]")
         file.write(b"}\n")

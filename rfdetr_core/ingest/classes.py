@@ -1,4 +1,4 @@
-"""The one class table of a dataset, made from train, and how each split's ids map to it."""
+"""The class table of a dataset, made from train, and the mapping from the ids of each split to it."""
 
 from __future__ import annotations
 
@@ -9,96 +9,115 @@ from unicodedata import normalize
 
 from rfdetr_core.base.manifest import ClassEntry
 from rfdetr_core.ingest.findings import Findings
-from rfdetr_core.ingest.records import Category, Dataset, Split, is_text, shown
+from rfdetr_core.ingest.records import Category, Dataset, Split, is_text, short_repr
 
 
 @dataclass(frozen=True)
 class Classes:
-    """entries: the table in the order of the indexes. by_id: of each split, its category ids; None: not in train."""
+    """The class table, ordered by index; and by split, the entry of each category id: None if train lacks the class."""
 
     entries: list[ClassEntry]
     by_id: dict[str, dict[int, ClassEntry | None]]
 
 
 def read_classes(dataset: Dataset, findings: Findings) -> Classes:
-    """Make the table of the classes of train, sorted by id; the classes of other splits are found in it by name."""
+    """Make the class table from the classes of train, sorted by id. Classes of other splits are matched by name."""
     for split in {split.place: split for split in dataset.values()}.values():
         _check(split, findings)
     if not findings.broken and not dataset["train"].categories:
-        findings.add("class-malformed", dataset["train"].place, "there is no class at all")
+        findings.add("class-malformed", dataset["train"].place, "there are no classes")
     if findings.broken:
         return Classes([], {})
-    own = {name: replace(split, categories=_without_roots(split)) for name, split in dataset.items()}
-    kept = sorted(own["train"].categories, key=lambda category: category.id)
-    entries = [ClassEntry(category.id, index, category.name) for index, category in enumerate(kept)]
+    without_roots = {name: replace(split, categories=_without_roots(split)) for name, split in dataset.items()}
+    categories = sorted(without_roots["train"].categories, key=lambda category: category.id)
+    entries = [ClassEntry(category.id, index, category.name) for index, category in enumerate(categories)]
     by_name = {entry.name: entry for entry in entries}
-    by_id = {name: {one.id: by_name.get(one.name) for one in split.categories} for name, split in own.items()}
-    for name, split in own.items():
+    by_id = {
+        name: {category.id: by_name.get(category.name) for category in split.categories}
+        for name, split in without_roots.items()
+    }
+    for name, split in without_roots.items():
         if name != "train":
-            _compare(split, by_id[name], {_plain(name): name for name in by_name}, findings)
+            _compare(split, by_id[name], {_normalised(name): name for name in by_name}, findings)
     return Classes(entries, by_id)
 
 
 def _check(split: Split, findings: Findings) -> None:
-    classes, everyone = _without_roots(split), split.categories
-    faults = [
-        f"the name of class {one.id} is {shown(one.name)}, no text{'' if isinstance(one.name, str) else ': quote it'}"
-        for one in everyone
-        if not is_text(one.name)
-    ]
-    for kind, values in ("id", [one.id for one in everyone]), ("name", [str(one.name) for one in classes]):
-        faults += [f"{n} classes have the {kind} {shown(value)}" for value, n in Counter(values).items() if n > 1]
-    for fault in faults:
-        findings.add("class-malformed", split.place, fault)
-    alike = defaultdict(set)
-    for one in classes:
-        alike[_plain(one.name)].add(str(one.name))
-    for names in (sorted(group) for group in alike.values() if len(group) > 1):
-        what = f"{' and '.join(map(shown, names))} differ by case or white space alone"
-        findings.add("class-names-alike", split.place, what)
+    categories, classes = split.categories, _without_roots(split)
+    problems = []
+    for category in categories:
+        if not is_text(category.name):
+            hint = "" if isinstance(category.name, str) else ": quote it"
+            problems.append(f"the name of class {category.id} is {short_repr(category.name)}, not text{hint}")
+    all_ids, all_names = [category.id for category in categories], [str(category.name) for category in classes]
+    for kind, values in ("id", all_ids), ("name", all_names):
+        problems += [
+            f"{n} classes have the {kind} {short_repr(value)}" for value, n in Counter(values).items() if n > 1
+        ]
+    for problem in problems:
+        findings.add("class-malformed", split.place, problem)
+    spellings = defaultdict(set)
+    for category in classes:
+        spellings[_normalised(category.name)].add(str(category.name))
+    for names in (sorted(group) for group in spellings.values() if len(group) > 1):
+        message = f"{' and '.join(map(short_repr, names))} differ only by case or white space"
+        findings.add("class-names-alike", split.place, message)
 
 
-def _plain(name: object) -> str:
-    """What of a name is left when case, white space and the spelling of characters do not count."""
+def _normalised(name: object) -> str:
+    """A class name without differences of case, white space and Unicode form, for comparisons."""
     return "".join(normalize("NFKC", str(name)).casefold().split())
 
 
 def bare_parents(splits: Collection[Split]) -> list[Category]:
-    """Roboflow's root category: the parent of others that no annotation of these splits uses (roboflow/rf-detr#609).
+    """Roboflow's root category: a parent of other categories without any annotation in `splits` (roboflow/rf-detr#609).
 
-    A class may have the name of the root: then it names itself as its parent, and the root does not.
+    A real class may have the same name as the root. It then names itself as its parent, and the root does not.
     """
-    named = (one for split in splits for one in split.categories if isinstance(one.name, str))
-    categories = {one.id: one for one in named}.values()
-    shared = {name for name, count in Counter(one.name for one in categories).items() if count > 1}
-    leaves = [one for one in categories if one.parent == one.name and one.name in shared]
-    parents = {one.parent for one in categories if isinstance(one.parent, str) and one.parent != one.name}
-    parents = (parents | {one.name for one in leaves}) - {"", "none"}
+    named_categories = (category for split in splits for category in split.categories if isinstance(category.name, str))
+    categories = {category.id: category for category in named_categories}.values()
+    shared = {name for name, count in Counter(category.name for category in categories).items() if count > 1}
+    leaves = [category for category in categories if category.parent == category.name and category.name in shared]
+    parents = {
+        category.parent
+        for category in categories
+        if isinstance(category.parent, str) and category.parent != category.name
+    }
+    parents = (parents | {category.name for category in leaves}) - {"", "none"}
     used = set[int]().union(*map(_uses, splits))
-    bare = [one for one in categories if one.name in parents and one.id not in used and one not in leaves]
-    return bare if len(bare) < len(categories) else []
+    unused = [
+        category
+        for category in categories
+        if category.name in parents and category.id not in used and category not in leaves
+    ]
+    return unused if len(unused) < len(categories) else []
 
 
 def _without_roots(split: Split) -> list[Category]:
-    bare = bare_parents([split])
-    return [one for one in split.categories if one not in bare]
+    unused = bare_parents([split])
+    return [category for category in split.categories if category not in unused]
 
 
 def _compare(split: Split, by_id: dict[int, ClassEntry | None], trained: dict[str, str], findings: Findings) -> None:
-    used = _uses(split)
-    for one in split.categories:
-        entry, alike = by_id[one.id], trained.get(_plain(one.name))
-        hint = f", which has {shown(alike)}" if alike else ""
-        if entry is None and used[one.id]:
-            what = f"class {shown(one.name)} (id {one.id}) has {used[one.id]} objects here but is no class of train"
-            findings.add("class-not-in-train", split.place, what + hint)
-        elif entry is None and alike and alike not in {other.name for other in split.categories}:
-            what = f"class {shown(one.name)} is no class of train{hint}"
-            findings.add("class-names-alike", split.place, what)
-        elif entry is not None and entry.id != one.id:
-            what = f"class {shown(one.name)} has id {one.id} here and {entry.id} in train"
-            findings.add("class-ids-differ", split.place, what)
+    counts = _uses(split)
+    for category in split.categories:
+        entry, similar = by_id[category.id], trained.get(_normalised(category.name))
+        name, count = short_repr(category.name), counts[category.id]
+        hint = f", which has {short_repr(similar)}" if similar else ""
+        if entry is None and count:
+            message = f"class {name} (id {category.id}) has {count} objects here but is not in train{hint}"
+            findings.add("class-not-in-train", split.place, message)
+        elif entry is None and similar and similar not in {other.name for other in split.categories}:
+            findings.add("class-names-alike", split.place, f"class {name} is not in train{hint}")
+        elif entry is not None and entry.id != category.id:
+            message = f"class {name} has id {category.id} here and {entry.id} in train"
+            findings.add("class-ids-differ", split.place, message)
 
 
 def _uses(split: Split) -> Counter[int]:
-    return Counter(one.category for image in split.images for one in image.annotations if type(one.category) is int)
+    return Counter(
+        annotation.category
+        for image in split.images
+        for annotation in image.annotations
+        if type(annotation.category) is int
+    )

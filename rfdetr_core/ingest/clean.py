@@ -1,4 +1,4 @@
-"""From what a dataset's files say to what is kept of it: every check applied, everything unusable left out."""
+"""Applying every check to the records of a dataset, and leaving out what cannot be used: `clean`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.formats import read_dataset
 from rfdetr_core.ingest.geometry import Box, drawable
 from rfdetr_core.ingest.names import check_files, check_names
-from rfdetr_core.ingest.records import Annotation, Dataset, Facts, FileFacts, ImageRecord, Place, shown
+from rfdetr_core.ingest.records import Annotation, Dataset, Facts, FileFacts, ImageRecord, Place, short_repr
 from rfdetr_core.ingest.rules import ANNOTATION_RULES, EDGE, Frame, clipped
 from rfdetr_core.ingest.split import cut_splits, recut_splits
 
@@ -29,83 +29,98 @@ _SUFFIXES = {
     "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"),
 }
-# Of copies: how they are alike, and the codes of those in one split and in two.
-_EQUAL = ("has the bytes of", "image-doubled", "leakage")
+# For copies: the words of the message, the code within one split, and the code across two splits.
+_EQUAL = ("has the same bytes as", "image-doubled", "leakage")
 _NEAR = ("looks like", "near-doubled", "near-leakage")
-# By what is doubted of an image: code and text.
+# `FileFacts.doubt` -> code and message.
 _DOUBTS = {
-    "dark": ("range-unused", "have 16 bits and use a quarter of their range at most: 12 or 14 bits, not scaled up?"),
-    "veiled": ("transparency-unlikely", "are half transparent nearly everywhere: is it a fourth colour, as infrared?"),
+    "dark": (
+        "range-unused",
+        "have 16 bits but use at most a quarter of the range. Are they 12 or 14 bits, not scaled up?",
+    ),
+    "veiled": (
+        "transparency-unlikely",
+        "are half transparent nearly everywhere. Is the fourth channel a colour, such as infrared?",
+    ),
 }
 
 
 def check_units(dataset: Dataset, facts: Facts, findings: Findings) -> bool:
-    """Find splits whose boxes are in another unit, or are corners, as a whole; True: no other check makes sense."""
+    """Find splits whose boxes are all in the wrong unit, or are corners instead of sizes.
+
+    Returns True if that stops the run. Then no other check of the boxes makes sense.
+    """
     wrong = False
     for name, split in dataset.items():
-        count = fractions = pixels = corners = beyond = 0
-        for fact, one in ((facts.get(record.path), one) for record in split.images for one in record.annotations):
-            box = drawable(one.box)
+        count = fractions = pixels = corners = beyond_edge = 0
+        for fact, annotation in (
+            (facts.get(record.path), annotation) for record in split.images for annotation in record.annotations
+        ):
+            box = drawable(annotation.box)
             if fact is None or fact.code or box is None:
                 continue
-            x, y, right, bottom = box
+            x, y, right, bottom = box  # the last two are width and height, unless the boxes are corners
             count += 1
-            pixels += one.relative and max(right, bottom) > 1.5
-            fractions += not one.relative and min(box) >= 0 and max(box) <= 1 < max(fact.width, fact.height)
+            pixels += annotation.relative and max(right, bottom) > 1.5
+            fractions += not annotation.relative and min(box) >= 0 and max(box) <= 1 < max(fact.width, fact.height)
             corners += x < right <= fact.width + EDGE and y < bottom <= fact.height + EDGE
-            beyond += not one.relative and (x + right > fact.width + EDGE or y + bottom > fact.height + EDGE)
+            beyond_edge += not annotation.relative and (
+                x + right > fact.width + EDGE or y + bottom > fact.height + EDGE
+            )
         if count and fractions == count:
-            what = f"all {count} boxes of {name} lie within 0 .. 1: parts of the image, not pixels"
-            wrong |= findings.add("boxes-in-other-unit", split.place, what)
+            message = f"all {count} boxes of {name} are within 0 .. 1: fractions of the image, not pixels"
+            wrong |= findings.add("boxes-in-other-unit", split.place, message)
         elif pixels > 1 and 2 * pixels > count:
-            what = f"{pixels} of {count} objects of {name} are larger than the image: pixels, not parts of it"
-            wrong |= findings.add("boxes-in-other-unit", split.place, what)
-        elif count > 2 and 2 * beyond >= count and 20 * corners >= 19 * count:
-            what = f"{beyond} of {count} boxes of {name} go over the right or bottom edge, but fit into their images as"
-            wrong |= findings.add("boxes-as-corners", split.place, f"{what} left, top, right, bottom")
+            message = f"{pixels} of {count} objects of {name} are larger than the image: pixels, not fractions of it"
+            wrong |= findings.add("boxes-in-other-unit", split.place, message)
+        elif count > 2 and 2 * beyond_edge >= count and 20 * corners >= 19 * count:
+            message = f"{beyond_edge} of {count} boxes of {name} go over the right or bottom edge. "
+            message += "Read as left, top, right, bottom they fit into their images"
+            wrong |= findings.add("boxes-as-corners", split.place, message)
     return wrong
 
 
 def check_range(dataset: Dataset, facts: Facts, findings: Findings) -> None:
-    """Find splits with images of which little is left in 8 bits of red, green and blue."""
+    """Find splits whose images lose most of their content when they are converted to 8 bits of red, green and blue."""
     for split in dataset.values():
-        of_doubt: dict[str, list[str]] = defaultdict(list)
+        by_doubt: dict[str, list[str]] = defaultdict(list)
         for path in sorted(record.path for record in split.images if record.path in facts):
-            of_doubt[facts[path].doubt].append(path)
-        for doubt, (code, what) in _DOUBTS.items():
-            if paths := of_doubt[doubt]:
-                what = f"{len(paths)} of {len(split.images)} images {what}. The first: {paths[0]}"
-                findings.add(code, split.place, what)
+            by_doubt[facts[path].doubt].append(path)
+        for doubt, (code, text) in _DOUBTS.items():
+            if paths := by_doubt[doubt]:
+                message = f"{len(paths)} of {len(split.images)} images {text} The first: {paths[0]}"
+                findings.add(code, split.place, message)
 
 
 def check_content(dataset: Dataset, splits: Mapping[str, list[CanonicalImage]], findings: Findings) -> None:
-    """Find images of more objects than a model can find, and splits where some objects have a mask and some none.
+    """Find images with more objects than a model can detect, and splits where only some objects have a mask.
 
-    Images that must be left out are taken from `splits`.
+    Images that must be left out are removed from `splits`.
     """
     for name, images in splits.items():
-        bare, objects, first = 0, 0, ""
+        without_mask, objects, first_without = 0, 0, ""
         for image in list(images):
-            counted = [one for one in image.instances if not one.crowd]
+            counted = [instance for instance in image.instances if not instance.crowd]
             if len(counted) > MOST_OBJECTS:
-                what = f"its {len(counted)} objects are more than the {MOST_OBJECTS} queries that most models have"
-                if findings.add("many-objects", Place(image.path, image=image.path), what):
+                message = f"it has {len(counted)} objects, more than the {MOST_OBJECTS} queries of most models"
+                if findings.add("many-objects", Place(image.path, image=image.path), message):
                     images.remove(image)
                     continue
-            without = sum(one.segmentation is None for one in counted)
-            first = first or image.path * bool(without)
-            bare, objects = bare + without, objects + len(counted)
-        if 0 < bare < objects:
-            what = f"{bare} of {objects} objects of {name} have no mask, the first in {first}"
-            findings.add("masks-incomplete", dataset[name].place, what)
+            missing = sum(instance.segmentation is None for instance in counted)
+            first_without = first_without or image.path * bool(missing)
+            without_mask, objects = without_mask + missing, objects + len(counted)
+        if 0 < without_mask < objects:
+            message = f"{without_mask} of {objects} objects of {name} have no mask, the first in {first_without}"
+            findings.add("masks-incomplete", dataset[name].place, message)
 
 
 @dataclass(frozen=True)
 class CleanDataset:
-    """What is kept: the class table and, of each of the three splits, the images sorted by path.
+    """The images and objects that are kept.
 
-    pairs: images that are, or look, the same, whatever became of them. named: the paths of all images that the labels
-    name, whatever became of them.
+    classes: the class table. splits: the images of train, valid and test, each sorted by path. pairs: images that are
+    copies or look alike, also if one of them was left out. named: the paths of all images that the label files name,
+    also of those that were left out.
     """
 
     classes: list[ClassEntry]
@@ -115,7 +130,7 @@ class CleanDataset:
 
 
 class Pair(NamedTuple):
-    """An image and one that it looks like; distance: 0 for equal bytes, else 1 less the correlation of thumbnails."""
+    """Two images that are copies or look alike. distance: 0 for equal bytes, else 1 - correlation of the thumbnails."""
 
     path: str
     other: str
@@ -126,16 +141,22 @@ def clean(
     root: Path,
     findings: Findings,
     facts_of: Callable[[list[str]], Iterable[tuple[str, FileFacts]]],
-    kept: Mapping[str, str] | None = None,
+    split_of_path: Mapping[str, str] | None = None,
 ) -> CleanDataset | None:
-    """Read and check a dataset; None where its labels cannot be understood well enough to check what they say.
+    """Read and check a dataset.
 
-    facts_of: the facts about image files; images that it does not know are left out without a finding. Validation
-    opens them, conversion has them from the manifests: so both keep the same. kept: in conversion, the split of each
-    image, where validation has cut splits from train.
+    Args:
+        root: the dataset folder.
+        findings: collects what is found.
+        facts_of: gives the facts about image files, by path. An image without facts is left out without a finding.
+            Validation decodes the images, conversion reads the manifests: both keep the same images.
+        split_of_path: in conversion, the split of each image that validation kept. None in validation.
+
+    Returns:
+        What is kept; None if the labels cannot be read well enough to check them.
 
     Raises:
-        UserError: no known layout, or a split that is to be cut is there.
+        UserError: the layout is unknown, or a split that should be cut from train already exists.
     """
     dataset = read_dataset(root, findings)
     classes = read_classes(dataset, findings)
@@ -145,17 +166,17 @@ def clean(
     named = read.union(*(split.listed for split in dataset.values()))
     facts = dict(facts_of(sorted(read)))
     if findings.config.split is not None:
-        if kept is None:
-            together = findings.config.severities.get(_NEAR[2]) != "ignore"
-            dataset = cut_splits(dataset, facts, findings.config.split, near_together=together)
+        if split_of_path is None:
+            near_together = findings.config.severities.get(_NEAR[2]) != "ignore"
+            dataset = cut_splits(dataset, facts, findings.config.split, near_together=near_together)
         else:
-            dataset = recut_splits(dataset, kept)
+            dataset = recut_splits(dataset, split_of_path)
         classes = replace(classes, by_id={name: classes.by_id.get(name, classes.by_id["train"]) for name in dataset})
-    out, pairs = _find_copies(dataset, facts, findings)
-    # What these leave out is missing from the manifests: conversion has nothing to look for.
-    if kept is None:
+    left_out, pairs = _find_copies(dataset, facts, findings)
+    # Only in validation. What these checks leave out is missing from the manifests, so conversion does not see it.
+    if split_of_path is None:
         check_files(root, dataset, findings)
-        out |= check_names(dataset, facts, findings)
+        left_out |= check_names(dataset, facts, findings)
         check_range(dataset, facts, findings)
         if check_units(dataset, facts, findings):
             return None
@@ -163,23 +184,24 @@ def clean(
     for name, split in dataset.items():
         for record in sorted(split.images, key=lambda record: record.path):
             fact = facts.get(record.path)
-            if fact is None or (name, record.path) in out or _is_faulty(record, fact, findings):
+            if fact is None or (name, record.path) in left_out or _is_unusable(record, fact, findings):
                 continue
             instances = _keep(record, fact, classes.by_id[name], findings)
             size = fact.width, fact.height
             splits[name].append(
                 CanonicalImage(record.path, fact.sha256, *size, instances, record.metadata, fact.pixels)
             )
-            record.annotations = []  # of many images, both forms together would fill the memory
+            record.annotations = []  # with many images, both forms together might not fit into memory
     check_content(dataset, splits, findings)
     _check_sufficiency(dataset, classes.entries, splits, findings)
     return CleanDataset(classes.entries, splits, pairs, frozenset(named))
 
 
 def _find_copies(dataset: Dataset, facts: Facts, findings: Findings) -> tuple[set[tuple[str, str]], list[Pair]]:
-    """Note images of the same bytes or the same look; those that must be left out, as split and path, and all pairs.
+    """Find images with equal bytes and images that look alike.
 
-    The first in test, valid, train stands: of a copy in train and test the finding names the one in train.
+    Returns the images that must be left out, as (split, path), and all pairs. The original is the first image in the
+    order test, valid, train: for copies in train and test, the finding names the one in train.
     """
     groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for name in (name for name in reversed(SPLITS) if name in dataset):
@@ -187,38 +209,40 @@ def _find_copies(dataset: Dataset, facts: Facts, findings: Findings) -> tuple[se
             if path in facts and facts[path].code is None:
                 groups[facts[path].sha256].append((name, path))
     different = list(groups.values())
-    found = [(one, group[0], 0.0, _EQUAL) for group in different for one in group[1:]]
+    copies = [(copy, group[0], 0.0, _EQUAL) for group in different for copy in group[1:]]
     thumbnails = [facts[group[0][1]].thumbnail for group in different]
     splits = [-SPLITS.index(group[0][0]) for group in different]
-    # Conversion has no thumbnails: it finds what validation left out in the manifests.
+    # Conversion has no thumbnails and needs none: the manifests already lack what validation left out.
     for near in find_near(thumbnails, splits) if all(thumbnails) else ():
-        found += [(one, different[near.earlier][0], near.distance, _NEAR) for one in different[near.number]]
-    out, pairs = set(), []
-    for (name, path), (other_split, other), distance, (how, doubled, leaked) in found:
+        copies += [(copy, different[near.earlier][0], near.distance, _NEAR) for copy in different[near.number]]
+    left_out, pairs = set(), []
+    for (name, path), (other_split, other_path), distance, (how, doubled, leaked) in copies:
         code = doubled if name == other_split else leaked
-        if findings.add(code, Place(path, image=path), f"it {how} {other}, which is in {other_split}"):
-            out.add((name, path))
-        pairs.append(Pair(path, other, distance))
-    return out, pairs
+        if findings.add(code, Place(path, image=path), f"it {how} {other_path}, which is in {other_split}"):
+            left_out.add((name, path))
+        pairs.append(Pair(path, other_path, distance))
+    return left_out, pairs
 
 
-def _is_faulty(record: ImageRecord, fact: FileFacts, findings: Findings) -> bool:
-    """Whether an image must be left out for its file, or for a size unlike the one that is claimed."""
+def _is_unusable(record: ImageRecord, fact: FileFacts, findings: Findings) -> bool:
+    """Whether an image must be left out because of its file, or because the labels state another size."""
     place = Place(record.path, image=record.path)
     if fact.code:
-        return findings.add(fact.code, place, f"{record.place.file} names it, but {fact.fault}")
-    claimed, real = (record.width, record.height), (fact.width, fact.height)
-    out = False
-    told = next((kind for kind, suffixes in _SUFFIXES.items() if record.path.lower().endswith(suffixes)), fact.kind)
-    if fact.kind and told != fact.kind:
-        out = findings.add("image-of-other-kind", place, f"by its content it is a {fact.kind}")
+        return findings.add(fact.code, place, f"{record.place.file} lists this image, but {fact.message}")
+    claimed, actual = (record.width, record.height), (fact.width, fact.height)
+    left_out = False
+    kind_of_suffix = next(
+        (kind for kind, suffixes in _SUFFIXES.items() if record.path.lower().endswith(suffixes)), fact.kind
+    )
+    if fact.kind and kind_of_suffix != fact.kind:
+        left_out = findings.add("image-of-other-kind", place, f"its content is {fact.kind}")
     if fact.several:
-        out |= findings.add("image-with-frames", place, "it has several frames or pages")
-    if claimed in ((None, None), real):
-        return out
-    turned = "; was its EXIF orientation ignored?" if claimed == real[::-1] else ""
-    what = f"{record.place.file} says {shown(claimed)}, the picture is {real}{turned}"
-    return findings.add("image-size-differs", place, what) or out
+        left_out |= findings.add("image-with-frames", place, "it has several frames or pages")
+    if claimed in ((None, None), actual):
+        return left_out
+    turned = "; was its EXIF orientation ignored?" if claimed == actual[::-1] else ""
+    message = f"{record.place.file} says {short_repr(claimed)}, but the picture is {actual}{turned}"
+    return findings.add("image-size-differs", place, message) or left_out
 
 
 def _keep(
@@ -226,49 +250,52 @@ def _keep(
 ) -> list[Instance]:
     """The instances of an image that pass the checks, in order."""
     frame = Frame(fact.width, fact.height, table)
-    kept: dict[Box, list[Instance]] = defaultdict(list)
+    by_box: dict[Box, list[Instance]] = defaultdict(list)
     for raw in record.annotations:
-        one = _check(in_pixels(raw, frame), frame, findings)
-        entry = table[one.category] if one else None
-        if one is None or entry is None:
+        annotation = _check(in_pixels(raw, frame), frame, findings)
+        entry = table[annotation.category] if annotation else None
+        if annotation is None or entry is None:
             continue
-        made = Instance.of(clipped(one, frame), entry)
-        same = kept[made.box]
-        if made in same:
-            out = findings.add("annotation-doubled", raw.place, f"the same {entry.name} at {made.box}", made.box)
+        kept = Instance.from_annotation(clipped(annotation, frame), entry)
+        same_box = by_box[kept.box]
+        if kept in same_box:
+            left_out = findings.add("annotation-doubled", raw.place, f"the same {entry.name} at {kept.box}", kept.box)
         else:
-            what = f"a {entry.name} has the box of a {same[0].entry.name}" if same else ""
-            out = bool(same) and findings.add("box-doubled", raw.place, f"{what}, {made.box}", made.box)
-        if not out:
-            same.append(made)
-    return sorted((one for group in kept.values() for one in group), key=Instance.order)
+            message = f"a {entry.name} has the box of a {same_box[0].entry.name}" if same_box else ""
+            left_out = bool(same_box) and findings.add("box-doubled", raw.place, f"{message}, {kept.box}", kept.box)
+        if not left_out:
+            same_box.append(kept)
+    return sorted((instance for group in by_box.values() for instance in group), key=Instance.order)
 
 
-def _check(one: Annotation, frame: Frame, findings: Findings) -> Annotation | None:
+def _check(annotation: Annotation, frame: Frame, findings: Findings) -> Annotation | None:
     for rule in ANNOTATION_RULES:
-        what = rule.check(one, frame) if rule.check else None
-        if what is not None and findings.add(rule.code, one.place, what, one.box):
+        message = rule.check(annotation, frame) if rule.check else None
+        if message is not None and findings.add(rule.code, annotation.place, message, annotation.box):
             return None
-        one = rule.mend(one) if what is not None and rule.mend else one
-    return one
+        annotation = rule.repair(annotation) if message is not None and rule.repair else annotation
+    return annotation
 
 
-def in_pixels(one: Annotation, frame: Frame) -> Annotation:
-    """An annotation in pixels, whichever unit its format has."""
-    if not one.relative:
-        return one
+def in_pixels(annotation: Annotation, frame: Frame) -> Annotation:
+    """An annotation in pixels, whatever unit its format uses."""
+    if not annotation.relative:
+        return annotation
     sides = (frame.width, frame.height)
-    shapes = [[value * sides[k % 2] for k, value in enumerate(shape)] for shape in (one.box, *(one.segmentation or []))]
-    return replace(one, box=shapes[0], segmentation=shapes[1:], relative=False)
+    shapes = [
+        [value * sides[k % 2] for k, value in enumerate(shape)]
+        for shape in (annotation.box, *(annotation.segmentation or []))
+    ]
+    return replace(annotation, box=shapes[0], segmentation=shapes[1:], relative=False)
 
 
 def _check_sufficiency(
     dataset: Dataset, classes: list[ClassEntry], splits: dict[str, list[CanonicalImage]], findings: Findings
 ) -> None:
-    """Find splits and classes that have too little left to train, to select or to score."""
+    """Find splits and classes with too little left for training, selection or scoring."""
     used: dict[str, set[ClassEntry]] = {}
     for name, images in splits.items():
-        used[name] = {one.entry for image in images for one in image.instances if not one.crowd}
+        used[name] = {instance.entry for image in images for instance in image.instances if not instance.crowd}
     for name, split in dataset.items():
         if not used[name]:
             code = "test-empty" if name == "test" else "split-empty"
@@ -277,5 +304,7 @@ def _check_sufficiency(
         elsewhere = " and ".join(name for name in SPLITS if entry in used[name])
         if used["train"] and entry not in used["train"]:
             code = "class-untrained" if elsewhere else "class-unused"
-            what = f"class {shown(entry.name)} has no object{f' in train, but in {elsewhere}' if elsewhere else ''}"
-            findings.add(code, dataset["train"].place, what)
+            message = (
+                f"class {short_repr(entry.name)} has no object{f' in train, but in {elsewhere}' if elsewhere else ''}"
+            )
+            findings.add(code, dataset["train"].place, message)

@@ -12,18 +12,18 @@ from rfdetr_core.ingest.rules import RULES, Severity
 
 
 class CocoFiles(Config):
-    """Where a split of a COCO dataset is, below the dataset folder: a JSON file, and the folder of its images."""
+    """The files of one split of a COCO dataset: its JSON file, and the folder of its images. Paths in the dataset."""
 
     annotations: str = Field(min_length=1)
     images: str = Field(min_length=1)
 
 
 class SplitConfig(Config):
-    """Parts of train, in 0..1, that become the splits that are missing; another seed cuts otherwise."""
+    """Fractions of train, from 0 to 1, that become the missing splits. Another seed gives other splits."""
 
-    valid: float = Field(0.0, ge=0, lt=1, description="part of the images of train that become valid")
-    test: float = Field(0.0, ge=0, lt=1, description="part of the images of train that become test")
-    seed: int = Field(0, ge=0, description="of the draw")
+    valid: float = Field(0.0, ge=0, lt=1, description="fraction of the images of train that becomes valid")
+    test: float = Field(0.0, ge=0, lt=1, description="fraction of the images of train that becomes test")
+    seed: int = Field(0, ge=0, description="seed of the random split")
 
     @model_validator(mode="after")
     def _leaves_train(self) -> Self:
@@ -33,21 +33,29 @@ class SplitConfig(Config):
 
 
 class ValidateConfig(Config):
-    """What validation is asked for."""
+    """Options of validation."""
 
-    on_error: Literal["stop", "drop"] = Field("stop", description="at errors: stop, or leave out what they name")
-    severities: dict[str, Severity] = Field(default_factory=dict, description="another severity for a code")
-    coco: dict[Literal["train", "valid", "test"], CocoFiles] | None = Field(
-        None, description="where the splits of a COCO dataset are, if not where its layout has them"
+    on_error: Literal["stop", "drop"] = Field(
+        "stop", description="on errors: stop, or leave out the images and objects they name"
     )
-    split: SplitConfig | None = Field(None, description="cut missing splits from train; copies stay together")
-    max_pixels: int = Field(MAX_PIXELS, gt=0, description="the largest image that is decoded; of WebP half")
+    severities: dict[str, Severity] = Field(
+        default_factory=dict, description="another severity for finding codes: {CODE: SEVERITY}"
+    )
+    coco: dict[Literal["train", "valid", "test"], CocoFiles] | None = Field(
+        None, description="files of the splits of a COCO dataset that has another layout"
+    )
+    split: SplitConfig | None = Field(
+        None, description="cut missing splits from train; copies of a picture stay in one split"
+    )
+    max_pixels: int = Field(
+        MAX_PIXELS, gt=0, description="the largest image that is decoded, in pixels; half of it for WebP"
+    )
 
     @field_validator("severities")
     @classmethod
     def _changeable(cls, severities: dict[str, Severity]) -> dict[str, Severity]:
-        known = sorted(code for code, rule in RULES.items() if rule.scope != "dataset")
-        for code in severities.keys() - known:
-            fixed = "always stops: nothing can be left out to mend it" if code in RULES else "is no code"
-            raise ValueError(f"{code} {fixed}. Codes that can be set: {', '.join(known)}")
+        changeable = sorted(code for code, rule in RULES.items() if rule.scope != "dataset")
+        for code in severities.keys() - changeable:
+            reason = "always stops: leaving something out cannot help" if code in RULES else "is not a finding code"
+            raise ValueError(f"{code} {reason}. Codes that can be set: {', '.join(changeable)}")
         return severities

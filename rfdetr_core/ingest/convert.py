@@ -1,4 +1,4 @@
-"""Conversion: the annotations of a validated dataset in canonical form. No image is opened or copied."""
+"""The stage convert: the annotations of a validated dataset in canonical form. It opens and copies no image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rfdetr_core.ingest.records import FileFacts
 
 
 def facts_of(row: ManifestRow) -> FileFacts:
-    """What a manifest tells of an image file."""
+    """The facts about an image file that its manifest row has."""
     return FileFacts(row.sha256, row.width, row.height, pixels=row.pixels)
 
 
@@ -23,17 +23,23 @@ def facts_of(row: ManifestRow) -> FileFacts:
 def convert_dataset(root: Path, config: ValidateConfig, manifests: Path, annotations: Path) -> None:
     """Write <split>.json of all three splits and classes.json to `annotations`.
 
+    Args:
+        root: the dataset folder.
+        config: the section `validate`, as it was when the dataset was validated.
+        manifests: the folder of the manifests that validation wrote.
+        annotations: the folder to write to.
+
     Raises:
-        UserError: no manifest, or the dataset's annotations are not those that the manifests were made of.
+        UserError: there is no manifest, or the annotations have changed since the manifests were written.
     """
     rows = {name: read_manifest(manifests / f"{name}.json") for name in SPLITS}
     classes = read_classes(manifests / "classes.json")
-    known = {row.path: facts_of(row) for split in rows.values() for row in split}
-    stale = f"{root} is not what was validated: {{}}. Validate it again: dvc repro validate"
+    facts = {row.path: facts_of(row) for split in rows.values() for row in split}
+    stale = f"{root} has changed since it was validated: {{}}. Validate it again: dvc repro validate"
     if not root.is_dir():
         raise UserError(stale.format("the folder does not exist"))
-    kept = {row.path: name for name, split in rows.items() for row in split}
-    dataset = clean(root, Findings(config), lambda _: known.items(), kept)
+    split_of_path = {row.path: name for name, split in rows.items() for row in split}
+    dataset = clean(root, Findings(config), lambda _: facts.items(), split_of_path)
     if dataset is None:
         raise UserError(stale.format("its annotations cannot be read"))
     if dataset.classes != classes:

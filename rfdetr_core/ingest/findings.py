@@ -1,4 +1,4 @@
-"""What validation found."""
+"""Findings, and the collection that decides what follows from each: stop, leave out or keep."""
 
 from __future__ import annotations
 
@@ -15,61 +15,71 @@ Effect = Literal["stop", "left out", "kept"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fault at one place: what is wrong, and what becomes of the thing that is named.
+    """One problem at one place: its code and severity, what is wrong, and the effect on what it names.
 
-    box: of the annotation that is named, in pixels, as far as it can be drawn.
+    box: the box of the annotation that is named, in pixels; None if it cannot be drawn.
     """
 
     code: str
     severity: Severity
     place: Place
-    what: str
+    message: str
     effect: Effect
     box: Box | None = None
 
 
 @dataclass
 class Findings:
-    """Collects findings and decides, by the rules and the config, what becomes of what they name.
+    """Collects findings and decides, by the rules and the config, what happens to what they name.
 
-    broken: the labels cannot be understood well enough to check what they say.
+    broken: the labels cannot be read well enough to check them.
     """
 
     config: ValidateConfig
     all: list[Finding] = field(default_factory=list)
     broken: bool = False
 
-    def add(self, code: str, place: Place, what: str, box: Any = None) -> bool:
-        """Note a finding; True when the image, annotation or class that it names must be left out.
+    def add(self, code: str, place: Place, message: str, box: Any = None) -> bool:
+        """Add a finding. Returns True if the image, annotation or class that it names must be left out.
 
-        box: of an annotation, in pixels, whatever the files have there.
+        Args:
+            code: a code of `RULES`.
+            place: where it is.
+            message: what is wrong there.
+            box: the box of an annotation in pixels, unchecked.
         """
         rule = RULES[code]
         severity = self.config.severities.get(code, rule.severity)
-        whole = rule.scope == "dataset" or (rule.scope == "split" and severity == "error")
+        concerns_all = rule.scope == "dataset" or (rule.scope == "split" and severity == "error")
         self.broken |= rule.scope == "dataset"
-        stop = severity == "error" and (whole or self.config.on_error == "stop")
-        out = whole or rule.scope == "unusable" or severity == "error"
+        stop = severity == "error" and (concerns_all or self.config.on_error == "stop")
+        leaves_out = concerns_all or rule.scope == "unusable" or severity == "error"
         if severity != "ignore":
             place = replace(place, file=_encodable(place.file), image=_encodable(place.image or "") or None)
-            what = _encodable(what)
-            effect: Effect = "stop" if stop else "left out" if out else "kept"
-            self.all.append(Finding(code, severity, place, what, effect, drawable(box)))
-        return out
+            message = _encodable(message)
+            effect: Effect = "stop" if stop else "left out" if leaves_out else "kept"
+            self.all.append(Finding(code, severity, place, message, effect, drawable(box)))
+        return leaves_out
 
     def by_place(self) -> list[Finding]:
-        """All, sorted by file, line or annotation, and code."""
+        """All findings, sorted by file, line or annotation, and code."""
         return sorted(
             self.all,
-            key=lambda one: (one.place.file, one.place.line or 0, one.place.annotation or 0, one.code, one.what),
+            key=lambda finding: (
+                finding.place.file,
+                finding.place.line or 0,
+                finding.place.annotation or 0,
+                finding.code,
+                finding.message,
+            ),
         )
 
     @property
     def stopping(self) -> list[Finding]:
-        """Those that end the run."""
+        """The findings that stop the run."""
         return [finding for finding in self.all if finding.effect == "stop"]
 
 
 def _encodable(text: str) -> str:
-    """Names of files need be no Unicode."""
+    """The text with characters escaped that UTF-8 cannot encode: a file name may be any bytes."""
     return text.encode(errors="backslashreplace").decode()

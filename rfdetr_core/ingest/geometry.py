@@ -1,4 +1,4 @@
-"""Boxes, polygons and run-length encoded masks, read without trust."""
+"""Boxes, polygons and run-length encoded (RLE) masks. Values from label files are unchecked and may be anything."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import numpy.typing as npt
 Box = tuple[float, float, float, float]
 Runs = npt.NDArray[np.int64]
 _LARGEST = 1e9
-# Pairs of sides that are compared for one polygon: a tenth of a second, 100 MB.
+# Pairs of sides that are compared for one polygon at most: a tenth of a second, 100 MB.
 _MOST_PAIRS = 500_000
-# Of a compressed RLE, five bits a character, from the character 48 on: the format of pycocotools' common/maskApi.c.
+# A compressed RLE has five bits per character, from character code 48 on, as in pycocotools' common/maskApi.c.
 _FIRST, _BITS, _CONTINUES, _SIGN = 48, 5, 0x20, 0x10
 _MOST_CHARACTERS = 8
 _LONGEST_RUN = 2**40
 
 
 def numbers(values: Any) -> list[float] | None:
-    """A list of numbers as floats, infinite where no image could be as large; None if it is anything else."""
+    """A list of numbers as floats; None if it is anything else. Numbers beyond any image size become infinite."""
     if not isinstance(values, list | tuple) or any(type(value) not in (int, float) for value in values):
         return None
-    # Adding zero makes -0.0 equal to 0.0 in the bytes too.
+    # Adding zero turns -0.0 into 0.0, so that equal values have equal bytes.
     return [float(value) + 0.0 if abs(value) < _LARGEST else math.inf for value in values]
 
 
@@ -44,12 +44,12 @@ def bounds(polygon: Sequence[float]) -> Box:
 
 
 def overshoot(box: Sequence[float], width: float, height: float) -> float:
-    """How far a box reaches over the edge of the image; negative where it stays inside."""
+    """How far a box reaches over the edge of the image, in pixels; negative if it stays inside."""
     return max(-box[0], -box[1], box[0] + box[2] - width, box[1] + box[3] - height)
 
 
 def clip_box(box: Sequence[float], width: float, height: float) -> Box:
-    """The part of a box inside the image; its width or height is 0 or less where there is none."""
+    """The part of a box inside the image. Without such a part, its width or height is 0 or less."""
     left, top = max(box[0], 0.0), max(box[1], 0.0)
     if overshoot(box, width, height) <= 0:
         return left, top, box[2], box[3]
@@ -57,19 +57,19 @@ def clip_box(box: Sequence[float], width: float, height: float) -> Box:
 
 
 def clip_polygon(polygon: Sequence[float], width: float, height: float) -> list[float]:
-    """The part of a polygon inside the image (Sutherland and Hodgman 1974), empty where there is none."""
+    """The part of a polygon inside the image (Sutherland and Hodgman 1974); empty if there is none."""
     points = list(zip(polygon[0::2], polygon[1::2], strict=True))
     for axis, limit, sign in ((0, 0.0, 1), (0, width, -1), (1, 0.0, 1), (1, height, -1)):
-        kept: list[tuple[float, float]] = []
+        clipped: list[tuple[float, float]] = []
         for start, end in pairwise([*points[-1:], *points]):
             inside, was_inside = (sign * (point[axis] - limit) >= 0 for point in (end, start))
             if inside != was_inside:
                 part = (limit - start[axis]) / (end[axis] - start[axis])
                 crossing = start[1 - axis] + part * (end[1 - axis] - start[1 - axis])
-                kept.append((crossing, limit) if axis else (limit, crossing))
+                clipped.append((crossing, limit) if axis else (limit, crossing))
             if inside:
-                kept.append(end)
-        points = kept
+                clipped.append(end)
+        points = clipped
     return [value for point in points for value in point]
 
 
@@ -80,9 +80,9 @@ def polygon_area(polygon: Sequence[float]) -> float:
 
 
 def crosses_itself(polygon: Sequence[float]) -> bool:
-    """Whether two sides of a polygon cross at a point inside both; that they touch is not enough.
+    """Whether two sides of a polygon cross at a point inside both. Sides that only touch do not count.
 
-    Of a polygon with very many sides, only so many pairs are compared as keeps the time bounded.
+    For a polygon with very many sides, the number of compared pairs is limited, so that the time is too.
     """
     if len(polygon) <= 6:
         return False
@@ -91,7 +91,7 @@ def crosses_itself(polygon: Sequence[float]) -> bool:
     left, right = np.minimum(starts, ends)[:, 0], np.maximum(starts, ends)[:, 0]
     order = np.argsort(left, kind="stable")
     starts, ends, left, right = starts[order], ends[order], left[order], right[order]
-    # Sorted by its left end, a side can only cross those that begin before it ends.
+    # Sorted by their left ends, a side can only cross later sides that begin before it ends.
     counts = np.maximum(np.searchsorted(left, right, side="left") - np.arange(len(left)) - 1, 0)
     counts[np.cumsum(counts) > _MOST_PAIRS] = 0
     first = np.repeat(np.arange(len(left)), counts)
@@ -101,17 +101,17 @@ def crosses_itself(polygon: Sequence[float]) -> bool:
 
 
 def _apart(a: Any, b: Any, c: Any, d: Any) -> Any:
-    """Whether c and d lie on different sides of the line from a to b, by more than rounding."""
-    along, sides = b - a, [point - a for point in (c, d)]
-    left, right = (along[:, 0] * one[:, 1] - along[:, 1] * one[:, 0] for one in sides)
+    """Whether c and d are on different sides of the line from a to b, by more than rounding."""
+    along, offsets = b - a, [point - a for point in (c, d)]
+    left, right = (along[:, 0] * offset[:, 1] - along[:, 1] * offset[:, 0] for offset in offsets)
     noise = 1e-6 * np.hypot(along[:, 0], along[:, 1])
     return (np.minimum(left, right) < -noise) & (np.maximum(left, right) > noise)
 
 
 def run_lengths(counts: Any) -> Runs | None:
-    """The runs of an RLE as in COCO, a list or a compressed string; None where it is neither.
+    """The runs of a COCO RLE, given as a list or as a compressed string; None if it is neither.
 
-    Runs go down the columns and are outside and inside in turn, beginning outside.
+    Runs go down the columns, and alternate between outside and inside the mask. The first one is outside.
     """
     if isinstance(counts, list):
         good = all(type(run) is int and 0 <= run < _LONGEST_RUN for run in counts)
@@ -129,14 +129,14 @@ def run_lengths(counts: Any) -> Runs | None:
     shifts = _BITS * (np.arange(len(digits)) - np.repeat(starts, lengths))
     runs = np.add.reduceat((digits & (_CONTINUES - 1)) << shifts, starts)
     runs -= np.where(digits[last] & _SIGN, np.int64(1) << (_BITS * lengths), 0)
-    # From the fourth on, a run is stored as what it is more than the one before the last.
+    # From the fourth run on, the difference to the run two places before is stored.
     for first in (1, 2):
         runs[first::2] = np.cumsum(runs[first::2])
     return runs if runs.min() >= 0 and runs.max() < _LONGEST_RUN else None
 
 
-def mask_fault(segmentation: dict[str, Any], height: int, width: int) -> str | None:
-    """Why an RLE is no mask of an image of height x width; None if it is one."""
+def mask_problem(segmentation: dict[str, Any], height: int, width: int) -> str | None:
+    """Why an RLE is not a valid mask for an image of height x width; None if it is valid."""
     size = segmentation.get("size")
     if size != [height, width] or any(type(side) is not int for side in size):
         return f"the size of the run lengths is not [{height}, {width}], the height and width of the image"
@@ -149,7 +149,7 @@ def mask_fault(segmentation: dict[str, Any], height: int, width: int) -> str | N
 
 
 def mask_area(segmentation: Any) -> float:
-    """Pixels of a mask without fault, an RLE or polygons; where polygons overlap, these count twice."""
+    """The number of pixels of a valid mask, RLE or polygons. Pixels where polygons overlap count twice."""
     if not isinstance(segmentation, dict):
         return float(sum(map(polygon_area, segmentation or ())))
     runs = run_lengths(segmentation["counts"])
@@ -157,14 +157,16 @@ def mask_area(segmentation: Any) -> float:
 
 
 def mask_bounds(segmentation: dict[str, Any]) -> Box:
-    """The box around a mask without fault."""
+    """The box around a valid RLE mask."""
     runs, height = run_lengths(segmentation["counts"]), segmentation["size"][0]
     assert runs is not None
     ends = np.cumsum(runs)
     inside = np.flatnonzero(np.diff(ends, prepend=0)[1::2])
     firsts, lasts = ends[0::2][inside], ends[1::2][inside] - 1
     left, right = firsts[0] // height, lasts[-1] // height
-    if (firsts // height != lasts // height).any():  # a run goes on in the next column: from the bottom to the top
+    if (
+        firsts // height != lasts // height
+    ).any():  # a run that continues in the next column reaches both bottom and top
         return float(left), 0.0, float(right - left + 1), float(height)
     top, bottom = (firsts % height).min(), (lasts % height).max()
     return float(left), float(top), float(right - left + 1), float(bottom - top + 1)

@@ -1,4 +1,4 @@
-"""What a dataset says of its images beside labels: metadata.csv at its root, and COCO's fields for licence and date."""
+"""Metadata of images: metadata.csv at the root of a dataset, and COCO's fields for licence and date."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rfdetr_core.base.metadata import PATH, column_name, write_metadata
 from rfdetr_core.ingest.canonical import CanonicalImage
 from rfdetr_core.ingest.clean import CleanDataset
 from rfdetr_core.ingest.findings import Findings
-from rfdetr_core.ingest.folder import LINK_OUT, METADATA, leaves
-from rfdetr_core.ingest.records import MOST_CHARACTERS, ImageRecord, Place, is_text, metadata_value, shown
+from rfdetr_core.ingest.folder import LINK_OUT, METADATA, leads_outside
+from rfdetr_core.ingest.records import MOST_CHARACTERS, ImageRecord, Place, is_text, metadata_value, short_repr
 
 MOST_BYTES = 256 * 2**20
 _MOST_COLUMNS = 200
@@ -28,10 +28,14 @@ Rows = dict[str, dict[str, str]]  # image path -> column -> value
 
 
 def read_metadata_csv(root: Path, images: Iterable[str], findings: Findings) -> Rows:
-    """The rows of metadata.csv by image; empty where there is no such file. What cannot be used is a finding.
+    """Read metadata.csv: the values of each image. What cannot be used becomes a finding; without the file: no rows.
 
-    images: the paths of all images that the dataset names. A row names one by its path, or by an end of it that no
-    other image has, such as its base name.
+    A row names its image by its path, or by an end of the path that no other image has, such as the base name.
+
+    Args:
+        root: the dataset folder.
+        images: the paths of all images that the label files name.
+        findings: collects what is found.
     """
     if not os.path.lexists(root / METADATA):
         return {}
@@ -45,7 +49,7 @@ def read_metadata_csv(root: Path, images: Iterable[str], findings: Findings) -> 
         return {}
     image_column, columns = columns.pop(PATH), columns
     names = _Names(images)
-    found: Rows = {}
+    by_image: Rows = {}
     lines: dict[str, int] = {}
     doubled = set[str]()
     for line, cells in rows:
@@ -55,29 +59,29 @@ def read_metadata_csv(root: Path, images: Iterable[str], findings: Findings) -> 
         if image is None:
             continue
         values = _values(Place(METADATA, line, image=image), cells, columns, findings)
-        if values != found.setdefault(image, values):
-            what = f"{image} has other values in line {lines[image]}"
-            findings.add("metadata-doubled", Place(METADATA, line, image=image), what)
+        if values != by_image.setdefault(image, values):
+            message = f"{image} has other values in line {lines[image]}"
+            findings.add("metadata-doubled", Place(METADATA, line, image=image), message)
             doubled.add(image)
         lines.setdefault(image, line)
-    return {image: values for image, values in found.items() if image not in doubled}
+    return {image: values for image, values in by_image.items() if image not in doubled}
 
 
-def merged(image: CanonicalImage | ImageRecord, from_csv: Rows) -> dict[str, str]:
-    """What is known of an image: of two values for a column, that of metadata.csv; an empty cell has none."""
+def metadata_of(image: CanonicalImage | ImageRecord, from_csv: Rows) -> dict[str, str]:
+    """The metadata of an image. A value of metadata.csv overrides that of the label file; an empty cell is no value."""
     return (image.metadata or {}) | from_csv.get(image.path, {})
 
 
 def write_metadata_of(dataset: CleanDataset, from_csv: Rows, folder: Path) -> None:
-    """Write <split>.csv of all three splits, with the images that are kept."""
+    """Write <split>.csv for all three splits, with the images that are kept."""
     for name, images in dataset.splits.items():
-        write_metadata(folder / f"{name}.csv", {image.path: merged(image, from_csv) for image in images})
+        write_metadata(folder / f"{name}.csv", {image.path: metadata_of(image, from_csv) for image in images})
 
 
 def _read_text(root: Path, findings: Findings) -> str | None:
-    """The text of the file with one kind of line end. Excel writes a byte order mark: that is no fault here."""
+    """The text of the file with Unix line ends. A byte order mark is allowed, since Excel writes one."""
     try:
-        if leaves(root, METADATA):
+        if leads_outside(root, METADATA):
             raise OSError(0, f"it is {LINK_OUT}")
         size = (root / METADATA).stat().st_size
         if size > MOST_BYTES:
@@ -93,10 +97,10 @@ def _read_text(root: Path, findings: Findings) -> str | None:
 
 
 def _parse(text: str, findings: Findings) -> list[tuple[int, list[str]]] | None:
-    """Each row with the line at which it begins; of a row that is longer than the header, one cell more than that."""
+    """The rows, each with its first line. A row longer than the header is cut to one cell more than the header."""
     import pandas as pd
 
-    # Python's parser, not that of C: of a short row it gives what is there, and does not fill it up.
+    # Python's parser, not the C one: it does not pad short rows.
     options: dict[str, Any] = {
         "header": None,
         "dtype": object,
@@ -107,12 +111,12 @@ def _parse(text: str, findings: Findings) -> list[tuple[int, list[str]]] | None:
     try:
         width = len(pd.read_csv(io.StringIO(text), nrows=1, **options).columns)
         if width > _MOST_COLUMNS:
-            what = f"the header has {width:,} columns, more than the {_MOST_COLUMNS} allowed"
-            findings.add("metadata-unreadable", Place(METADATA, 1), what)
+            message = f"the header has {width:,} columns, more than the {_MOST_COLUMNS} allowed"
+            findings.add("metadata-unreadable", Place(METADATA, 1), message)
             return None
         options |= {"names": range(width + 1), "index_col": False, "on_bad_lines": lambda row: row[: width + 1]}
         table = pd.read_csv(io.StringIO(text), **options)
-    except ValueError as error:  # pandas' own errors are such
+    except ValueError as error:  # pandas' errors are ValueErrors
         findings.add("metadata-unreadable", _PLACE, f"not CSV: {error}")
         return None
     rows, line = [], 1
@@ -124,53 +128,64 @@ def _parse(text: str, findings: Findings) -> list[tuple[int, list[str]]] | None:
 
 
 def _columns(header: list[str], findings: Findings) -> dict[str, int] | None:
-    """The number of each column that can be used, that of the image under PATH; None: no column has the image."""
+    """The usable columns and their numbers; PATH is the column that names the image. None without such a column."""
     place = Place(METADATA, 1)
     names = [column_name(name) for name in header]
     of_image = [number for number, name in enumerate(names) if name.casefold() in _IMAGE]
     if len(of_image) != 1:
         hint = next(
-            (f". Are its cells separated by {one!r}? Use commas" for one in ";\t" if one in "".join(header[:1])), ""
+            (
+                f". Are its cells separated by {separator!r}? Use commas"
+                for separator in ";\t"
+                if separator in "".join(header[:1])
+            ),
+            "",
         )
-        what = f"{len(of_image)} columns are called file_name, not one. The header is {listed(map(shown, header), 8)}"
-        findings.add("metadata-unreadable", place, what + hint)
+        message = (
+            f"{len(of_image)} columns are called file_name, not one. The header is {listed(map(short_repr, header), 8)}"
+        )
+        findings.add("metadata-unreadable", place, message + hint)
         return None
     counts = Counter(name.casefold() for name in names)
-    told = set[str]()
+    reported = set[str]()
     columns = {PATH: of_image[0]}
     for number, name in enumerate(names):
-        same = name.casefold()
-        if number == of_image[0] or (same in told and same):
+        folded = name.casefold()
+        if number == of_image[0] or (folded in reported and folded):
             continue
         if not is_text(name) or len(name) > MOST_CHARACTERS:
-            what = f"column {number + 1} is called {shown(header[number])}"
-        elif same == PATH:
-            what = f"column {number + 1} is called {name}, as the image is where the stage writes this table"
-        elif counts[same] > 1:
-            alike = [shown(one) for one, other in zip(header, names, strict=True) if other.casefold() == same]
-            what = f"{counts[same]} columns have one name: {listed(alike)}"
+            message = f"column {number + 1} is called {short_repr(header[number])}"
+        elif folded == PATH:
+            message = f"column {number + 1} is called {name}. This name is reserved for the column of the image paths"
+        elif counts[folded] > 1:
+            same_name = [
+                short_repr(cell)
+                for cell, other_name in zip(header, names, strict=True)
+                if other_name.casefold() == folded
+            ]
+            message = f"{counts[folded]} columns have the same name: {listed(same_name)}"
         else:
             columns[name] = number
             continue
-        findings.add("metadata-column", place, what)
-        told.add(same)
+        findings.add("metadata-column", place, message)
+        reported.add(folded)
     return columns
 
 
 class _Names:
-    """Images by the ends of their paths."""
+    """Finds images by the ends of their paths. first, second: end -> the first and the second image that has it."""
 
     def __init__(self, images: Iterable[str]) -> None:
         self.first: dict[str, str] = {}
         self.second: dict[str, str] = {}
-        self._whole = set(images)
-        for path in sorted(self._whole):
+        self._paths = set(images)
+        for path in sorted(self._paths):
             for end in _ends(path):
                 (self.second if end in self.first else self.first).setdefault(end, path)
 
-    def of(self, name: str) -> list[str]:
-        """The image that a name means; two of them where it could be several."""
-        if name in self._whole:
+    def find(self, name: str) -> list[str]:
+        """The image that a name means; two images if it may mean several; none if it means none."""
+        if name in self._paths:
             return [name]
         return [end[name] for end in (self.first, self.second) if name in end]
 
@@ -182,24 +197,24 @@ def _ends(path: str) -> Iterator[str]:
 
 
 def _image(line: int, cells: list[str], width: int, image_column: int, names: _Names, findings: Findings) -> str | None:
-    """The image that a row is about; None, with a finding, where that is not clear."""
+    """The image that a row is about; None, with a finding, if it names none or may name several."""
     place = Place(METADATA, line)
     if len(cells) != width:
-        more = "more than" if len(cells) > width else f"{len(cells)} cells, not"
-        findings.add("metadata-row", place, f"the row has {more} the {width} of the header")
+        count = "more cells than" if len(cells) > width else f"{len(cells)} cells, not"
+        findings.add("metadata-row", place, f"the row has {count} the {width} of the header")
         return None
     name = cells[image_column].strip()
     if not name:
         findings.add("metadata-row", place, "the row names no image")
         return None
-    images = names.of(posixpath.normpath(name))
+    images = names.find(posixpath.normpath(name))
     if len(images) == 1:
         return images[0]
     if images:
-        what = f"{shown(name)} may be {' or '.join(images)}"
-        findings.add("metadata-ambiguous", place, what)
+        message = f"{short_repr(name)} may mean {' or '.join(images)}"
+        findings.add("metadata-ambiguous", place, message)
     else:
-        findings.add("metadata-without-image", place, f"the dataset names no image {shown(name)}")
+        findings.add("metadata-without-image", place, f"the dataset names no image {short_repr(name)}")
     return None
 
 
@@ -211,7 +226,9 @@ def _values(place: Place, cells: list[str], columns: dict[str, int], findings: F
         if value:
             values[name] = value
         elif text:
-            size = f"has {len(text):,} characters" if len(text) > MOST_CHARACTERS else f"is {shown(text)}"
-            what = f"{shown(name)} {size}; it may have {MOST_CHARACTERS:,}, and no line end or other control character"
-            findings.add("metadata-value", place, what)
+            size = f"has {len(text):,} characters" if len(text) > MOST_CHARACTERS else f"is {short_repr(text)}"
+            message = (
+                f"{short_repr(name)} {size}. Allowed: {MOST_CHARACTERS:,} characters, no line end or control character"
+            )
+            findings.add("metadata-value", place, message)
     return values

@@ -1,4 +1,4 @@
-"""Names of files: those that other systems read otherwise, those that tell of copies; files that are passed over."""
+"""Checks of file names: names that fail on other systems, names that reveal copies, and files that are not read."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from rfdetr_core.ingest.records import Dataset, Facts, Place
 _COPY = re.compile(r"\.rf\.[0-9a-zA-Z]+\.\w+$")
 _PLAIN = re.compile(r"[\w+=,;@#%&(){}\[\]~!$' .-]*", re.ASCII)
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
-# .DS_Store and Thumbs.db, which DVC ignores, must change no result: a clone lacks them.
-_JUNK = ("desktop.ini",)
+# .DS_Store and Thumbs.db are not here: DVC ignores them, so a clone lacks them, and they must not change a result.
+_FILE_MANAGER_FILES = ("desktop.ini",)
 _OTHER_PICTURES = re.compile(
     r"\.(apng|arw|avif|cr[23]|dcm|dib|dng|exr|gif|hdr|hei[cf]|ico|j2k|jp2|jpx|jxl|nef|orf|p[bfgnp]m|pcx|psd|qoi|raf|raw|rw2"
     r"|svg|tga)"
@@ -28,63 +28,67 @@ _OTHER_PICTURES = re.compile(
 _COCO_FILE = re.compile(r"_annotations\.coco\.json|instances_.*\.json")
 
 
-def origin(path: str) -> str | None:
-    """The path of the picture that Roboflow made this copy of; None if the name does not tell."""
+def roboflow_source(path: str) -> str | None:
+    """The path of the picture that Roboflow made this copy from; None if the name is not Roboflow's."""
     return _COPY.sub("", path) if _COPY.search(path) else None
 
 
 def check_names(dataset: Dataset, facts: Facts, findings: Findings) -> set[tuple[str, str]]:
-    """Look at the names of all images; gives those that must be left out, as split and path."""
-    out = set()
-    alike: dict[str, str] = {}
+    """Check the names of all images. Returns those that must be left out, as (split, path)."""
+    left_out = set()
+    spellings: dict[str, str] = {}
     for name in (name for name in SPLITS if name in dataset):
         for path in sorted(record.path for record in dataset[name].images):
-            fault = _foreign(path)
-            if fault and findings.add("name-not-portable", Place(path, image=path), fault):
-                out.add((name, path))
-            other = alike.setdefault(normalize("NFC", path).casefold(), path)
-            what = f"it differs from {other} by case or by the spelling of its characters alone"
-            if other != path and findings.add("names-alike", Place(path, image=path), what):
-                out.add((name, path))
-    return out | _check_origins(dataset, facts, findings)
+            problem = _not_portable(path)
+            if problem and findings.add("name-not-portable", Place(path, image=path), problem):
+                left_out.add((name, path))
+            other_path = spellings.setdefault(normalize("NFC", path).casefold(), path)
+            message = f"it differs from {other_path} only by case or by the Unicode form of its characters"
+            if other_path != path and findings.add("names-alike", Place(path, image=path), message):
+                left_out.add((name, path))
+    return left_out | _check_sources(dataset, facts, findings)
 
 
-def _check_origins(dataset: Dataset, facts: Facts, findings: Findings) -> set[tuple[str, str]]:
-    """Find copies of one picture, and equal names, in two splits; copies of equal bytes are found elsewhere."""
-    out = set()
-    first: dict[str, tuple[str, str]] = {}
-    named: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+def _check_sources(dataset: Dataset, facts: Facts, findings: Findings) -> set[tuple[str, str]]:
+    """Find, by their names, copies of one picture in two splits. `clean` finds copies with equal bytes."""
+    left_out = set()
+    first_with_source: dict[str, tuple[str, str]] = {}
+    same_stems: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for name in (name for name in reversed(SPLITS) if name in dataset):
         paths = sorted(record.path for record in dataset[name].images)
         shared = posixpath.commonpath([posixpath.dirname(path) for path in paths]) if paths else ""
         for path in paths:
             below = posixpath.relpath(path, shared or ".")
-            split, other = first.setdefault(origin(below) or posixpath.splitext(below)[0], (name, path))
-            if split == name or digest_or_path(path, facts) == digest_or_path(other, facts):
+            split, other_path = first_with_source.setdefault(
+                roboflow_source(below) or posixpath.splitext(below)[0], (name, path)
+            )
+            if split == name or digest_or_path(path, facts) == digest_or_path(other_path, facts):
                 continue
-            what = f"it and {other}, which is in {split}, are copies of one picture by their names"
-            if origin(below) is None:
-                named[name, split].append((path, other))
-            elif findings.add("origin-leakage", Place(path, image=path), what):
-                out.add((name, path))
-    for (name, split), pairs in named.items():
-        path, other = pairs[0]
-        what = f"{len(pairs)} images of {name} have names of images of {split}: {path} and {other}. Are they copies?"
-        if findings.add("names-in-two-splits", Place(path, image=path), what):
-            out |= {(name, path) for path, _ in pairs}
-    return out
+            message = f"by their names, it and {other_path}, which is in {split}, are copies of one picture"
+            if roboflow_source(below) is None:
+                same_stems[name, split].append((path, other_path))
+            elif findings.add("origin-leakage", Place(path, image=path), message):
+                left_out.add((name, path))
+    for (name, split), pairs in same_stems.items():
+        path, other_path = pairs[0]
+        message = (
+            f"{len(pairs)} images of {name} are named as images of {split}: {path} and {other_path}. Are they copies?"
+        )
+        if findings.add("names-in-two-splits", Place(path, image=path), message):
+            left_out |= {(name, path) for path, _ in pairs}
+    return left_out
 
 
 def digest_or_path(path: str, facts: Facts) -> str:
-    """The digest of an image, its path where it has none."""
+    """The digest of an image; without one, its path."""
     return facts[path].sha256 if path in facts and facts[path].sha256 else path
 
 
-def _foreign(path: str) -> str | None:
-    """What other systems or people would make another name of."""
+def _not_portable(path: str) -> str | None:
+    """Why other systems or people may read a path as another one; None if they read the same."""
     for part in path.split("/"):
         if _DEVICES.fullmatch(part):
-            return f"on Windows {part} is a device"
+            return f"on Windows, {part} is a device"
         if part != part.strip() or part.endswith("."):
             return f"{part!r} begins or ends with a space, or ends with a dot"
         if _PLAIN.fullmatch(part):
@@ -92,23 +96,26 @@ def _foreign(path: str) -> str | None:
         if any(character in '<>:"|?*' for character in part):
             return f"{part!r} has a character that Windows refuses"
         if any(category(character) == "Cf" for character in part):
-            return f"{part!a} has an invisible character, such as one that turns the direction of writing"
+            return f"{part!a} has an invisible character, such as one that reverses the writing direction"
         if not is_normalized("NFC", part):
-            return f"{part!a} has characters made of two (NFD), which elsewhere are one (NFC)"
+            return f"{part!a} has decomposed characters (Unicode NFD); other systems compose them (NFC)"
     return None
 
 
 def check_files(root: Path, dataset: Dataset, findings: Findings) -> None:
-    """Find what the readers pass over: hidden files, folders that are links or cannot be read, pictures in formats that
-    are not read, images and annotation files that belong to no split."""
-    read = {path for split in dataset.values() for path in (split.place.file, *split.listed)}
-    read |= {record.path for split in dataset.values() for record in split.images}
+    """Find what the readers skip.
+
+    These are hidden files, folders that are links or cannot be read, pictures in formats that are not read, and images
+    and annotation files that do not belong to a split.
+    """
+    read_paths = {path for split in dataset.values() for path in (split.place.file, *split.listed)}
+    read_paths |= {record.path for split in dataset.values() for record in split.images}
     searched = {split.folder for split in dataset.values() if split.folder}
     unlisted: dict[str, list[str]] = {}
 
-    def note(path: Path, what: str) -> None:
-        found = joined(".", path.relative_to(root).as_posix())
-        findings.add("file-ignored", Place(found), f"it is {what}, and is not read")
+    def note(path: Path, reason: str) -> None:
+        location = joined(".", path.relative_to(root).as_posix())
+        findings.add("file-ignored", Place(location), f"it is {reason}. It is not read")
 
     for parent, folders, names in os.walk(root, onerror=lambda error: note(Path(error.filename), str(error.strerror))):
         for folder in sorted(folders):
@@ -119,21 +126,21 @@ def check_files(root: Path, dataset: Dataset, findings: Findings) -> None:
                 note(path, "a folder that is a link")
         folders[:] = sorted(folder for folder in folders if not is_hidden_or_system(folder))
         below = Path(parent).relative_to(root).as_posix()
-        known = any(PurePosixPath(below).is_relative_to(folder) for folder in searched)
+        was_searched = any(PurePosixPath(below).is_relative_to(folder) for folder in searched)
         for name in sorted(names):
-            found, suffix = joined(below, name), posixpath.splitext(name)[1].lower()
-            if name in _JUNK or (name.startswith(".") and name.lower().endswith(SUFFIXES)):
+            location, suffix = joined(below, name), posixpath.splitext(name)[1].lower()
+            if name in _FILE_MANAGER_FILES or (name.startswith(".") and name.lower().endswith(SUFFIXES)):
                 note(Path(parent, name), "hidden, or left by a file manager")
-            elif name.startswith(".") or found in read:
+            elif name.startswith(".") or location in read_paths:
                 continue
             elif _OTHER_PICTURES.fullmatch(suffix):
                 findings.add(
-                    "image-not-read", Place(found, image=found), f"pictures in the format {suffix} are not read"
+                    "image-not-read", Place(location, image=location), f"pictures in the format {suffix} are not read"
                 )
-            elif suffix in SUFFIXES and not known:
-                unlisted.setdefault(below, []).append(found)
+            elif suffix in SUFFIXES and not was_searched:
+                unlisted.setdefault(below, []).append(location)
             elif _COCO_FILE.fullmatch(name) and findings.config.coco is None:
-                findings.add("labels-not-read", Place(found), "it looks like annotations, and is not read")
+                findings.add("labels-not-read", Place(location), "it looks like annotations, but is not read")
     for folder, paths in unlisted.items():
-        what = f"{len(paths)} images in it belong to no split. The first: {paths[0]}"
-        findings.add("image-not-listed", Place(folder), what)
+        message = f"{len(paths)} images in it do not belong to a split. The first: {paths[0]}"
+        findings.add("image-not-listed", Place(folder), message)

@@ -1,4 +1,4 @@
-"""What a format reader gives: annotations as they stand in the files, each with the place it stands at."""
+"""The records that a format reader returns: splits, images and annotations, unchecked, with their places."""
 
 from __future__ import annotations
 
@@ -10,32 +10,34 @@ from unicodedata import category
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 80
-MOST_CHARACTERS = 1_000  # of a value of metadata
+MOST_CHARACTERS = 1_000  # of a metadata value
 
 
-def shown(value: object) -> str:
-    """A value as a message can hold it, however large or deep it is."""
+def short_repr(value: object) -> str:
+    """repr() of a value, shortened for messages, however large or deep the value is."""
     try:
         return _REPR.repr(value)
     except ValueError:
-        return "a number of thousands of digits"
+        return "a number with thousands of digits"
 
 
 def is_text(value: object) -> bool:
-    """Whether a value is a name that can be printed and stored: not blank, no control character, valid Unicode."""
+    """Whether a value is text that can be printed and stored: not blank, no control characters, valid Unicode."""
     return isinstance(value, str) and value.strip() != "" and not {category(c) for c in value} & {"Cc", "Cs"}
 
 
 def metadata_value(value: object) -> str | None:
-    """A value of metadata without white space at its ends; None where it is empty, too long or no text of one line."""
+    """A metadata value without white space around it; None if it is empty, too long or not one line of text."""
     text = value.strip() if isinstance(value, str) else ""
     return text if is_text(text) and len(text) <= MOST_CHARACTERS else None
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something is: a file below the dataset folder (posix), a line of it or the id of an annotation in it, and
-    the image that is concerned."""
+    """The place of a finding: a file below the dataset folder (with / between folders), and what in it is meant.
+
+    line: a line of the file. annotation: the id of an annotation in it. image: the path of the image concerned.
+    """
 
     file: str
     line: int | None = None
@@ -45,10 +47,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One object as the file has it, unchecked.
+    """One object as the label file has it, unchecked.
 
     box: left, top, width, height. segmentation: a list of polygons [x, y, ...] or an RLE, as in COCO.
-    relative: box and polygons are fractions of the image, otherwise pixels.
+    relative: True if box and polygons are fractions of the image, False if they are pixels.
     """
 
     place: Place
@@ -62,8 +64,11 @@ class Annotation:
 
 @dataclass(slots=True)
 class ImageRecord:
-    """One image: path below the dataset folder (posix), where it is named, the claimed size, its annotations, its id
-    and its metadata (value by column) where the format gives them."""
+    """One image as the label files name it.
+
+    path: below the dataset folder, with / between folders. place: where it is named. width, height: as the labels state
+    them, unchecked. id and metadata (column -> value): None if the format has none.
+    """
 
     path: str
     place: Place
@@ -76,7 +81,7 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """One class of a split under the id that its annotations use; parent: COCO's supercategory."""
+    """One class of a split. id: as its annotations use it. parent: COCO's supercategory."""
 
     id: int
     name: str
@@ -85,9 +90,10 @@ class Category:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The images and classes of train, valid or test; place: the file that defines it; listed: all paths in it.
+    """The images and classes of train, valid or test.
 
-    folder: where the reader has looked for images that are not listed.
+    place: the file that defines the split. listed: all image paths in that file. folder: where the reader looked for
+    images that the file does not list.
     """
 
     place: Place
@@ -102,16 +108,23 @@ Dataset = dict[str, Split]
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """Digest of an image file, its size as decoded and its thumbnail (see `duplicates`), or what is wrong with it: code
-    and text of a finding. decoded: the pixels were looked at now, not in an earlier run. kind, several, doubt: see
-    `images.Look`; empty where only the manifest is known. pixels: see `images.pixel_digest`; None where nothing was
-    decoded and the manifest is older."""
+    """The facts about an image file: its digest and what decoding it gave, or why it cannot be used.
+
+    Attributes:
+        sha256: the digest of the file; empty if it could not be read.
+        width, height: in pixels, after its EXIF orientation was applied.
+        code, message: the code and message of a finding, if the file cannot be used.
+        thumbnail: for comparisons, see `duplicates`. Empty in conversion.
+        decoded: True if the pixels were decoded in this run, False if an earlier run decoded them.
+        kind, several, doubt: see `images.Look`. Empty in conversion.
+        pixels: see `images.pixel_digest`; None if the file was not decoded and its manifest row has no such digest.
+    """
 
     sha256: str = ""
     width: int = 0
     height: int = 0
     code: str | None = None
-    fault: str = ""
+    message: str = ""
     thumbnail: bytes = b""
     decoded: bool = False
     kind: str = ""

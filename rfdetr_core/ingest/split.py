@@ -1,4 +1,4 @@
-"""Splits that are missing, cut from train because params.yaml asks for it."""
+"""Cutting missing splits from train, as `validate.split` in params.yaml asks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.ingest.config import SplitConfig
 from rfdetr_core.ingest.duplicates import find_near
-from rfdetr_core.ingest.names import digest_or_path, origin
+from rfdetr_core.ingest.names import digest_or_path, roboflow_source
 from rfdetr_core.ingest.records import Dataset, Facts, ImageRecord
 
 _BACKGROUND = -1
@@ -21,17 +21,24 @@ _BACKGROUND = -1
 def cut_splits(dataset: Dataset, facts: Facts, config: SplitConfig, *, near_together: bool = True) -> Dataset:
     """The dataset with the splits that `config` asks for, cut from train.
 
-    Each class is shared out by the parts that are asked for, the rarest first, and so are images without objects
-    (iterative stratification, Sechidis et al. 2011). Images of equal bytes, Roboflow's augmented copies of a picture
-    and, with near_together, images that look the same stay together. The order of the draw is that of the SHA-256 of
-    seed and image: neither names nor the order of files matter, and a few new images move few others.
+    Every class is shared out by the requested fractions, the rarest class first, and so are images without objects
+    (iterative stratification, Sechidis et al. 2011). Images that belong together stay in one split: equal bytes,
+    Roboflow's augmented copies of a picture and, with near_together, images that look alike. The SHA-256 of seed and
+    image decides the order of the draw. So neither names nor the order of files matter, and a few new images move few
+    others.
+
+    Args:
+        dataset: the records of all splits that the dataset has.
+        facts: the facts about the images, by path.
+        config: the fractions and the seed.
+        near_together: keep images that look alike in one split.
 
     Raises:
-        UserError: a split that is asked for is there, or gets no image since too many stay together.
+        UserError: a requested split already exists, or gets no image because too many images stay together.
     """
     parts = {name: Fraction(str(getattr(config, name))) for name in ("valid", "test")}
-    wanted = {name: part for name, part in parts.items() if part}
-    for name in wanted:
+    shares = {name: part for name, part in parts.items() if part}
+    for name in shares:
         if name in dataset:
             place = dataset[name].place.file
             raise UserError(f"validate.split.{name} asks for a {name} split, but {place} has one. Remove that key.")
@@ -39,57 +46,60 @@ def cut_splits(dataset: Dataset, facts: Facts, config: SplitConfig, *, near_toge
     groups = _Groups(images, facts)
     if near_together:
         groups.join(_near({"train": images}, facts))
-    made = _draw(groups, wanted, config.seed)
-    # The search between two splits finds a few more than that within one.
-    while near_together and groups.join(_near(made, facts)):
-        made = _draw(groups, wanted, config.seed)
+    drawn_splits = _draw(groups, shares, config.seed)
+    # Searching between two splits finds a few more pairs than searching within one.
+    while near_together and groups.join(_near(drawn_splits, facts)):
+        drawn_splits = _draw(groups, shares, config.seed)
     largest = max(map(len, groups.in_order(config.seed)), default=0)
-    for name, part in wanted.items():
-        if not made[name] and largest > 2 * part * len(images):
+    for name, part in shares.items():
+        if not drawn_splits[name] and largest > 2 * part * len(images):
             raise UserError(
                 f"validate.split.{name} leaves {name} without an image: {largest} of {len(images)} images of train "
-                "are, or look, the same, and stay together. Make the splits by hand, or ask for a larger part. If only "
-                "the looks are alike, cut regardless of them: validate.severities: {near-leakage: ignore}"
+                "are copies or look alike, and stay together. Make the splits by hand, or ask for a larger fraction. "
+                "To separate images that only look alike: validate.severities: {near-leakage: ignore}"
             )
-    return _with_splits(dataset, made)
+    return _with_splits(dataset, drawn_splits)
 
 
 def recut_splits(dataset: Dataset, splits: Mapping[str, str]) -> Dataset:
-    """The dataset with train cut as before; splits: by path, the split of each image that was kept."""
+    """The dataset with train cut as validation did. splits: image path -> split, for each image that was kept."""
     names = {"train", *splits.values()} - dataset.keys() | {"train"}
-    made: dict[str, list[ImageRecord]] = {name: [] for name in sorted(names)}
+    images_of: dict[str, list[ImageRecord]] = {name: [] for name in sorted(names)}
     for record in dataset["train"].images:
-        if splits.get(record.path) in made:
-            made[splits[record.path]].append(record)
-    return _with_splits(dataset, made)
+        if splits.get(record.path) in images_of:
+            images_of[splits[record.path]].append(record)
+    return _with_splits(dataset, images_of)
 
 
-def _with_splits(dataset: Dataset, made: Mapping[str, list[ImageRecord]]) -> Dataset:
+def _with_splits(dataset: Dataset, images_of: Mapping[str, list[ImageRecord]]) -> Dataset:
     train = dataset["train"]
-    return dataset | {name: replace(train, images=images) for name, images in made.items()}
+    return dataset | {name: replace(train, images=images) for name, images in images_of.items()}
 
 
 class _Groups:
-    """Images that must stay together. Each group is known by the least digest of those that it was joined by."""
+    """Groups of images that must stay together. The smallest digest in a group identifies it."""
 
     def __init__(self, images: list[ImageRecord], facts: Facts) -> None:
         self._digests = {record.path: digest_or_path(record.path, facts) for record in images}
         self._records = sorted(images, key=lambda record: record.path)
-        self._next: dict[str, str] = {}  # of each name or digest, one nearer to that of its group
+        self._next: dict[str, str] = {}  # union-find: name or digest -> its parent
         for record in self._records:
-            copied = origin(record.path)
+            copied = roboflow_source(record.path)
             self._join(self._digests[record.path], *([copied] if copied else []))
 
     def join(self, pairs: Iterable[tuple[str, str]]) -> bool:
-        """Put pairs of images, given by their paths, into one group each; False: all were together."""
-        return sum(self._join(self._digests[one], self._digests[other]) for one, other in pairs) > 0
+        """Put both images of each pair of paths into one group. Returns False if all pairs were together already."""
+        return sum(self._join(self._digests[first], self._digests[second]) for first, second in pairs) > 0
 
     def in_order(self, seed: int) -> list[list[ImageRecord]]:
-        """The groups in the order of the draw."""
+        """The groups, in the order of the draw."""
         members: dict[str, list[ImageRecord]] = defaultdict(list)
         for record in self._records:
             members[self._home(self._digests[record.path])].append(record)
-        return [members[home] for home in sorted(members, key=lambda one: files.sha256_bytes(f"{seed}:{one}".encode()))]
+        return [
+            members[home]
+            for home in sorted(members, key=lambda digest: files.sha256_bytes(f"{seed}:{digest}".encode()))
+        ]
 
     def _home(self, key: str) -> str:
         while (nearer := self._next[key]) != key:
@@ -103,46 +113,49 @@ class _Groups:
         return len(homes) > 1
 
 
-def _draw(groups: _Groups, wanted: Mapping[str, Fraction], seed: int) -> dict[str, list[ImageRecord]]:
+def _draw(groups: _Groups, shares: Mapping[str, Fraction], seed: int) -> dict[str, list[ImageRecord]]:
     """The images of each split."""
     drawn = groups.in_order(seed)
-    made: dict[str, list[ImageRecord]] = {name: [] for name in ("train", *wanted)}
-    for group, name in zip(drawn, _share_out([_classes(group) for group in drawn], wanted), strict=True):
-        made[name] += group
-    return made
+    images_of: dict[str, list[ImageRecord]] = {name: [] for name in ("train", *shares)}
+    for group, name in zip(drawn, _share_out([_classes(group) for group in drawn], shares), strict=True):
+        images_of[name] += group
+    return images_of
 
 
-def _near(made: Mapping[str, list[ImageRecord]], facts: Facts) -> Iterator[tuple[str, str]]:
-    """Pairs of images that validation would find to look the same, by their paths."""
-    seen: dict[str, tuple[int, str]] = {}  # by digest
-    for name, images in made.items():
+def _near(images_of: Mapping[str, list[ImageRecord]], facts: Facts) -> Iterator[tuple[str, str]]:
+    """Yield pairs of paths whose images validation would report as looking alike."""
+    first_of: dict[str, tuple[int, str]] = {}  # by digest
+    for name, images in images_of.items():
         paths = (record.path for record in images if record.path in facts)
-        seen |= {facts[path].sha256: (-SPLITS.index(name), path) for path in paths if facts[path].thumbnail}
-    order = sorted((rank, digest) for digest, (rank, _) in seen.items())
-    thumbnails = [facts[seen[digest][1]].thumbnail for _, digest in order]
+        first_of |= {facts[path].sha256: (-SPLITS.index(name), path) for path in paths if facts[path].thumbnail}
+    order = sorted((rank, digest) for digest, (rank, _) in first_of.items())
+    thumbnails = [facts[first_of[digest][1]].thumbnail for _, digest in order]
     for near in find_near(thumbnails, [rank for rank, _ in order]) if order else ():
-        yield seen[order[near.number][1]][1], seen[order[near.earlier][1]][1]
+        yield first_of[order[near.number][1]][1], first_of[order[near.earlier][1]][1]
 
 
 def _classes(group: list[ImageRecord]) -> Counter[int]:
-    """How many images of a group have each class."""
-    found: Counter[int] = Counter()
+    """For each class, how many images of a group have it."""
+    counts: Counter[int] = Counter()
     for record in group:
-        found.update({one.category for one in record.annotations if type(one.category) is int} or {_BACKGROUND})
-    return found
+        counts.update(
+            {annotation.category for annotation in record.annotations if type(annotation.category) is int}
+            or {_BACKGROUND}
+        )
+    return counts
 
 
 def _share_out(groups: list[Counter[int]], parts: Mapping[str, Fraction]) -> list[str]:
-    """A split for each group, so that each split of `parts` gets its part of every class; train gets the rest."""
-    totals = Counter(one for group in groups for one in group.elements())
-    desired = {name: {one: part * count for one, count in totals.items()} for name, part in parts.items()}
+    """A split for each group. Each split of `parts` gets its fraction of every class; train gets the rest."""
+    totals = Counter(class_id for group in groups for class_id in group.elements())
+    desired = {name: {class_id: part * count for class_id, count in totals.items()} for name, part in parts.items()}
     share: dict[int, str] = {}
-    for rarest in sorted(totals, key=lambda one: (totals[one], one)):
-        left = [number for number, group in enumerate(groups) if rarest in group and number not in share]
-        for number in left:
-            # The first of the draw, so that a new image moves only those at the border.
+    for rarest in sorted(totals, key=lambda class_id: (totals[class_id], class_id)):
+        unassigned = [number for number, group in enumerate(groups) if rarest in group and number not in share]
+        for number in unassigned:
+            # In the order of the draw, so that a new image moves only images at the border between splits.
             lacking = (name for name in desired if 2 * desired[name][rarest] >= groups[number][rarest])
             share[number] = name = next(lacking, "train")
-            for one, count in groups[number].items() if name != "train" else ():
-                desired[name][one] -= count
+            for class_id, count in groups[number].items() if name != "train" else ():
+                desired[name][class_id] -= count
     return [share[number] for number in range(len(groups))]

@@ -1,6 +1,6 @@
-"""One pass over all images of a dataset, in as many processes as there are cores, decoding only what is new.
+"""One pass over all images of a dataset, with a worker process per core. A cache avoids decoding an image again.
 
-Every file is opened once: the bytes that are hashed are the bytes that are decoded.
+Every file is read once, so its digest and its decoded pixels come from the same bytes.
 """
 
 from __future__ import annotations
@@ -28,31 +28,35 @@ from rfdetr_core.base import files, images
 from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.images import DOUBTS, FORMATS, TooLargeError
-from rfdetr_core.base.memory import ran_out
+from rfdetr_core.base.memory import shortage_message
 from rfdetr_core.base.printing import say
 from rfdetr_core.base.processes import may_start_processes, usable_cores
 from rfdetr_core.ingest import duplicates
-from rfdetr_core.ingest.folder import LINK_OUT, leaves
+from rfdetr_core.ingest.folder import LINK_OUT, leads_outside
 from rfdetr_core.ingest.records import FileFacts
 from rfdetr_core.ingest.workers import Workers, out_of_memory, with_progress
 
-# About 380 bytes each. Older ones make room, but never those of the dataset at hand.
+# Values in the cache, about 380 bytes each. The oldest are deleted, but never those of the current dataset.
 _KEPT = 1_000_000
 _FLUSH = 2_000
 _CHECK = 8
 _HEAD = struct.Struct("<IIB?B")
 _DIGEST = 32  # bytes
-_FAULTS = ("image-unreadable", "image-too-large")
+_FINDINGS = ("image-unreadable", "image-too-large")
 # Below this, starting processes takes longer than they save.
 _WORTH_PROCESSES = 300
 
 
 class Cache:
-    """Values by the SHA-256 of an image's bytes, in one SQLite file; those of another `checker` are forgotten.
+    """Facts about images in one SQLite file, by the SHA-256 of the image file.
 
-    Each value carries a digest, and a damaged file is begun anew: what is kept can be lost, but never be wrong. One
-    process writes at a time, another one does without. Whatever goes wrong ends in one note, never in an error.
-    path: None where it is not used.
+    A value can be lost, but never be wrong: each carries a digest, a damaged file is created again, and values of
+    another `checker` are deleted. One process writes at a time; a second one runs without a cache. A failure prints one
+    note and is never an error.
+
+    Args:
+        path: the file. As an attribute: None if the cache is not used.
+        checker: the digest of everything that determines the facts, see `_checker_digest`.
     """
 
     def __init__(self, path: Path, checker: str) -> None:
@@ -68,7 +72,7 @@ class Cache:
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError as error:
-                _note(f"{path} is begun anew: {error}")
+                _note(f"{path} is created again: {error}")
                 _remove(path)
                 _prepare(path, checker)
         except BlockingIOError:
@@ -77,18 +81,18 @@ class Cache:
             self._give_up(f"{path} is not used: {error}")
 
     def keep(self, sha256: bytes, value: bytes) -> None:
-        """Note a value, to be written with others."""
+        """Add a value. Values are written in batches."""
         self._fresh.append((sha256, _check(sha256, value) + value))
         if len(self._fresh) >= _FLUSH:
             self.flush()
 
     def flush(self, in_use: int = 0) -> None:
-        """Write what was noted, and forget the oldest where there is too much; in_use: images of the dataset."""
+        """Write the added values, and delete the oldest beyond the limit. in_use: how many images the dataset has."""
         rows, self._fresh = self._fresh, []
         if self.path is None or not rows:
             return
         try:
-            # A connection for each write: none is open when a process is forked.
+            # One connection per write, so that none is open when a process is forked.
             with closing(_connect(self.path)) as connection, connection:
                 connection.executemany("INSERT OR REPLACE INTO images (sha256, value) VALUES (?, ?)", rows)
                 newest = connection.execute("SELECT max(number) FROM images").fetchone()[0]
@@ -101,7 +105,7 @@ class Cache:
             self._give_up(f"{self.path} was damaged and is removed: {error}")
 
     def close(self, in_use: int) -> None:
-        """Write the rest and let others write."""
+        """Write the remaining values and release the lock."""
         self.flush(in_use)
         if self._lock is not None:
             self._lock.close()
@@ -126,13 +130,13 @@ def _prepare(path: Path, checker: str) -> None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=30)
-    # A killed process loses nothing by this, a power failure may: then the file is begun anew.
+    # A killed process loses nothing by this. A power failure may damage the file; then it is created again.
     connection.execute("PRAGMA synchronous = OFF")
     return connection
 
 
 def cache_reader(path: Path | None) -> Callable[[bytes], bytes | None]:
-    """A function that reads a cache; made anew in each process, as SQLite's state must not cross a fork."""
+    """A function that reads a cache. Each process makes its own, since SQLite's state must not cross a fork."""
     if path is None:
         return lambda _: None
     try:
@@ -165,15 +169,20 @@ def _note(text: str) -> None:
 
 
 class Survey:
-    """Examines images; to be entered before labels are read, since the processes start then.
+    """Examines images in worker processes. Enter it before the labels are read: the processes are forked then.
 
-    path: of the cache; None: nothing is kept. decoded, known, seconds: what the pass came to.
+    decoded and known count the images that were decoded and that came from the cache; seconds is the time it took.
+
+    Args:
+        root: the dataset folder.
+        path: the file of the cache. None: no cache.
+        max_pixels: larger images become findings.
     """
 
     def __init__(self, root: Path, path: Path | None, max_pixels: int = images.MAX_PIXELS) -> None:
         self._cache = Cache(path, _checker_digest(max_pixels)) if path else None
-        kept = self._cache.path if self._cache else None
-        self._make_work: Callable[[], Callable[[str], FileFacts]] = partial(_make_work, root, max_pixels, kept)
+        cache_path = self._cache.path if self._cache else None
+        self._make_work: Callable[[], Callable[[str], FileFacts]] = partial(_make_work, root, max_pixels, cache_path)
         many = len(list(islice((name for _, _, names in os.walk(root) for name in names), _WORTH_PROCESSES)))
         several = many >= _WORTH_PROCESSES and may_start_processes()
         self._workers = Workers(self._make_work, _crashed, usable_cores()) if several else None
@@ -190,15 +199,15 @@ class Survey:
             self._cache.close(in_use=self.decoded + self.known)
 
     def examine(self, paths: list[str]) -> Iterator[tuple[str, FileFacts]]:
-        """Each path and what is found of it, in any order.
+        """Yield each path and the facts about the image, in any order.
 
         Raises:
             UserError: memory ran out, or a worker process was killed.
         """
         start = time.monotonic()
         work = self._make_work() if self._workers is None else None
-        found = ((path, _examined(work, path)) for path in paths) if work else self._workers.map(paths)  # type: ignore[union-attr]
-        for path, facts in with_progress(found, len(paths), "validate", "images"):
+        results = ((path, _examined(work, path)) for path in paths) if work else self._workers.map(paths)  # type: ignore[union-attr]
+        for path, facts in with_progress(results, len(paths), "validate", "images"):
             self.decoded += facts.decoded
             self.known += not facts.decoded and bool(facts.sha256)
             if self._cache and facts.decoded:
@@ -208,7 +217,7 @@ class Survey:
 
 
 def _checker_digest(max_pixels: int) -> str:
-    """Changes with everything that decides what is found of an image's bytes."""
+    """A digest of everything that determines the facts about an image: code, limit and library versions."""
     parts = [part for kind in (features.modules, features.codecs, features.features) for part in kind]
     versions = {part: str(features.version(part)) for part in sorted(parts) if features.check(part)}
     return files.digest(
@@ -224,61 +233,72 @@ def _examined(work: Callable[[str], FileFacts], path: str) -> FileFacts:
     try:
         return work(path)
     except Exception as error:
-        if ran_out(error):
+        if shortage_message(error):
             raise out_of_memory(path) from error
         raise
 
 
-def examine(root: Path, max_pixels: int, recall: Callable[[bytes], bytes | None], path: str) -> FileFacts:
-    """Read and hash one image of a dataset, and decode it unless the cache recalls its bytes."""
+def examine(root: Path, max_pixels: int, look_up: Callable[[bytes], bytes | None], path: str) -> FileFacts:
+    """Read one image of a dataset and compute its digest. Decode it unless the cache has its facts.
+
+    Args:
+        root: the dataset folder.
+        max_pixels: a larger image becomes a finding.
+        look_up: finds the cached facts by the digest of the file.
+        path: the image, below the dataset folder.
+    """
     file = root / path
-    if leaves(root, path):
-        return FileFacts(code="path-outside", fault=f"{path} is {LINK_OUT}")
+    if leads_outside(root, path):
+        return FileFacts(code="path-outside", message=f"{path} is {LINK_OUT}")
     try:
         if not file.is_file():
             missing = not file.exists()
-            fault = f"there is no file {path}" if missing else f"{path} is no regular file"
-            return FileFacts(code="image-missing" if missing else "image-unreadable", fault=fault)
+            problem = f"there is no file {path}" if missing else f"{path} is not a regular file"
+            return FileFacts(code="image-missing" if missing else "image-unreadable", message=problem)
         data = images.read_limited(file, max_pixels)
     except TooLargeError as error:
-        return FileFacts(code="image-too-large", fault=str(error))
+        return FileFacts(code="image-too-large", message=str(error))
     except OSError as error:
-        if ran_out(error):
+        if shortage_message(error):
             raise
-        return FileFacts(code="image-unreadable", fault=f"{path} cannot be read: {error.strerror}")
+        return FileFacts(code="image-unreadable", message=f"{path} cannot be read: {error.strerror}")
     sha256 = hashlib.sha256(data)
-    known = recall(sha256.digest())
-    if known is not None:
-        return _unpacked(sha256.hexdigest(), known)
+    cached = look_up(sha256.digest())
+    if cached is not None:
+        return _unpacked(sha256.hexdigest(), cached)
     return replace(_decode(data, max_pixels), sha256=sha256.hexdigest(), decoded=True)
 
 
 def _decode(data: bytes, max_pixels: int) -> FileFacts:
     try:
-        seen = images.look(data, "it", max_pixels=max_pixels)
+        decoded = images.inspect_image(data, "it", max_pixels=max_pixels)
     except UserError as error:
-        return FileFacts(code=_FAULTS[isinstance(error, TooLargeError)], fault=str(error))
-    width, height = seen.picture.size
-    found = FileFacts(width=width, height=height, kind=seen.kind, several=seen.several, doubt=seen.doubt)
-    return replace(found, thumbnail=duplicates.thumbnail(seen.picture), pixels=images.pixel_digest(seen.picture))
+        return FileFacts(code=_FINDINGS[isinstance(error, TooLargeError)], message=str(error))
+    width, height = decoded.picture.size
+    facts = FileFacts(
+        width=width, height=height, kind=decoded.format, several=decoded.has_more_frames, doubt=decoded.doubt
+    )
+    return replace(facts, thumbnail=duplicates.thumbnail(decoded.picture), pixels=images.pixel_digest(decoded.picture))
 
 
 def _packed(facts: FileFacts) -> bytes:
-    """What the cache keeps: all that follows from the bytes of the file."""
+    """The facts as the cache stores them: everything that follows from the bytes of the file."""
     if facts.code:
-        return _HEAD.pack(0, 0, _FAULTS.index(facts.code), False, 0) + facts.fault.encode(errors="backslashreplace")
-    told = (FORMATS.index(facts.kind), facts.several, DOUBTS.index(facts.doubt))
-    return _HEAD.pack(facts.width, facts.height, *told) + bytes.fromhex(facts.pixels or "") + facts.thumbnail
+        return _HEAD.pack(0, 0, _FINDINGS.index(facts.code), False, 0) + facts.message.encode(errors="backslashreplace")
+    traits = (FORMATS.index(facts.kind), facts.several, DOUBTS.index(facts.doubt))
+    return _HEAD.pack(facts.width, facts.height, *traits) + bytes.fromhex(facts.pixels or "") + facts.thumbnail
 
 
 def _unpacked(sha256: str, value: bytes) -> FileFacts:
-    (width, height, number, several, doubt), rest = _HEAD.unpack_from(value), value[_HEAD.size :]
+    (width, height, number, several, doubt), payload = _HEAD.unpack_from(value), value[_HEAD.size :]
     if width:
-        kind, told = FORMATS[number], DOUBTS[doubt]
-        found = FileFacts(sha256, width, height, kind=kind, several=several, doubt=told)
-        return replace(found, pixels=rest[:_DIGEST].hex(), thumbnail=rest[_DIGEST:])
-    return FileFacts(sha256, code=_FAULTS[number], fault=rest.decode())
+        kind, doubt_name = FORMATS[number], DOUBTS[doubt]
+        facts = FileFacts(sha256, width, height, kind=kind, several=several, doubt=doubt_name)
+        return replace(facts, pixels=payload[:_DIGEST].hex(), thumbnail=payload[_DIGEST:])
+    return FileFacts(sha256, code=_FINDINGS[number], message=payload.decode())
 
 
 def _crashed(path: str, signal: str) -> FileFacts:
-    return FileFacts(code="image-unreadable", fault=f"the decoder crashed at {path} ({signal}). Replace or remove it.")
+    return FileFacts(
+        code="image-unreadable", message=f"the decoder crashed at {path} ({signal}). Replace or remove the file."
+    )

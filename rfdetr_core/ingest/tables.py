@@ -1,4 +1,4 @@
-"""The images and objects of a dataset as tables, which its statistics and its page count."""
+"""The images and objects of a dataset as tables. Its statistics and its page count from them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 def tables(dataset: CleanDataset) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The images in the order of the splits, and their objects. `split` is the number of the split in SPLITS.
+    """The images, in the order of the splits, and their objects.
 
-    Of an image: split, width, height, objects (how many). Of an object: image (its row), split, label (the index of its
-    class), crowd and mask (1 or 0), width, height, area (of the mask, or of the box where there is none).
+    Columns of images: split (its number in SPLITS), width, height, objects (how many). Columns of objects: image (the
+    row), split, label (the index of its class), crowd and mask (1 or 0), width, height, area (of the mask; without one,
+    of the box).
     """
     import pandas as pd
 
@@ -29,9 +30,18 @@ def tables(dataset: CleanDataset) -> tuple[pd.DataFrame, pd.DataFrame]:
     )
     objects = pd.DataFrame(
         [
-            (row, k, one.entry.index, one.crowd, one.segmentation is not None, one.box[2], one.box[3], one.area)
+            (
+                row,
+                k,
+                instance.entry.index,
+                instance.crowd,
+                instance.segmentation is not None,
+                instance.box[2],
+                instance.box[3],
+                instance.area,
+            )
             for row, (k, image) in enumerate(splits)
-            for one in image.instances
+            for instance in image.instances
         ],
         columns=["image", "split", "label", "crowd", "mask", "width", "height", "area"],
     )

@@ -1,4 +1,4 @@
-"""Validation: findings about a dataset, and the manifest of what may be trained on."""
+"""The stage validate: it checks a dataset, and writes findings, statistics, manifests and metadata."""
 
 from __future__ import annotations
 
@@ -26,40 +26,47 @@ from rfdetr_core.ingest.tables import tables
 if TYPE_CHECKING:
     import pandas as pd
 
-# Writes the page of a dataset into the folder of reports: reports, root, dataset (None where the labels cannot be
-# understood), findings.
+# Writes the page of a dataset. Arguments: the reports folder, the dataset folder, the dataset (None if its labels
+# cannot be read), the findings.
 PageWriter = Callable[[Path, Path, CleanDataset | None, Findings], None]
-_SHOWN = 3
+_PRINTED = 3  # findings per code
 _QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
 def _print_summary(root: Path, survey: Survey, table: pd.DataFrame, dataset: CleanDataset | None) -> None:
-    """Print what was counted, and the first few findings of each code with their number and what becomes of them."""
+    """Print the counts, and for each code its number of findings, their effect and the first few of them."""
     rate = (survey.decoded + survey.known) / max(survey.seconds, 1e-3)
-    counts = f"{survey.decoded:,} images decoded, {survey.known:,} known"
+    counts = f"{survey.decoded:,} images decoded, {survey.known:,} cached"
     say(f"{root}: {counts}, in {survey.seconds:.1f} s ({rate:,.0f} a second)")
     for name, images in dataset.splits.items() if dataset else ():
         say(f"{root} {name}: {len(images)} images, {sum(len(image.instances) for image in images)} objects")
     for (severity, code), group in table.groupby(["severity", "code"]):
-        out = " (left out)" if group.effect.iloc[0] == "left out" else ""
-        say(f"{severity} {code}: {len(group)}{out}. {RULES[code].advice}")
-        for row in group.head(_SHOWN).itertuples():
+        effect = " (left out)" if group.effect.iloc[0] == "left out" else ""
+        say(f"{severity} {code}: {len(group)}{effect}. {RULES[code].advice}")
+        for row in group.head(_PRINTED).itertuples():
             line = "" if row.line is None else f":{row.line}"
             annotation = "" if row.annotation is None else f", annotation {row.annotation}"
             image = f" ({row.image})" if row.image not in (None, row.file) else ""
             say(f"  {row.file}{line}{annotation}{image}: {row.what}")
-        if len(group) > _SHOWN:
-            say(f"  and {len(group) - _SHOWN} more")
+        if len(group) > _PRINTED:
+            say(f"  and {len(group) - _PRINTED} more")
 
 
 def _table(findings: Findings) -> pd.DataFrame:
-    """Findings sorted by place, one a row, under the names of findings.csv; paths are below the dataset folder."""
+    """The findings sorted by place, one per row, in the columns of findings.csv. Paths start at the dataset folder."""
     import pandas as pd
 
     columns = ["severity", "code", "file", "line", "annotation", "image", "what", "advice", "effect"]
     rows = [
-        (one.severity, one.code, *attrgetter(*columns[2:6])(one.place), one.what, RULES[one.code].advice, one.effect)
-        for one in findings.by_place()
+        (
+            finding.severity,
+            finding.code,
+            *attrgetter(*columns[2:6])(finding.place),
+            finding.message,
+            RULES[finding.code].advice,
+            finding.effect,
+        )
+        for finding in findings.by_place()
     ]
     return pd.DataFrame(rows, columns=columns, dtype=object)
 
@@ -81,9 +88,9 @@ def _count(images: pd.DataFrame, objects: pd.DataFrame, classes: list[ClassEntry
 
 
 def _quantiles(values: pd.Series) -> dict[str, float]:
-    """Values that stand at these per cent of the way through the sorted ones."""
-    found = values.quantile([q / 100 for q in _QUANTILES], interpolation="lower").tolist() if len(values) else ()
-    return {f"{q}%": round(value, 3) for q, value in zip(_QUANTILES, found, strict=False)}
+    """The quantiles at _QUANTILES per cent; always values that occur."""
+    quantiles = values.quantile([q / 100 for q in _QUANTILES], interpolation="lower").tolist() if len(values) else ()
+    return {f"{q}%": round(value, 3) for q, value in zip(_QUANTILES, quantiles, strict=False)}
 
 
 @without_collection()
@@ -98,16 +105,21 @@ def validate_dataset(
     metadata: Path | None = None,
     write_page: PageWriter | None = None,
 ) -> None:
-    """Decode every image and check every annotation of the dataset at `root`.
+    """Decode every image and check every annotation of a dataset.
 
-    Writes findings.csv, findings.json and statistics.json (what each split and class holds) into `reports`,
-    <split>.json and classes.json into `manifests`, and <split>.csv (what is known of each image) into `metadata`, if
-    that is given. cache: a file where what was found of images is kept from run to run. option: what names `root`.
-    write_page: writes index.html into `reports`, also where findings stop the run.
+    Args:
+        root: the dataset folder.
+        config: the section `validate` of params.yaml.
+        reports: gets findings.csv, findings.json and statistics.json (counts per split and class).
+        manifests: gets <split>.json and classes.json.
+        cache: a file that keeps the facts about images between runs. None: every image is decoded.
+        option: the option that names `root`, for messages.
+        metadata: gets <split>.csv with the metadata of each image. None: not written.
+        write_page: writes index.html into `reports`, also if findings stop the run.
 
     Raises:
-        UserError: the folder is missing, empty, untracked or of no known layout; or there are findings that stop the
-            run: the findings are written then, and no manifest.
+        UserError: the folder is missing, empty, not tracked or in an unknown layout; or there are findings that stop
+            the run. In the last case the findings are written, but no manifest.
     """
     for warning in check_folder(root, LABEL_SUFFIXES, option):
         if option == OPTION:
@@ -115,7 +127,7 @@ def validate_dataset(
     findings = Findings(config)
     with Survey(root, cache, config.max_pixels) as survey:
         dataset = clean(root, findings, survey.examine)
-    known = read_metadata_csv(root, dataset.named, findings) if dataset else {}
+    metadata_rows = read_metadata_csv(root, dataset.named, findings) if dataset else {}
     table = _table(findings)
     files.write_table(reports / "findings.csv", table)
     files.write_json(reports / "findings.json", table.to_dict("records"))
@@ -126,9 +138,9 @@ def validate_dataset(
         count = len(findings.stopping)
         where = f"listed in {reports / 'findings.csv'}"
         where += f" and shown in {reports / 'index.html'}" if write_page else ""
-        remedy = "Mend them"
+        remedy = "Correct them"
         if not findings.broken and config.on_error != "drop" and option == OPTION:
-            remedy += ", or leave out what they name: validate.on_error: drop in params.yaml"
+            remedy += ", or leave out what they name with validate.on_error: drop in params.yaml"
         raise UserError(f"{root} has {count} error{'s' * (count != 1)}, {where}. {remedy}.")
     images, objects = tables(dataset)
     counts = {
@@ -140,4 +152,4 @@ def validate_dataset(
         write_manifest(manifests / f"{name}.json", (image.row() for image in split))
     write_classes(manifests / "classes.json", dataset.classes)
     if metadata is not None:
-        write_metadata_of(dataset, known, metadata)
+        write_metadata_of(dataset, metadata_rows, metadata)

@@ -1,4 +1,4 @@
-"""The lineage of a model file: everything that decided its weights, in bytes that are equal for equal inputs."""
+"""The lineage of a model file: every input that determined its weights. Equal inputs give equal bytes."""
 
 from __future__ import annotations
 
@@ -10,22 +10,29 @@ from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import Checkpoint, tensor_digest
 
-SCHEMA = 2  # 1: the digests of code are of the bytes, comments and all
+SCHEMA = 2  # in schema 1, the digests of code covered all bytes, comments included
 
 
 def compose(checkpoint: Checkpoint, selection: Mapping[str, Any]) -> dict[str, Any]:
-    """What train wrote of itself into a best file, and what was chosen and made of it since.
+    """The lineage of a best checkpoint: its training record, the selection, and the digests of code and weights.
 
-    Keys: schema; variant; training: the record of train (params, inputs, weights, code, packages, machine, files,
-    counts, parents, lock); selection: the content of selection.json; code: the semantic digest of each source file that
-    strip runs; description: the digest of what else the file says of the model; tensors: the digest of the weights,
-    whatever file they are in.
+    Keys of the result:
+        schema, variant.
+        training: The training record (params, inputs, weights, code, packages, machine, files, counts, parents, lock).
+        selection: The content of selection.json.
+        code: The semantic digest of each source file that strip runs.
+        description: The digest of what the file says about the model besides the weights.
+        tensors: The digest of the weights; it does not depend on the file that holds them.
+
+    Args:
+        checkpoint: The best checkpoint, as train wrote it.
+        selection: The content of selection.json.
 
     Raises:
-        UserError: the file has no record of its training.
+        UserError: The checkpoint has no training record.
     """
     if checkpoint.training_record is None:
-        raise UserError(f"{checkpoint.path} does not say what made it. Train again: dvc repro --force train")
+        raise UserError(f"{checkpoint.path} has no training record. Train again: dvc repro --force train")
     return {
         "schema": SCHEMA,
         "variant": checkpoint.model_name,
@@ -38,12 +45,12 @@ def compose(checkpoint: Checkpoint, selection: Mapping[str, Any]) -> dict[str, A
 
 
 def strip_code() -> dict[str, str]:
-    """The semantic digests of what stages.strip runs."""
+    """The semantic digests of the source files that stages.strip runs."""
     return Code().digests("stages.strip", "rfdetr_core.selection.strip")
 
 
 def description_digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 of what loading takes from a file beside the weights: class, configuration, params, names, threshold."""
-    told = {"model_name": checkpoint.model_name, "model_config": checkpoint.model_config, "args": checkpoint.args}
-    # A file without a threshold keeps the digest that it had before there were any.
-    return files.digest(told | ({} if checkpoint.threshold is None else {"threshold": checkpoint.threshold}))
+    """SHA-256 of what loading reads besides the weights: model class, configuration, params, class names, threshold."""
+    fields = {"model_name": checkpoint.model_name, "model_config": checkpoint.model_config, "args": checkpoint.args}
+    # A file without a threshold keeps the digest that it had before thresholds were introduced.
+    return files.digest(fields | ({} if checkpoint.threshold is None else {"threshold": checkpoint.threshold}))

@@ -1,8 +1,9 @@
-"""journal/: an entry for each run of a stage, in git: what it read and wrote, the entries before it, facts of the run.
+"""The journal: an entry in journal/ for each run of a stage, with what it read and wrote and facts of the run.
 
-An entry has the name of its content. It names the heads with their digests: the entries, and the records of models,
-that no entry named before. So whoever changes an entry or a record has to change every entry after it. Branches of git
-give several heads, and the first stage that runs after a merge names them all.
+The file name of an entry is a digest of what was run, read and written. Like a git commit names its parents, an entry
+names the heads with their digests: the entries and run records that no earlier entry names. So a change of an entry or
+a record also needs a change of every later entry. Git branches lead to several heads. The first stage that runs after a
+merge names all of them.
 """
 
 from __future__ import annotations
@@ -18,28 +19,28 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from rfdetr_core.base import files, git
-from rfdetr_core.base.environment import observed
-from rfdetr_core.base.schema import Count, Fields, Name, Sha256, Text, checked
+from rfdetr_core.base.environment import observe_environment
+from rfdetr_core.base.schema import Count, FileSchema, Name, Sha256, Text, checked
 from rfdetr_core.lineage.lock import Entry
 from rfdetr_core.lineage.records import FOLDER as RECORDS
 
 FOLDER = Path("journal")
 SCHEMA = 1
-_NUMERIC = ("train", "evaluate", "export")  # stages in which packages decide numbers
+_NUMERIC = ("train", "evaluate", "export")  # stages whose numbers depend on the versions of packages
 _RESULT = ("stage", "cmd", "params", "deps", "outs")
 _SOURCES = ("rfdetr_core", "stages", "requirements", "dvc.yaml", "params.yaml")
 
 
-class Out(Fields):
-    """A file or folder that a stage wrote; sha256: of a file."""
+class Out(FileSchema):
+    """A file or folder that a stage wrote. Only files have a SHA-256."""
 
     md5: Text
     sha256: Sha256 | None = None
     size: Count | None = None
 
 
-class Run(Fields):
-    """The facts of a run. dirty: whether code, params or requirements were not those of the commit."""
+class Run(FileSchema):
+    """The facts of a run. `dirty` says whether code, params or requirements differed from the commit."""
 
     began: Text
     seconds: float
@@ -48,8 +49,8 @@ class Run(Fields):
     environment: dict[Text, Any]
 
 
-class JournalEntry(Fields):
-    """A file in journal/. params, deps and outs: as dvc.lock has them, by path."""
+class JournalEntry(FileSchema):
+    """The content of a file in journal/. Params, deps and outs are those of dvc.lock, by path."""
 
     schema_: Annotated[int, Field(alias="schema", ge=1, le=SCHEMA)]
     stage: Text
@@ -64,8 +65,12 @@ class JournalEntry(Fields):
 def note(stage: Any, began: float) -> None:
     """Write the entry of the stage that DVC runs in the current folder.
 
-    stage: DVC's own object, with the digests of what the stage read and wrote. began: when it started, in seconds since
-    1970. Files of an experiment of DVC are added to its index: what git does not track would be left out of it.
+    In a DVC experiment, the entry and the run record are added to git's index, since an experiment contains only files
+    that git tracks.
+
+    Args:
+        stage: DVC's stage object, with the digests of what the stage read and wrote.
+        began: When the stage started, in seconds since 1970.
     """
     from dvc.stage.serialize import to_single_stage_lockfile  # type: ignore[import-untyped]
 
@@ -75,18 +80,24 @@ def note(stage: Any, began: float) -> None:
 
 
 def write(root: Path, stage: str, ran: Entry, began: float) -> Path:
-    """Write the entry of a stage of the project at `root`. An entry that is there, or was committed, is kept.
+    """Write the entry of a stage and return its path. An entry that exists or was committed before is kept.
+
+    Args:
+        root: The project's folder.
+        stage: The name of the stage.
+        ran: What was run, read and written.
+        began: When the stage started, in seconds since 1970.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: The entry cannot be written.
     """
-    outs = {one: _out(root / one, md5, ran.files[one]) for one, md5 in ran.outs.items()}
+    outs = {path: _out(root / path, md5, ran.files[path]) for path, md5 in ran.outs.items()}
     result = {"stage": stage, "cmd": ran.cmd, "params": json_params(ran.params), "deps": ran.deps, "outs": outs}
     name = entry_path(result)
     path = root / name
-    added = None if path.exists() else git.answer(root, "log", "-1", "--format=%H", "--diff-filter=A", "--", name)
-    if added:
-        _restore(root, name, added.strip())
+    commit = None if path.exists() else git.answer(root, "log", "-1", "--format=%H", "--diff-filter=A", "--", name)
+    if commit:
+        _restore(root, name, commit.strip())
     if path.exists():
         return path
     commit = git.answer(root, "rev-parse", "HEAD")
@@ -96,69 +107,72 @@ def write(root: Path, stage: str, ran: Entry, began: float) -> Path:
         "seconds": round(time.time() - began, 1),
         "commit": commit and commit.strip(),
         "dirty": bool(dirty) if commit else None,
-        "environment": observed(packages=stage in _NUMERIC),
+        "environment": observe_environment(packages=stage in _NUMERIC),
     }
     files.write_json(path, {"schema": SCHEMA, **result, "previous": heads(root), "run": run})
     return path
 
 
 def json_params(params: Mapping[str, Any]) -> Any:
-    """Params as JSON has them: each key is a text, and so is a date."""
+    """Params as JSON values: keys and dates become texts."""
     return json.loads(json.dumps(params, default=str))
 
 
 def entry_path(entry: Mapping[str, Any]) -> str:
-    """The path of an entry below the root, by what was run, read and written.
+    """The path of an entry from the root; it contains the digest of what was run, read and written.
 
     Raises:
-        KeyError, TypeError, ValueError: it is not an entry.
+        KeyError, TypeError, ValueError: The mapping is not an entry.
     """
     return f"{FOLDER}/{entry['stage']}-{files.digest({key: entry[key] for key in _RESULT})[:16]}.json"
 
 
 def heads(root: Path) -> dict[str, str]:
-    """The entries and records that no entry names: the SHA-256 of each file, by its path below the root."""
-    found, named = dict[str, str](), set[tuple[str, str]]()
+    """The heads: the SHA-256 of each entry and record that no entry names, by its path from the root."""
+    digests, named = dict[str, str](), set[tuple[str, str]]()
     for name, content in contents(root).items():
-        found[name] = files.sha256_bytes(content)
+        digests[name] = files.sha256_bytes(content)
         named |= _previous(content) if name.startswith(f"{FOLDER}/") else set()
-    return {name: sha256 for name, sha256 in found.items() if (name, sha256) not in named}
+    return {name: sha256 for name, sha256 in digests.items() if (name, sha256) not in named}
 
 
 def entries(root: Path) -> dict[str, dict[str, Any]]:
-    """The entries of a project, by their path below the root.
+    """The entries of a project, by their path from the root.
 
     Raises:
-        UserError: one is damaged.
+        UserError: An entry is damaged.
     """
-    read = (name for name in contents(root) if name.startswith(f"{FOLDER}/"))
-    return {name: checked(files.read_json(root / name), JournalEntry, name) for name in read}
+    names = (name for name in contents(root) if name.startswith(f"{FOLDER}/"))
+    return {name: checked(files.read_json(root / name), JournalEntry, name) for name in names}
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """The bytes of every entry and record, by their path below the root."""
+    """The bytes of every entry and record, by their path from the root."""
     paths = (path for folder in (FOLDER, RECORDS) for path in sorted((root / folder).glob("*.json")) if path.is_file())
     return {path.relative_to(root).as_posix(): files.read_bytes(path) for path in paths}
 
 
 def _previous(content: bytes) -> set[tuple[str, str]]:
-    """What an entry names. A damaged one names nothing: the stage ran, and `verify` tells of the damage."""
+    """Path and SHA-256 of what an entry names.
+
+    A damaged entry names nothing. It must not stop a stage that has run; `verify` reports it.
+    """
     try:
         return {(str(name), str(sha256)) for name, sha256 in json.loads(content)["previous"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return set()
 
 
-def _out(path: Path, md5: str, measured: Mapping[str, Any]) -> dict[str, Any]:
+def _out(path: Path, md5: str, lock_facts: Mapping[str, Any]) -> dict[str, Any]:
     sha256 = {"sha256": files.sha256_file(path)} if path.is_file() else {}
-    return {"md5": md5, **sha256, "size": measured.get("size")}
+    return {"md5": md5, **sha256, "size": lock_facts.get("size")}
 
 
 def _restore(root: Path, name: str, commit: str) -> None:
-    """Bring back a file as a commit has it, and the files that it names, as after `git revert`."""
+    """Restore a file from a commit, and the missing files that it names. This is needed after `git revert`."""
     done = git.run(root, "show", f"{commit}:./{name}")
     if done.returncode == 0:
         files.write_bytes(root / name, done.stdout)
-        named = (Path(before) for before, _ in _previous(done.stdout))
+        named = (Path(previous) for previous, _ in _previous(done.stdout))
         for path in (path for path in named if path.parent in (FOLDER, RECORDS) and not (root / path).exists()):
             _restore(root, path.as_posix(), commit)

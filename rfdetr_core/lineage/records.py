@@ -1,4 +1,4 @@
-"""records/: a file for each run, in git: the lineage and the digests of its model file, and facts of the run itself."""
+"""Run records: a file in records/ for each run, with the lineage and digests of its model file and facts of the run."""
 
 from __future__ import annotations
 
@@ -15,50 +15,56 @@ from rfdetr_core.base.schema import checked
 from rfdetr_core.checkpoint.schema import RunNote
 
 FOLDER = Path("records")
-RECORD = Path("output/record.json")  # the record of the present model: an out of strip, which DVC's experiments carry
+RECORD = Path("output/record.json")  # the record of the current model, an out of strip; DVC experiments bring it along
 
 
 def write_record(folder: Path, model: Path, lineage: Mapping[str, Any], run: Mapping[str, Any]) -> Path:
-    """Write the record of a run into `folder`, and the same content as record.json beside the model.
+    """Write the record of a run into `folder`, and a copy beside the model, as record.json.
 
-    A record holds the lineage, the digests of the model file, and the facts of the run. If the run has a record, that
-    one is kept, and nothing replaces it: here, or at HEAD beside the model, where `dvc exp apply` leaves it.
+    A record has the lineage, the digests of the model file, and the facts of the run. An existing record of the same
+    run is kept. It is in `folder`, or in HEAD beside the model, where `dvc exp apply` puts it.
+
+    Args:
+        folder: The folder records/.
+        model: The model file.
+        lineage: Its lineage.
+        run: The facts of the run.
 
     Raises:
-        UserError: the file with the record's name is another record, so somebody changed it.
+        UserError: The file with the record's name has other content, so it was changed.
     """
     file = {"md5": files.md5_file(model), "sha256": files.sha256_file(model), "size": model.stat().st_size}
     content = {"lineage": dict(lineage), "file": file}
     beside = model.with_name(RECORD.name)
     _keep_committed(folder, beside)
-    path = _place(folder, content)
+    path = _record_path(folder, content)
     if not path.exists():
         files.write_json(path, content | {"run": dict(run)})
     elif run_digest(files.read_json(path)) != run_digest(content):
-        raise UserError(f"{path} was changed: its content is not that of its name. Restore it: git restore {path}")
+        raise UserError(f"{path} was changed: its content does not match its name. Restore it: git restore {path}")
     files.write_bytes(beside, files.read_bytes(path))
     return path
 
 
 def _keep_committed(folder: Path, beside: Path) -> None:
-    """Copy the record that HEAD has beside the model into `folder`, if it is of a run that has none there."""
+    """Copy the record that HEAD has beside the model into `folder`, if `folder` lacks the record of that run."""
     done = git.run(beside.parent, "cat-file", "blob", f"HEAD:./{beside.name}")
     try:
-        path = _place(folder, json.loads(done.stdout))
+        path = _record_path(folder, json.loads(done.stdout))
     except (ValueError, KeyError, TypeError):
-        return  # nothing was committed, or it is damaged
+        return  # there is no committed record, or it is damaged
     if not path.exists():
         files.write_bytes(path, done.stdout)
 
 
-def _place(folder: Path, record: Mapping[str, Any]) -> Path:
-    """Where a run has its record: under its own name, or as in older histories."""
+def _record_path(folder: Path, record: Mapping[str, Any]) -> Path:
+    """The path of a run's record: with the current name, unless it exists with the name of older histories."""
     new, old = (folder / name for name in record_names(record))
     return old if old.exists() and run_digest(files.read_json(old)) == run_digest(record) else new
 
 
 def run_digest(record: Any) -> str | None:
-    """What distinguishes a run from others: the digest of its lineage and its file; None if it is not a record."""
+    """The digest of a record's lineage and file, which identifies the run; None if it is not a record."""
     try:
         return files.digest({"lineage": record["lineage"], "file": record["file"]})
     except (KeyError, TypeError, ValueError):
@@ -66,10 +72,12 @@ def run_digest(record: Any) -> str | None:
 
 
 def record_names(record: Mapping[str, Any]) -> tuple[str, str]:
-    """The names that a record can have in records/: by weights and run; and, as in older histories, by weights alone.
+    """The two file names that a record can have in records/.
+
+    The current name has the digests of weights and run. In older histories it has only the digest of the weights.
 
     Raises:
-        KeyError, TypeError, ValueError: it is not a record.
+        KeyError, TypeError, ValueError: The mapping is not a record.
     """
     tensors, run = record["lineage"]["tensors"], run_digest(record)
     if run is None or not re.fullmatch("[0-9a-f]{64}", tensors):
@@ -78,7 +86,12 @@ def record_names(record: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def read_run(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the training in a run folder noted of itself; nothing if it was another training than that of `record`."""
+    """The facts of the run in a run folder; empty if another training wrote them.
+
+    Args:
+        folder: The run folder.
+        record: The training record of the expected training.
+    """
     path = folder / RUN_FILE
-    noted = checked(files.read_json(path), RunNote, str(path)) if path.exists() else {}
-    return noted["run"] if noted.get("record") == files.digest(record) else {}
+    note = checked(files.read_json(path), RunNote, str(path)) if path.exists() else {}
+    return note["run"] if note.get("record") == files.digest(record) else {}

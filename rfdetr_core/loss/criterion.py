@@ -1,6 +1,6 @@
-"""The loss of a step: IoU-aware classification, boxes and masks of the last layer, the others and the proposals.
+"""The loss of a step, summed over the last decoder layer, the inner layers and the proposals.
 
-After upstream's models/criterion.py; the terms are in terms.py.
+After upstream's models/criterion.py. The terms are in terms.py.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from rfdetr_core.ops.structures import DetectorOutput, MaskFactors, Target
 
 @dataclass(frozen=True)
 class Losses:
-    """total: the weighted sum that training minimises.
+    """The losses of a batch.
 
-    terms: each term of `TERMS` that has a weight, before that weight, by its name of the last layer; with _0, _1, .. of
-    the layers before it; with _enc of the proposals.
+    total: the weighted sum that training minimises. terms: each term of `TERMS` whose weight is not 0, before it is
+    weighted. A name without ending is of the last layer, with _0, _1, .. of an inner layer, with _enc of the proposals.
     """
 
     total: Tensor
@@ -30,7 +30,7 @@ class Losses:
 
 @dataclass(frozen=True)
 class Criterion:
-    """Computes the losses of a batch, in float32 or better whatever the autocast. config: upstream's by default."""
+    """Computes the losses of a batch, in float32 or float64 even under autocast. config: by default upstream's."""
 
     config: LossConfig = field(default_factory=LossConfig)
 
@@ -43,21 +43,26 @@ class Criterion:
         point_seed: int | None = None,
         shared: bool = True,
     ) -> Losses:
-        """Match and score a batch. With torch.distributed, every rank must call this in the same step if `shared`.
+        """Match the queries of a batch with its objects, and compute the losses.
 
-        groups: groups of queries in the output: the model's in training, 1 in evaluation. point_seed: fixes the
-        points at which masks are compared; needed where the output has masks. shared: divide by the mean number of
-        objects of all ranks, not by this rank's.
+        Args:
+            output: of the detector.
+            targets: one for each image.
+            groups: groups of queries in the output: the model's number in training, 1 in evaluation.
+            point_seed: seed of the points at which masks are compared. Needed if the output has masks.
+            shared: divide by the mean number of objects of all ranks. Every rank must then call this in the same step.
+                False: divide by the number of this rank.
 
         Raises:
-            ValueError: masks without a seed or without targets' masks, or queries that do not divide into groups.
+            ValueError: the output has masks, but the seed or the targets' masks are missing; or the queries are not
+                divisible by the groups.
         """
         device = output.logits.device
         with torch.autocast(device.type, enabled=False):
-            # By the ending of their terms' names: the last layer, the layers before it and the proposals.
-            named = {"": output} | {f"_{number}": layer for number, layer in enumerate(output.auxiliary)}
-            named |= {} if output.proposals is None else {"_enc": output.proposals}
-            layers = {name: _precise(layer) for name, layer in named.items()}
+            # The last layer, the inner layers and the proposals, by the ending of their terms' names.
+            layers = {"": output} | {f"_{number}": layer for number, layer in enumerate(output.auxiliary)}
+            layers |= {} if output.proposals is None else {"_enc": output.proposals}
+            layers = {name: _precise(layer) for name, layer in layers.items()}
             objects = Objects.of(targets, layers[""].logits.dtype)
             generator = None
             if output.masks is not None:
@@ -81,13 +86,13 @@ class Criterion:
                         weighted.append(weight * terms[term.name + ending])
             total = torch.stack(weighted).sum()
             if any(term.default and not weight for term, weight in chosen):
-                # What only a term without weight would reach gets a gradient of zero: DDP waits for everyone's.
+                # Tensors that only terms of weight 0 use get a gradient of 0: DDP waits for each gradient.
                 total = total + 0 * sum(values.sum() for layer in layers.values() for values in _tensors(layer))
             return Losses(total, terms)
 
 
 def _precise(layer: DetectorOutput) -> DetectorOutput:
-    """One layer in float32, or in float64 if it is that already."""
+    """The layer in float32, or in float64 if it is in float64."""
     dtype = torch.promote_types(layer.logits.dtype, torch.float32)
     masks = layer.masks
     if isinstance(masks, MaskFactors):

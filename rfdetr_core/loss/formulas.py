@@ -1,7 +1,7 @@
 """Formulas of the loss and of matching: classification over all logits, and masks at sampled points.
 
-Masks are compared at points instead of everywhere (PointRend, https://arxiv.org/abs/1912.08193). Points are (x, y) in
-0..1. P: points; N: masks; predictions are sampled bilinearly, truth at the nearest pixel.
+Masks are compared only at points (PointRend, https://arxiv.org/abs/1912.08193). Points are (x, y) in 0..1. Predictions
+are sampled bilinearly, the truth at the nearest pixel. P points, N masks.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import Tensor
 from rfdetr_core.ops.sampling import sample_maps
 from rfdetr_core.ops.structures import MaskFactors
 
-_LOWEST_SCORE = 0.01  # a matched query is always pulled towards its class, however bad its box
+_LOWEST_SCORE = 0.01  # a matched query is always pulled towards its class, even if its box is bad
 _OVERSAMPLING = 3
 _UNCERTAIN_SHARE = 0.75
 
 
 def softplus(logits: Tensor) -> Tensor:
-    """log(1 + exp(x)) = -log(sigmoid(-x)), for every x without overflow; infinity and NaN go through. No gradient.
+    """log(1 + exp(x)) = -log(sigmoid(-x)), without overflow and without a gradient. Infinity and NaN stay.
 
-    A fifth of the time of torch's softplus or logsigmoid on a CPU, where sigmoid and log are vectorised.
+    On a CPU it takes a fifth of the time of torch's softplus or logsigmoid, because sigmoid and log are vectorised.
     """
     smallest = torch.finfo(logits.dtype).tiny
     with torch.no_grad():
@@ -32,21 +32,27 @@ def softplus(logits: Tensor) -> Tensor:
 
 
 def classification_loss(logits: Tensor, place: tuple[Tensor, Tensor, Tensor], iou: Tensor, alpha: float) -> Tensor:
-    """IoU-aware binary cross-entropy, summed over logits (B, Q, K).
+    """IoU-aware binary cross-entropy, summed over all logits.
 
-    At the P matched (image, query, class) of `place` the aim is a score p^alpha IoU^(1 - alpha), held constant and
-    at least 0.01. Everywhere else it is zero, weighted with p^2, which takes part in the gradient.
+    The target of a matched logit with probability p is p^alpha IoU^(1 - alpha), a constant without gradient, and at
+    least 0.01. The target of all other logits is 0. Their weight is p^2, which has a gradient.
+
+    Args:
+        logits: (B, Q, K).
+        place: image, query and class of the matched pairs, (P,) each.
+        iou: of the matched pairs, (P,).
+        alpha: see above.
     """
     chosen = logits[place]
     score = (chosen.detach().sigmoid().pow(alpha) * iou.pow(1 - alpha)).clamp(min=_LOWEST_SCORE)
-    rest: Tensor = _Background.apply(logits, place)
-    return rest + ((1 - score) * chosen - F.logsigmoid(chosen)).sum()
+    background: Tensor = _Background.apply(logits, place)
+    return background + ((1 - score) * chosen - F.logsigmoid(chosen)).sum()
 
 
 class _Background(torch.autograd.Function):
-    """Sum of p^2 softplus(x) over the logits that are not matched, with its gradient p^2 (2 (1 - p) softplus(x) + p).
+    """The sum of p^2 softplus(x) over the logits that are not matched. Its gradient is p^2 (2 (1 - p) softplus(x) + p).
 
-    Written out because this is the one term over all B Q K logits: autograd would keep and visit five such tensors.
+    Written by hand because it is the only sum over all B Q K logits: autograd would keep five tensors of this size.
     """
 
     @staticmethod
@@ -64,7 +70,14 @@ class _Background(torch.autograd.Function):
 
 
 def random_points(masks: int, count: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """Uniform points (masks, count, 2), drawn on the generator's device."""
+    """Uniform random points (masks, count, 2), on the generator's device.
+
+    Args:
+        masks: how many masks.
+        count: points of each mask.
+        dtype: of the points.
+        generator: draws them.
+    """
     return torch.rand(masks, count, 2, dtype=dtype, device=generator.device, generator=generator)
 
 
@@ -82,10 +95,15 @@ def sample_all(masks: Tensor | MaskFactors, points: Tensor) -> Tensor:
 
 
 def sample_truth(masks: Tensor, index: Tensor, points: Tensor) -> Tensor:
-    """Values 0 or 1, (N, P), of the masks (M, H, W) that `index` (N,) names, at points (N or 1, P, 2).
+    """Values (N, P), 0 or 1, of masks at points.
 
-    Instead of the masks, an image of pixel numbers is sampled (exact in float32 up to 4096 x 4096), so no mask is
-    copied or converted.
+    An image of pixel numbers is sampled (exact in float32 up to 4096 x 4096), and the masks are read at these numbers.
+    So no mask is copied or converted.
+
+    Args:
+        masks: (M, H, W).
+        index: which mask each row reads, (N,).
+        points: (N or 1, P, 2).
     """
     height, width = masks.shape[-2:]
     numbers = torch.arange(height * width, dtype=points.dtype, device=points.device).view(1, 1, height, width)
@@ -104,16 +122,28 @@ def pairwise_losses(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def matched_logits(masks: Tensor | MaskFactors, images: Tensor, queries: Tensor, counts: list[int]) -> Tensor:
-    """Mask logits (N, h, w) of matched queries, sorted by image; `counts` of them belong to each image."""
+    """Mask logits (N, h, w) of matched queries.
+
+    Args:
+        masks: of all queries.
+        images, queries: of the matched pairs, (N,) each, sorted by image.
+        counts: pairs of each image.
+    """
     if isinstance(masks, Tensor):
         return masks[images, queries]
     chosen = torch.split(masks.queries[images, queries], counts)
-    dense = [torch.einsum("chw,nc->nhw", pixels, each) for pixels, each in zip(masks.pixels, chosen, strict=True)]
+    dense = [torch.einsum("chw,nc->nhw", pixels, vectors) for pixels, vectors in zip(masks.pixels, chosen, strict=True)]
     return torch.cat(dense) + masks.bias
 
 
 def uncertain_points(logits: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Points (N, count, 2): three quarters where logits (N, 1, h, w) are nearest zero, the rest anywhere."""
+    """Points (N, count, 2): three quarters where the logits are nearest to zero, the rest anywhere.
+
+    Args:
+        logits: of masks, (N, 1, h, w).
+        count: points of each mask.
+        generator: draws them.
+    """
     candidates = random_points(len(logits), _OVERSAMPLING * count, logits.dtype, generator)
     certainty = sample(logits, candidates)[:, 0].abs()
     uncertain = int(_UNCERTAIN_SHARE * count)

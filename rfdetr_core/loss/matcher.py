@@ -1,7 +1,7 @@
-"""Hungarian matching of queries with objects: every layer, group and image of a step in one go.
+"""Hungarian matching of queries with objects, for all layers, groups and images of a step together.
 
-The costs of all layers cross to the host in one transfer. Each (layer, image, group) block of them is an assignment
-problem of its own, so an image's matches do not depend on the batch. B images, T objects at most in one, Q queries.
+The costs of all layers are copied to the host in one transfer. Each block (layer, image, group) of them is a separate
+problem, so the matches of an image do not depend on the batch. B images, at most T objects in an image, Q queries.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rfdetr_core.ops.structures import DetectorOutput, Target
 
 @dataclass(frozen=True)
 class Objects:
-    """The N objects of all images of a batch, image by image.
+    """The N objects of a batch, image by image.
 
     labels: (N,). boxes: (N, 4) cxcywh. masks: (N, H, W) bool or None. counts: objects of each image.
     """
@@ -38,7 +38,7 @@ class Objects:
 
     @classmethod
     def of(cls, targets: Sequence[Target], dtype: torch.dtype) -> Objects:
-        """Join the targets of a batch, boxes in the precision of the loss."""
+        """Join the targets of a batch. dtype: of the boxes."""
         masks = [target.masks for target in targets if target.masks is not None]
         return cls(
             labels=torch.cat([target.labels for target in targets]),
@@ -52,7 +52,7 @@ class Objects:
 class Pairs:
     """The P matched pairs of one layer, sorted by image and query.
 
-    images, queries, objects: (P,) int64; objects count through the batch. counts: pairs of each image.
+    images, queries, objects: (P,) int64. Objects are numbered through the batch. counts: pairs of each image.
     """
 
     images: Tensor
@@ -63,9 +63,9 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Matched:
-    """One layer of an output and the objects that its queries are matched with: all that a term of the loss sees.
+    """A layer of an output, and the objects that its queries are matched with: the input of a loss term.
 
-    Each value is computed once, when the first term asks for it. P pairs, sorted by image and query.
+    Each property is computed once, when it is first used. P pairs, sorted by image and query.
     """
 
     layer: DetectorOutput
@@ -85,20 +85,20 @@ class Matched:
         return self.layer.boxes[self.pairs.images, self.pairs.queries]
 
     @cached_property
-    def wanted_boxes(self) -> Tensor:
+    def target_boxes(self) -> Tensor:
         """Boxes (P, 4) of the objects, cxcywh in 0..1."""
         return self.objects.boxes[self.pairs.objects]
 
     @cached_property
     def overlap(self) -> tuple[Tensor, Tensor]:
         """IoU and generalised IoU of the boxes, (P,) each."""
-        return overlap(cxcywh_to_xyxy(self.predicted_boxes), cxcywh_to_xyxy(self.wanted_boxes))
+        return overlap(cxcywh_to_xyxy(self.predicted_boxes), cxcywh_to_xyxy(self.target_boxes))
 
     @cached_property
     def mask_samples(self) -> tuple[Tensor, Tensor]:
-        """Predicted logits and truth, 0 or 1, of the masks at sampled points, (P, points) each.
+        """Predicted logits and truth (0 or 1) of the masks at sampled points, (P, points) each.
 
-        The points are drawn here, once for all terms: they are the same whichever term asks.
+        The points are drawn once, so all terms use the same points.
         """
         assert self.layer.masks is not None
         assert self.objects.masks is not None
@@ -120,25 +120,33 @@ def match(
     config: LossConfig,
     generator: torch.Generator | None = None,
 ) -> list[Pairs]:
-    """Match the queries of every group of every layer one to one with the objects of their image.
+    """Match the queries of each layer and group one to one with the objects of their image.
 
-    Masks take part where there is a generator to draw their points from.
+    Args:
+        layers: the layers of an output.
+        objects: of the batch.
+        groups: groups of queries.
+        config: weights of the costs.
+        generator: draws the points at which masks are compared; None: masks are not compared.
+
+    Returns:
+        The pairs of each layer.
 
     Raises:
-        ValueError: the queries cannot be cut into `groups`.
+        ValueError: the number of queries is not divisible by `groups`.
     """
     labels, boxes = _padded(objects.labels, objects.counts), _padded(objects.boxes, objects.counts)
     costs = [detection_cost(layer.logits, layer.boxes, labels, boxes, config) for layer in layers]
     if generator is not None:
         for cost, layer in zip(costs, layers, strict=True):
             cost.add_(_mask_cost(layer, objects, config, generator))
-    host: NDArray[np.float32] = torch.cat(costs, dim=2).float().cpu().numpy()  # (B, T, sum of Q): the one transfer
+    host: NDArray[np.float32] = torch.cat(costs, dim=2).float().cpu().numpy()  # (B, T, sum of Q), the only transfer
     all_valid = bool(np.isfinite(host).all())
     pairs, start = [], 0
     for cost in costs:
-        width, rest = divmod(cost.shape[2], groups)
-        if rest:
-            raise ValueError(f"{cost.shape[2]} queries cannot be cut into {groups} groups")
+        width, remainder = divmod(cost.shape[2], groups)
+        if remainder:
+            raise ValueError(f"{cost.shape[2]} queries are not divisible by {groups} groups")
         index = _assign_layer(host[:, :, start : start + cost.shape[2]], objects.counts, width, all_valid)
         images, queries, matched = torch.from_numpy(index).to(cost.device, non_blocking=True)
         pairs.append(Pairs(images, queries, matched, [groups * min(width, count) for count in objects.counts]))
@@ -148,30 +156,36 @@ def match(
 
 @torch.no_grad()
 def detection_cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor, config: LossConfig) -> Tensor:
-    """Cost (B, T, Q) of class, L1 and GIoU of logits (B, Q, K), boxes (B, Q, 4) with labels (B, T), boxes (B, T, 4).
+    """The cost (B, T, Q) of class, L1 and GIoU. An image with fewer than T objects is padded.
 
-    T is the most objects of an image; what is beyond an image's own is padding. Class cost: the focal loss of a
-    positive less that of a negative (gamma 2), after upstream's matcher.py.
+    The class cost is the focal loss of a positive minus that of a negative (gamma 2), after upstream's matcher.py.
+
+    Args:
+        logits: predicted, (B, Q, K).
+        boxes: predicted, (B, Q, 4) cxcywh.
+        labels: of the objects, (B, T).
+        truth: boxes of the objects, (B, T, 4) cxcywh.
+        config: weights of the costs.
     """
     image = torch.arange(len(labels), device=labels.device)[:, None]
     logits = logits.transpose(1, 2)[image, labels]  # (B, T, Q)
     boxes, truth = boxes[:, None], truth[:, :, None]
-    # In place and with each coordinate contiguous: large temporaries cost a CPU several times the arithmetic.
-    probability, softplus_of_logits = (logits.sigmoid(), softplus(logits))  # -log(1 - p); less the logit it is -log(p)
+    # In place, with each coordinate contiguous: on a CPU large temporaries take longer than the arithmetic.
+    probability, softplus_of_logits = (logits.sigmoid(), softplus(logits))  # -log(1 - p); minus the logit it is -log(p)
     positive = (1 - probability).square_().mul_(softplus_of_logits - logits).mul_(config.focal_alpha)
     negative = probability.square_().mul_(softplus_of_logits).mul_(1 - config.focal_alpha)
     cost = positive.sub_(negative).mul_(config.set_cost_class)
-    for one, other in zip(_planar(boxes).unbind(-1), truth.unbind(-1), strict=True):
-        cost.add_((one - other).abs_(), alpha=config.set_cost_bbox)
+    for predicted_coordinate, true_coordinate in zip(_planar(boxes).unbind(-1), truth.unbind(-1), strict=True):
+        cost.add_((predicted_coordinate - true_coordinate).abs_(), alpha=config.set_cost_bbox)
     giou = overlap(_planar(cxcywh_to_xyxy(boxes)), cxcywh_to_xyxy(truth))[1]
     return cost.sub_(giou, alpha=config.set_cost_giou)
 
 
 def replace_invalid(cost: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Put one number above every valid cost in the place of NaN and infinity: max + max of the sizes + 1.
+    """Replace NaN and infinity by a number above every valid cost: max + max of the absolute values + 1.
 
-    The largest float32 where that overflows or nothing is valid. Upstream's rule, applied to an image of a layer at a
-    time, so that it does not reach into other images.
+    If that overflows, or no cost is valid, the number is the largest float32. This is upstream's rule, but applied to
+    each image of a layer, so that other images are not affected.
     """
     valid = np.isfinite(cost)
     highest = limit = float(np.finfo(np.float32).max)
@@ -181,25 +195,25 @@ def replace_invalid(cost: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _assign_layer(cost: NDArray[np.float32], counts: list[int], width: int, all_valid: bool) -> NDArray[np.int64]:
-    """Solve each image and group (`width` queries) of one layer's costs (B, T, Q); rows image, query, object."""
+    """The pairs of a layer as rows (image, query, object), from its costs (B, T, Q). width: queries of a group."""
     starts = range(0, cost.shape[2], width)
     pairs = np.empty((3, sum(len(starts) * min(width, count) for count in counts)), dtype=np.int64)
-    first = place = 0
+    first_object = place = 0
     for image, count in enumerate(counts):
         block = cost[image, :count] if all_valid else replace_invalid(cost[image, :count])
-        own = pairs[:, place : place + len(starts) * min(width, count)].reshape(3, len(starts), -1)
+        image_pairs = pairs[:, place : place + len(starts) * min(width, count)].reshape(3, len(starts), -1)
         for number, start in enumerate(starts):
-            # Queries as rows: SciPy then gives them in order, and breaks ties as upstream does.
-            own[1:, number] = linear_sum_assignment(block[:, start : start + width].T)
-        own[0] = image
-        own[1] += np.arange(0, cost.shape[2], width)[:, None]
-        own[2] += first
-        first, place = first + count, place + own[0].size
+            # Queries as rows: then SciPy returns them in order, and treats ties as upstream does.
+            image_pairs[1:, number] = linear_sum_assignment(block[:, start : start + width].T)
+        image_pairs[0] = image
+        image_pairs[1] += np.arange(0, cost.shape[2], width)[:, None]
+        image_pairs[2] += first_object
+        first_object, place = first_object + count, place + image_pairs[0].size
     return pairs
 
 
 def _mask_cost(layer: DetectorOutput, objects: Objects, config: LossConfig, generator: torch.Generator) -> Tensor:
-    """Weighted cost (B, T, Q) of mask cross-entropy and dice at random points that all pairs of a layer share."""
+    """Weighted cost (B, T, Q) of mask cross-entropy and dice, at random points that all pairs of a layer share."""
     assert layer.masks is not None
     assert objects.masks is not None
     maps = layer.masks if isinstance(layer.masks, Tensor) else layer.masks.pixels
@@ -212,10 +226,10 @@ def _mask_cost(layer: DetectorOutput, objects: Objects, config: LossConfig, gene
 
 
 def _padded(values: Tensor, counts: list[int]) -> Tensor:
-    """Cut (N, ...) into images and pad them to one length with zeros: (B, T, ...)."""
+    """Split (N, ...) by image, and pad with zeros to one length: (B, T, ...)."""
     return pad_sequence(list(torch.split(values, counts)), batch_first=True)
 
 
 def _planar(boxes: Tensor) -> Tensor:
-    """The same (..., 4) boxes, each of the four coordinates contiguous in memory."""
+    """The same boxes (..., 4), with each of the four coordinates contiguous in memory."""
     return boxes.movedim(-1, 0).contiguous().movedim(0, -1)

@@ -1,6 +1,6 @@
-"""The terms of the loss: a function and a row of `TERMS` for each.
+"""The terms of the loss. Each term is a function and a row of `TERMS`.
 
-From the row follow the option in the train section of params.yaml, its line in docs/parameters.md, its part in the
+The row also creates the option in the section `train` of params.yaml, its line in docs/parameters.md, its part of the
 total, and the columns train/<name> and train/<name>_aux of history.csv. P matched pairs.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-# TrainConfig reads this table, and importing torch would take it seconds: the functions import torch themselves.
+# TrainConfig reads this table, and torch takes seconds to import, so the functions import torch themselves.
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 class Term:
     """A term of the loss.
 
-    name: of its value in `Losses.terms` and, after train/, in history.csv. Layers append _<number> or _enc to it.
-    coefficient: the option that weighs it. With weight 0 it is not computed, and has no column in history.csv.
-    function: its sum over a layer. The criterion divides it by the number of objects.
-    default: its weight where params.yaml gives none: upstream's, or 0 where upstream has no such term.
-    description: completes "weight of the .." in docs/parameters.md.
-    mask: it compares masks, so only segmenters have it.
+    name: in `Losses.terms` and, after train/, in history.csv. Layers append _<number> or _enc to it.
+    coefficient: the option with its weight. With weight 0 it is not computed and has no column in history.csv.
+    function: computes the sum over a layer. The criterion divides it by the number of objects.
+    default: the weight if params.yaml has none: upstream's, or 0 if upstream has no such term.
+    description: completes the sentence "weight of the .." in docs/parameters.md.
+    mask: the term compares masks, so only segmenters have it.
     """
 
     name: str
@@ -47,7 +47,7 @@ def loss_ce(matched: Matched) -> Tensor:
 
 def loss_bbox(matched: Matched) -> Tensor:
     """L1 distance of the boxes (P, 4), cxcywh relative to the image."""
-    return (matched.predicted_boxes - matched.wanted_boxes).abs().sum()
+    return (matched.predicted_boxes - matched.target_boxes).abs().sum()
 
 
 def loss_giou(matched: Matched) -> Tensor:
@@ -57,7 +57,7 @@ def loss_giou(matched: Matched) -> Tensor:
 
 
 def loss_mask_ce(matched: Matched) -> Tensor:
-    """Binary cross-entropy of the masks, the mean over their sampled points."""
+    """Binary cross-entropy of the masks, as mean over their sampled points."""
     import torch.nn.functional as F
 
     logits, truth = matched.mask_samples
@@ -72,7 +72,7 @@ def loss_mask_dice(matched: Matched) -> Tensor:
     return (1 - (2 * shared + 1) / (total + 1)).sum()
 
 
-# The order is that of the sum, of the options and of the columns: a new row comes last.
+# The order is that of the sum, the options and the columns. Add a new row at the end.
 TERMS = (
     Term("loss_ce", "cls_loss_coef", loss_ce, default=1.0, description="class loss"),
     Term("loss_bbox", "bbox_loss_coef", loss_bbox, default=5.0, description="L1 box loss"),
@@ -84,9 +84,9 @@ TERMS = (
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The numbers of the loss and of matching, under upstream's names and with its values.
+    """The numbers of the loss and of matching, with upstream's names and values.
 
-    weights: of all terms, by coefficient. Matching weighs its costs of masks with them too, as upstream does.
+    weights: of all terms, by coefficient. Matching uses those of masks for its mask costs too, as upstream does.
     mask_point_sample_ratio: a mask of h x w logits is compared at h w / ratio points.
     """
 
@@ -99,10 +99,10 @@ class LossConfig:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> LossConfig:
-        """The numbers among the options of a training. An option that is missing has its default."""
+        """Read the numbers from the options of a training. A missing option has its default."""
         weights = {name: options.get(name, default) for name, default in cls().weights.items()}
         return cls(weights, options.get("mask_point_sample_ratio", cls.mask_point_sample_ratio))
 
     def weighted_terms(self, masks: bool) -> list[tuple[Term, float]]:
-        """The terms of an output with or without masks, each with its weight."""
+        """The terms with their weights. masks: whether the output has masks."""
         return [(term, self.weights[term.coefficient]) for term in TERMS if masks or not term.mask]

@@ -1,6 +1,6 @@
-"""COCO's twelve scores and the best F1, of boxes or of masks.
+"""COCO's twelve scores and the highest F1, of boxes or of masks.
 
-pycocotools does the matching; where it says -1 (nothing to measure) the scores here are NaN.
+pycocotools matches detections with objects. It returns -1 where there is nothing to measure; here that is NaN.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from torch import Tensor
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.ops.structures import Detections
 
-RECALLS = np.linspace(0, 1, 101)  # where precision is sampled
-THRESHOLDS = np.linspace(0, 1, 101)  # of the score, where F1 is tried
+RECALLS = np.linspace(0, 1, 101)  # the recalls at which precision is sampled
+THRESHOLDS = np.linspace(0, 1, 101)  # the score thresholds at which F1 is computed
 Kind = Literal["bbox", "segm"]  # boxes or masks
 Row = dict[str, Any]  # an image, annotation or detection in COCO's format, or the content of an annotation file
-Record = dict[str, Any]  # what COCOeval notes of one image and one class
+Record = dict[str, Any]  # the matches of one image and one class, as COCOeval stores them in `evalImgs`
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Scores of one class, NaN where it has no instance; crowds are no instances.
+    """Scores of one class; NaN if the class has no instance. Crowd regions are not instances.
 
-    precision, recall, f1: at IoU 0.5 and the threshold that is best for all classes. best_threshold, best_f1: its own.
+    precision, recall, f1: at IoU 0.5 and the threshold of `CocoScores`, which is the same for all classes.
+    best_threshold, best_f1: the threshold with the highest F1 of this class, and that F1.
     precisions: at IoU 0.5 and each of RECALLS.
     """
 
@@ -51,11 +52,14 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class ImageMatches:
-    """Which detection found which annotation of its class in an image, at IoU 0.5; crowds and what they hide left out.
+    """Which detection of an image matches which annotation of its class, at IoU 0.5.
 
-    pairs: places in the list of detections, each with the id of its annotation, or None where it is wrong. Matching is
-    greedy by score, so the pairs above a threshold are those that the detections above it would form alone.
-    missed: ids of the annotations that no detection found.
+    Crowd regions are left out, and so are the detections that match them.
+
+    pairs: for each detection its index in the list of all detections, and the id of the annotation that it matches;
+        None: it matches none. Matching is greedy by score. So dropping the pairs below a threshold gives the same
+        pairs as matching only the detections above it.
+    missed: the ids of the annotations that no detection matches.
     """
 
     pairs: tuple[tuple[int, int | None], ...]
@@ -64,8 +68,11 @@ class ImageMatches:
 
 @dataclass(frozen=True)
 class CocoScores:
-    """The twelve numbers in COCO's order. Then, at IoU 0.5, the highest F1 over 101 thresholds of the score, as a mean
-    over the classes with instances; the lowest threshold that gives it, and the mean precision and recall there."""
+    """COCO's twelve numbers in COCO's order, then the highest F1.
+
+    f1 is the highest F1 over 101 score thresholds, at IoU 0.5: the mean over the classes with instances. threshold is
+    the lowest threshold with this F1. precision and recall are the means at this threshold.
+    """
 
     map: float
     map_50: float
@@ -87,12 +94,15 @@ class CocoScores:
     matches: dict[int, ImageMatches]  # by image id
 
     def numbers(self) -> dict[str, float]:
-        """The single numbers by name, those of metrics.json."""
+        """The numbers of metrics.json by name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, float)}
 
 
 def coco_results(image_id: int, detections: Detections) -> list[Row]:
-    """Detections of an image in COCO's results format: boxes as left, top, width, height; masks as compressed RLE."""
+    """Convert the detections of an image to COCO's results format.
+
+    Boxes become left, top, width and height; masks become compressed RLE.
+    """
     boxes = detections.boxes.double().cpu()
     boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
     rows = zip(detections.labels.tolist(), boxes, detections.scores.tolist(), strict=True)
@@ -104,31 +114,37 @@ def coco_results(image_id: int, detections: Detections) -> list[Row]:
 
 
 def coded_mask(mask: Tensor) -> dict[str, Any]:
-    """A bool mask (H, W) as compressed RLE."""
+    """Encode a bool mask (H, W) as compressed RLE."""
     coded: dict[str, Any] = rle.encode(np.asfortranarray(mask.numpy(), dtype=np.uint8))
     return coded | {"counts": coded["counts"].decode("ascii")}
 
 
 def score(annotations: Row, detections: list[Row], iou_type: Kind = "bbox", max_dets: int = 100) -> CocoScores:
-    """Score detections (COCO's results format) against canonical COCO annotations; neither is changed.
+    """Score detections against annotations. Neither is changed.
 
-    Small, medium and large go by an annotation's `area`, and by the area of a detection's box or mask.
-    max_dets: how many detections of an image and class count, the best first; mar_100 is named for COCO's 100.
+    Objects are small, medium or large by the `area` of their annotation; detections by the area of their box or mask.
+
+    Args:
+        annotations: Canonical COCO annotations.
+        detections: Rows in COCO's results format.
+        iou_type: Score boxes or masks.
+        max_dets: How many detections of an image and class count, the highest scores first. `mar_100` keeps its name
+            for other values than COCO's 100.
 
     Raises:
-        UserError: masks are to be scored and an annotation has none.
+        UserError: masks are scored and an annotation has no mask.
     """
     require_masks(annotations, iou_type)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = indexed(annotations, [dict(one) for one in annotations["annotations"]])
-        evaluation = COCOeval(truth, indexed(annotations, numbered(detections, iou_type)), iou_type)
+        truth = build_coco(annotations, [dict(row) for row in annotations["annotations"]])
+        evaluation = COCOeval(truth, build_coco(annotations, as_annotations(detections, iou_type)), iou_type)
         evaluation.params.maxDets = [1, min(10, max_dets), max_dets]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    precisions = measured(evaluation.eval["precision"])[:, :, :, 0, -1]
-    stats = measured(evaluation.stats)
-    if max_dets != 100:  # pycocotools looks for this one at 100 alone
+    precisions = nan_for_minus_one(evaluation.eval["precision"])[:, :, :, 0, -1]
+    stats = nan_for_minus_one(evaluation.stats)
+    if max_dets != 100:  # pycocotools computes AP only for max_dets = 100
         stats[0] = mean_of(precisions)
     records: dict[int, list[Record]] = {category["id"]: [] for category in annotations["categories"]}
     for record in evaluation.evalImgs:
@@ -138,14 +154,23 @@ def score(annotations: Row, detections: list[Row], iou_type: Kind = "bbox", max_
 
 
 def require_masks(annotations: Row, iou_type: str) -> None:
-    """Raise a UserError where masks are to be scored and an annotation has none."""
-    for one in annotations["annotations"] if iou_type == "segm" else ():
-        if not one.get("segmentation"):
-            raise UserError(f"annotation {one['id']} has no segmentation, so masks cannot be scored. Add it.")
+    """Raise a UserError if masks are scored and an annotation has no mask."""
+    for annotation in annotations["annotations"] if iou_type == "segm" else ():
+        if not annotation.get("segmentation"):
+            raise UserError(
+                f"annotation {annotation['id']} has no segmentation, so masks cannot be scored. Add its segmentation."
+            )
 
 
 def summary(annotations: Row, precisions: Floats, stats: Floats, records: dict[int, list[Record]]) -> CocoScores:
-    """Scores from precisions (IoU, recall, K), COCO's twelve numbers and what was noted of every class; no matches."""
+    """Assemble the scores. `matches` stays empty.
+
+    Args:
+        annotations: Canonical COCO annotations; their classes are used.
+        precisions: Precision by IoU, recall and class, (10, 101, K).
+        stats: COCO's twelve numbers.
+        records: The records of COCOeval by class.
+    """
     records = dict(sorted(records.items()))
     names = {category["id"]: category["name"] for category in annotations["categories"]}
     curves = np.array([_curves(of_class) for of_class in records.values()]).reshape(-1, 3, len(THRESHOLDS))
@@ -174,40 +199,45 @@ def summary(annotations: Row, precisions: Floats, stats: Floats, records: dict[i
     return CocoScores(*fields)
 
 
-def indexed(annotations: Row, rows: list[Row]) -> COCO:
-    """The images and classes of canonical annotations with these rows, which pycocotools may change."""
+def build_coco(annotations: Row, rows: list[Row]) -> COCO:
+    """A pycocotools dataset: images and classes of the annotations, with `rows` as objects. pycocotools may change
+    the rows."""
     coco = COCO()
     coco.dataset = {"images": annotations["images"], "categories": annotations["categories"], "annotations": rows}
     coco.createIndex()
     return coco
 
 
-def numbered(detections: list[Row], iou_type: str) -> list[Row]:
-    """Detections as annotations, as by COCO.loadRes, which fails on an empty list and gives a mask its box's area."""
+def as_annotations(detections: list[Row], iou_type: str) -> list[Row]:
+    """Detections with the keys of annotations: id, area and iscrowd.
+
+    This replaces COCO.loadRes, which fails on an empty list and uses the area of the box for a mask.
+    """
     if iou_type == "segm":
-        # One by one: given a list of more than 255, pycocotools 2.0.11 overflows under numpy 2.
-        areas = [int(rle.area(one["segmentation"])) for one in detections]
+        # One at a time: for a list of more than 255 masks, pycocotools 2.0.11 overflows under numpy 2.
+        areas = [int(rle.area(row["segmentation"])) for row in detections]
     else:
-        areas = [one["bbox"][2] * one["bbox"][3] for one in detections]
+        areas = [row["bbox"][2] * row["bbox"][3] for row in detections]
     rows = enumerate(zip(detections, areas, strict=True), start=1)
-    return [one | {"id": number, "area": area, "iscrowd": 0} for number, (one, area) in rows]
+    return [row | {"id": number, "area": area, "iscrowd": 0} for number, (row, area) in rows]
 
 
-def measured(values: Floats) -> Floats:
-    """The same, NaN where pycocotools says -1."""
+def nan_for_minus_one(values: Floats) -> Floats:
+    """Replace -1, which pycocotools returns where there is nothing to measure, by NaN."""
     return np.where(values == -1, np.nan, values)
 
 
 def mean_of(values: Floats) -> float:
-    """The mean of what was measured; NaN where nothing was."""
+    """The mean of the values that are not NaN; NaN if all are."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")
 
 
 def _curves(records: list[Record]) -> Floats:
-    """Precision, recall and F1 of a class at IoU 0.5 and each of THRESHOLDS: (3, 101); 0 / 0 is 0, NaN if no instance.
+    """Precision, recall and F1 of a class at IoU 0.5 and each of THRESHOLDS, (3, 101).
 
-    A detection counts when its score reaches the threshold (upstream's `evaluation/f1_sweep.py`).
+    A detection counts if its score is at least the threshold (as in upstream's `evaluation/f1_sweep.py`). 0 / 0 is 0.
+    All values are NaN if the class has no instance.
     """
     instances = sum(int((record["gtIgnore"] == 0).sum()) for record in records)
     if not instances:
@@ -216,16 +246,18 @@ def _curves(records: list[Record]) -> Floats:
     scores = np.concatenate([record["dtScores"] for record in records])[counted]
     correct = np.concatenate([record["dtMatches"][0] > 0 for record in records])[counted]
     above = scores[None, :] >= THRESHOLDS[:, None]
-    hits, found = (above & correct).sum(axis=1), above.sum(axis=1)
-    return np.stack([hits / np.maximum(found, 1), hits / instances, 2 * hits / (found + instances)])
+    hits, total = (above & correct).sum(axis=1), above.sum(axis=1)
+    return np.stack([hits / np.maximum(total, 1), hits / instances, 2 * hits / (total + instances)])
 
 
 def _matches(annotations: Row, records: dict[int, list[Record]]) -> dict[int, ImageMatches]:
     pairs: dict[int, list[tuple[int, int | None]]] = {image["id"]: [] for image in annotations["images"]}
     missed: dict[int, list[int]] = {image: [] for image in pairs}
     for record in (record for of_class in records.values() for record in of_class):
-        found = zip(record["dtIds"], record["dtMatches"][0], record["dtIgnore"][0], strict=True)
-        pairs[record["image_id"]] += [(number - 1, int(match) or None) for number, match, hidden in found if not hidden]
-        there = zip(record["gtIds"], record["gtMatches"][0], record["gtIgnore"], strict=True)
-        missed[record["image_id"]] += [number for number, match, ignored in there if not match and not ignored]
+        detections = zip(record["dtIds"], record["dtMatches"][0], record["dtIgnore"][0], strict=True)
+        pairs[record["image_id"]] += [
+            (number - 1, int(match) or None) for number, match, hidden in detections if not hidden
+        ]
+        labels = zip(record["gtIds"], record["gtMatches"][0], record["gtIgnore"], strict=True)
+        missed[record["image_id"]] += [number for number, match, ignored in labels if not match and not ignored]
     return {image: ImageMatches(tuple(pairs[image]), tuple(missed[image])) for image in pairs}

@@ -1,4 +1,7 @@
-"""hotcoco's ground truth, detections and evaluator: it matches and accumulates as pycocotools does, bit for bit."""
+"""Matching with hotcoco: builds its ground truth, detections and evaluator.
+
+hotcoco gives the same matches and scores as pycocotools, to the last bit.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,25 @@ from rfdetr_core.metrics.coco import Floats, Kind, Row
 
 
 def load(annotations: Row, table: Floats, masks: list[Any] | None = None) -> tuple[hotcoco.COCO, hotcoco.COCO]:
-    """hotcoco's ground truth and detections; the ids of detections count from 1 in their order.
+    """Build hotcoco's ground truth and detections. The ids of detections count from 1, in the order of `table`.
 
-    table: (N, 7) image_id, left, top, width, height, score, category_id. masks: N compressed RLEs.
+    Args:
+        annotations: Canonical COCO annotations.
+        table: N detections, (N, 7): image_id, left, top, width, height, score, category_id.
+        masks: N compressed RLEs. None or empty: boxes.
     """
     truth = hotcoco.COCO({key: annotations[key] for key in ("images", "annotations", "categories")})
     if not masks:
         return truth, truth.load_res(table)
-    found = truth.load_res(table, segmentation=masks)
-    found.update_anns(ids=np.arange(1, len(masks) + 1), area=rle.area(masks).astype(float))  # it has those of the boxes
-    return truth, found
+    predictions = truth.load_res(table, segmentation=masks)
+    # load_res sets the areas of the boxes; those of the masks are needed.
+    predictions.update_anns(ids=np.arange(1, len(masks) + 1), area=rle.area(masks).astype(float))
+    return truth, predictions
 
 
-def evaluate(truth: hotcoco.COCO, found: hotcoco.COCO, kind: Kind, **params: Any) -> hotcoco.COCOeval:
-    """An evaluator that has matched and accumulated; params: other values of its Params."""
-    evaluator = hotcoco.COCOeval(truth, found, kind)
+def evaluate(truth: hotcoco.COCO, predictions: hotcoco.COCO, kind: Kind, **params: Any) -> hotcoco.COCOeval:
+    """Run an evaluator: match and accumulate. params: attributes of `evaluator.params` to set before."""
+    evaluator = hotcoco.COCOeval(truth, predictions, kind)
     for name, value in params.items():
         setattr(evaluator.params, name, value)
     evaluator.evaluate()

@@ -1,8 +1,8 @@
-"""The names of an epoch's values: the columns of history.csv. Without torch."""
+"""The column names of history.csv, which hold the values of an epoch. This module does not import torch."""
 
 from __future__ import annotations
 
-# The column (upstream's name, if it has one) and the field of CocoScores.
+# Column of history.csv -> field of CocoScores. The columns have upstream's names where upstream has the value.
 REPORTED = {
     "mAP_50_95": "map",
     "mAP_50": "map_50",
@@ -13,11 +13,14 @@ REPORTED = {
     "recall": "recall",
     "threshold": "threshold",
 }
-# Before the names of a track's values on valid.
+# Track -> the prefix of its columns. The values are measured on valid.
 PREFIX = {"regular": "val/", "ema": "val/ema_"}
 
 
 def column_of(metric: str, *, masks: bool) -> str:
-    """The column, without PREFIX, of what `train.best_model_metric` names: of boxes, or of masks."""
+    """The column, without PREFIX, of a metric that `train.best_model_metric` can name.
+
+    masks: the column with the score of masks, else the one with the score of boxes.
+    """
     names = {field: name for name, field in REPORTED.items()}
     return ("segm_" if masks else "") + names["mar_100" if metric == "mar" else metric]

@@ -1,4 +1,4 @@
-"""Every number of every variant, once; and the `model` section of params.yaml."""
+"""The numbers of all variants, and the section `model` of params.yaml."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import Config
 
-# Limits of a variant's numbers, in params.yaml and in files: several times the largest published one.
+# Limits of these numbers in params.yaml and in files: several times the largest published number.
 Number = Annotated[int, Field(ge=1, le=256)]
 Resolution = Annotated[int, Field(ge=1, le=4096)]
 Queries = Annotated[int, Field(ge=1, le=10_000)]
@@ -22,13 +22,13 @@ Scale = Literal["P3", "P4", "P5"]
 
 @dataclass(frozen=True)
 class Architecture:
-    """The numbers that shape a detector. The defaults are what all but the oldest published variants share."""
+    """The numbers of a detector. The defaults are those of all published variants except the oldest."""
 
-    name: str  # upstream's class, such as RFDETRNano: `model_name` in a checkpoint
-    weights_file: str | None  # upstream's published file
+    name: str  # the class of the API, such as RFDETRNano; `model_name` in a checkpoint
+    weights_file: str | None  # the file that upstream published
     resolution: int  # side of the square input in pixels
     patch_size: int = 16
-    windows: int = 2  # the encoder's windowed blocks see windows x windows rectangles
+    windows: int = 2  # windowed blocks of the encoder cut the image into windows x windows rectangles
     position_grid: int = 0  # side of the stored grid of position embeddings; 0: resolution / patch_size
     encoder_width: int = 384
     encoder_blocks: int = 12
@@ -55,7 +55,7 @@ class Architecture:
 
     @property
     def stride(self) -> int:
-        """What every input side must be divisible by."""
+        """Both sides of an input must be divisible by this number of pixels."""
         return self.patch_size * self.windows
 
 
@@ -106,22 +106,22 @@ VARIANTS: dict[str, Architecture] = {
     "seg-large": Architecture("RFDETRSegLarge", "rf-detr-seg-large.pt", 504, **_SEGMENTER | {"decoder_layers": 5}),
     "seg-xlarge": Architecture("RFDETRSegXLarge", "rf-detr-seg-xlarge.pt", 624, **_LARGE_SEGMENTER),
     "seg-2xlarge": Architecture("RFDETRSeg2XLarge", "rf-detr-seg-xxlarge.pt", 768, **_LARGE_SEGMENTER),
-    # Ours, not upstream's: small enough to train from scratch on two CPU cores.
+    # These two are not upstream's. They are small enough to train from scratch on two CPU cores.
     "pico": Architecture("RFDETRPico", None, 256, **_SMALLEST),
     "seg-pico": Architecture("RFDETRSegPico", None, 192, **_SMALLEST | {"patch_size": 12, "segmentation": True}),
 }
 
 
 class ModelConfig(Config):
-    """The `model` section of params.yaml. None keeps the variant's own number."""
+    """The section `model` of params.yaml. None keeps the variant's number."""
 
-    variant: str = Field("pico", description="which RF-DETR: " + ", ".join(VARIANTS))
+    variant: str = Field("pico", description="the model: " + ", ".join(VARIANTS))
     pretrain_weights: str | None = Field(None, description="a file in weights/ or a published name; null: from scratch")
     resolution: Resolution | None = Field(None, description="side of the square input in pixels")
-    num_queries: Queries | None = Field(None, description="the most objects found in an image")
-    group_detr: Groups | None = Field(None, description="groups of queries in training")
+    num_queries: Queries | None = Field(None, description="the most objects that the model can find in an image")
+    group_detr: Groups | None = Field(None, description="groups of queries in training (Group DETR)")
     num_channels: Channels = Field(3, description="channels of the input")
-    freeze_encoder: bool = Field(False, description="leave the encoder as it was loaded")
+    freeze_encoder: bool = Field(False, description="do not train the encoder")
     gradient_checkpointing: bool = Field(False, description="recompute encoder activations: less memory, more time")
 
     @field_validator("variant")
@@ -132,10 +132,10 @@ class ModelConfig(Config):
         return variant
 
     def architecture(self, classes: int) -> Architecture:
-        """The variant's architecture with this section's changes, for a number of classes.
+        """The variant's architecture with the changes of this section. classes: how many the dataset has.
 
         Raises:
-            UserError: a resolution that the patches and windows do not divide.
+            UserError: the resolution is not divisible by patch_size x windows.
         """
         variant = VARIANTS[self.variant]
         queries, groups = self.num_queries or variant.queries, self.group_detr or variant.groups
@@ -143,30 +143,35 @@ class ModelConfig(Config):
         return replace(variant, classes=classes, channels=self.num_channels, queries=queries, groups=groups, **sizes)
 
 
-def fault(architecture: Architecture) -> str | None:
-    """Why no detector has these numbers; None: one can be built."""
-    one, last = architecture, architecture.encoder_blocks
-    widths = ((one.encoder_width, one.encoder_heads), (one.width, one.self_heads), (one.width, one.cross_heads))
-    for width, heads in widths:
+def invalid_reason(architecture: Architecture) -> str | None:
+    """Why no detector can be built from these numbers; None if one can."""
+    width, blocks, indexes = architecture.width, architecture.encoder_blocks, [*architecture.feature_indexes]
+    heads_of_widths = (
+        (architecture.encoder_width, architecture.encoder_heads),
+        (width, architecture.self_heads),
+        (width, architecture.cross_heads),
+    )
+    for width, heads in heads_of_widths:
         if heads < 1 or width % heads:
             return f"a width of {width} is not divisible by {heads} heads"
-    if [*one.feature_indexes] != sorted({*one.feature_indexes}) or not 1 <= one.feature_indexes[-1] <= last:
-        return f"feature indexes {[*one.feature_indexes]} are not rising numbers of {last} blocks"
-    if one.resolution % one.stride:
-        return f"a resolution of {one.resolution} is not divisible by {one.patch_size} x {one.windows} = {one.stride}"
-    if one.resolution < one.mask_downsample_ratio:
-        return f"masks of {one.resolution} pixels cannot be {one.mask_downsample_ratio} times smaller"
+    if indexes != sorted({*indexes}) or not 1 <= indexes[-1] <= blocks:
+        return f"feature indexes {indexes} are not rising numbers of {blocks} blocks"
+    resolution, stride = architecture.resolution, architecture.stride
+    if resolution % stride:
+        factors = f"{architecture.patch_size} x {architecture.windows}"
+        return f"a resolution of {resolution} is not divisible by {factors} = {stride}"
+    if resolution < architecture.mask_downsample_ratio:
+        return f"masks of {resolution} pixels cannot be {architecture.mask_downsample_ratio} times smaller"
     return None
 
 
 def resized(architecture: Architecture, resolution: int) -> dict[str, int]:
-    """The numbers that follow a new resolution.
+    """The numbers that change with the resolution: the resolution itself and the position grid.
 
-    The stored position grid follows only where it was resolution / patch_size; base and large-deprecated keep
-    DINOv2's own 37.
+    A position grid of resolution / patch_size changes with it. base and large-deprecated keep DINOv2's grid of 37.
 
     Raises:
-        UserError: not divisible by patch_size x windows.
+        UserError: the resolution is not divisible by patch_size x windows.
     """
     stride = architecture.stride
     if resolution % stride:
@@ -176,6 +181,6 @@ def resized(architecture: Architecture, resolution: int) -> dict[str, int]:
             f"{architecture.windows} = {stride} of {architecture.name}. "
             f"Nearest: {max(below, stride)} or {below + stride}."
         )
-    follows = architecture.position_grid == architecture.resolution // architecture.patch_size
-    grid = resolution // architecture.patch_size if follows else architecture.position_grid
+    grid_follows = architecture.position_grid == architecture.resolution // architecture.patch_size
+    grid = resolution // architecture.patch_size if grid_follows else architecture.position_grid
     return {"resolution": resolution, "position_grid": grid}

@@ -1,4 +1,4 @@
-"""The second stage: queries attend to each other within their group, then read the memory around their boxes."""
+"""The decoder (second stage): queries attend to each other within their group, then read the memory at their boxes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from rfdetr_core.model.layers import MLP, attend, relu_mlp
 
 
 class Decoder(nn.Module):
-    """Queries and their boxes, which stay as they are, to one normed hidden state per layer.
+    """Maps queries and their boxes to a normed hidden state per layer. The boxes are the same for all layers.
 
-    layers: how many; the other numbers are those of each DecoderLayer.
+    Args:
+        width: C, of the queries.
+        layers: how many.
+        numbers: those of each DecoderLayer.
     """
 
     def __init__(self, width: int, *, layers: int, **numbers: int) -> None:
@@ -28,7 +31,14 @@ class Decoder(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, queries: Tensor, boxes: Tensor, memory: Memory, groups: int) -> list[Tensor]:
-        """Queries (B, G*Q, C), group by group, and cxcywh boxes (B, G*Q, 4), to the layers' states (B, G*Q, C)."""
+        """The hidden states (B, G*Q, C) of all layers.
+
+        Args:
+            queries: (B, G*Q, C), group by group.
+            boxes: of the queries, (B, G*Q, 4) cxcywh.
+            memory: the tokens that the queries read.
+            groups: G.
+        """
         ratios = memory.valid_ratios()
         per_level = boxes[:, :, None]  # (B, G*Q, levels or 1, 4)
         if ratios is not None:
@@ -42,7 +52,15 @@ class Decoder(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, deformable cross-attention and feed-forward, each added to its input and then normed."""
+    """Self-attention, deformable cross-attention and feed-forward. Each is added to its input, then normed.
+
+    Args:
+        width: C, of the queries.
+        self_heads, cross_heads: heads of the two attentions.
+        levels: of the memory.
+        points: samples per head and level of the cross-attention.
+        feedforward_width: hidden width of the feed-forward part.
+    """
 
     def __init__(
         self, width: int, *, self_heads: int, cross_heads: int, levels: int, points: int, feedforward_width: int
@@ -59,14 +77,22 @@ class DecoderLayer(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, queries: Tensor, positions: Tensor, boxes: Tensor, memory: Memory, groups: int) -> Tensor:
-        """Queries and their positions (B, G*Q, C), boxes (B, G*Q, levels or 1, 4), to (B, G*Q, C)."""
+        """The refined queries (B, G*Q, C).
+
+        Args:
+            queries: (B, G*Q, C), group by group.
+            positions: codes of the boxes, (B, G*Q, C).
+            boxes: (B, G*Q, levels or 1, 4) cxcywh.
+            memory: the tokens that the queries read.
+            groups: G.
+        """
         queries = self.norm1(queries + self.self_attention(queries, positions, groups))
         queries = self.norm2(queries + self.cross_attention(queries + positions, boxes, memory))
         return self.norm3(queries + relu_mlp(queries, self.expand, self.contract))  # type: ignore[no-any-return]
 
 
 class GroupAttention(nn.Module):
-    """Multi-head self-attention; the groups never see each other. Positions steer the attention but are not read."""
+    """Multi-head self-attention within each group. Positions are added to queries and keys, not to values."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -78,20 +104,26 @@ class GroupAttention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, positions: Tensor, groups: int) -> Tensor:
-        """(B, G*Q, C) and positions of the same shape to the same."""
+        """The attended values (B, G*Q, C).
+
+        Args:
+            x: queries, (B, G*Q, C), group by group.
+            positions: added to queries and keys, (B, G*Q, C).
+            groups: G.
+        """
         width = x.shape[-1]
         weight, bias = self.query_key_value.weight, self.query_key_value.bias
         query, key = F.linear(x + positions, weight[: 2 * width], bias[: 2 * width]).chunk(2, dim=-1)
         value = F.linear(x, weight[2 * width :], bias[2 * width :])
         query, key, value = (
-            one.reshape(x.shape[0] * groups, -1, self.heads, width // self.heads).transpose(1, 2)
-            for one in (query, key, value)
+            projected.reshape(x.shape[0] * groups, -1, self.heads, width // self.heads).transpose(1, 2)
+            for projected in (query, key, value)
         )  # (B*G, heads, Q, C / heads)
         return self.output(attend(query, key, value).transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
 
 
 def encode_boxes(boxes: Tensor, width: int) -> Tensor:
-    """Sine code (..., 4 * width) of (..., 4) cxcywh boxes: y, x, w, h one after the other, sine and cosine in turn.
+    """Sine code (..., 4 * width) of cxcywh boxes (..., 4), in the order y, x, w, h, with sine and cosine interleaved.
 
     Scale 2 pi, temperature 10000: Conditional DETR's `gen_sineembed_for_position`.
     """

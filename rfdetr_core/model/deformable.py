@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention (Deformable DETR): each query reads the memory at a few points of its own."""
+"""Multi-scale deformable attention (Deformable DETR): each query reads the memory at a few learned points."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from rfdetr_core.ops.sampling import sample_maps
 
 
 class DeformableAttention(nn.Module):
-    """`points` samples per head and level, placed relative to the query's box, weighted by a softmax over them all."""
+    """Each query reads a few samples of the memory, relative to its box, weighted by a softmax over all samples.
+
+    Args:
+        width: C, of queries and memory.
+        heads: each reads C / heads channels.
+        levels: of the memory.
+        points: samples per head and level.
+    """
 
     def __init__(self, width: int, *, heads: int, levels: int, points: int) -> None:
         super().__init__()
@@ -25,7 +32,7 @@ class DeformableAttention(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Let head i look in direction 2 pi i / heads, its points 1, 2, ... steps away and equal in weight."""
+        """Initialise: head i looks in direction 2 pi i / heads, at points 1, 2, ... steps away, with equal weights."""
         for layer in (self.offsets, self.weights):
             nn.init.zeros_(layer.weight)
         for layer in (self.value, self.output):
@@ -41,7 +48,13 @@ class DeformableAttention(nn.Module):
             self.offsets.bias.copy_(pattern.expand(-1, self.levels, -1, -1).flatten())
 
     def forward(self, queries: Tensor, boxes: Tensor, memory: Memory) -> Tensor:
-        """Queries (B, Q, C) and their cxcywh boxes per level, (B, Q, levels or 1, 4), to (B, Q, C)."""
+        """The weighted samples (B, Q, C).
+
+        Args:
+            queries: (B, Q, C).
+            boxes: of the queries per level, (B, Q, levels or 1, 4) cxcywh.
+            memory: the tokens that the queries read.
+        """
         per_level = (self.heads, self.levels, self.points)
         values = self.value(memory.tokens)
         if memory.padding is not None:
@@ -56,30 +69,33 @@ class DeformableAttention(nn.Module):
 
 
 def sample(values: Tensor, shapes: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum of bilinear samples; zero outside of the map.
+    """The weighted sum (B, Q, heads * c) of bilinear samples. Samples outside of the map are zero.
 
-    values: (B, S, heads, c), the levels of `shapes` one after the other. locations: (B, Q, heads, levels, points, 2)
-    x, y in 0..1. weights: the same but for the last axis. Returns (B, Q, heads * c).
+    Args:
+        values: (B, S, heads, c), level by level.
+        shapes: (height, width) of each level.
+        locations: (B, Q, heads, levels, points, 2), x and y in 0..1.
+        weights: (B, Q, heads, levels, points).
     """
     batch, queries = locations.shape[:2]
     maps = values.permute(0, 2, 3, 1).flatten(0, 1)  # (B * heads, c, S)
-    # Queries last: the sum over the points of a query then adds whole rows.
+    # Queries are the last axis, so the sum over points adds contiguous rows.
     grids = (2 * locations - 1).permute(0, 2, 3, 4, 1, 5).flatten(0, 1)  # (B * heads, levels, points, Q, 2)
     weights = weights.permute(0, 2, 3, 4, 1).flatten(0, 1)[:, None]  # (B * heads, 1, levels, points, Q)
     levels, start = [], 0
     for level, (height, width) in enumerate(shapes):
-        one = maps[:, :, start : start + height * width].reshape(*maps.shape[:2], height, width)
-        levels.append((sample_maps(one, grids[:, level]) * weights[:, :, level]).sum(dim=2))  # (B * heads, c, Q)
+        level_map = maps[:, :, start : start + height * width].reshape(*maps.shape[:2], height, width)
+        levels.append((sample_maps(level_map, grids[:, level]) * weights[:, :, level]).sum(dim=2))  # (B * heads, c, Q)
         start += height * width
     return sum(levels[1:], levels[0]).reshape(batch, -1, queries).transpose(1, 2)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Tokens of all levels, level by level, each row by row.
+    """The tokens of all levels, level by level, each level row by row.
 
-    tokens: (B, S, C). shapes: (height, width) of each level. padding: (B, S) bool, True where there is no image, or
-    None. extents: (B, L, 2) float32 width and height of the image within each level in tokens, None without padding.
+    tokens: (B, S, C). shapes: (height, width) of each level. padding: (B, S) bool, True outside of the image, or None.
+    extents: (B, L, 2) float32, width and height of the image in each level in tokens; None without padding.
     """
 
     tokens: Tensor
@@ -88,21 +104,21 @@ class Memory:
     extents: Tensor | None = None
 
     def valid_ratios(self) -> Tensor | None:
-        """(B, L, 2): the part of each level's width and height that is image; None for all of it."""
+        """The part (B, L, 2) of each level's width and height that the image fills; None if it fills all."""
         if self.extents is None:
             return None
-        # Filled on the device: a tensor made of numbers would make the host wait for it.
+        # Filled on the device: a tensor made from Python numbers would make the host wait.
         sides = [self.extents.new_full((), side) for height, width in self.shapes for side in (width, height)]
         return (self.extents / torch.stack(sides).view(-1, 2)).to(self.tokens.dtype)
 
 
 def flatten_maps(maps: list[Tensor], padding: Tensor | None) -> Memory:
-    """Maps (B, C, h, w) of the levels, and the padding (B, H, W) of the images or None, as one memory."""
-    tokens = torch.cat([one.flatten(2).transpose(1, 2) for one in maps], dim=1)
-    shapes = tuple((one.shape[-2], one.shape[-1]) for one in maps)
+    """Join the maps (B, C, h, w) of the levels to one memory. padding: of the images, (B, H, W) bool, or None."""
+    tokens = torch.cat([level_map.flatten(2).transpose(1, 2) for level_map in maps], dim=1)
+    shapes = tuple((level_map.shape[-2], level_map.shape[-1]) for level_map in maps)
     if padding is None:
         return Memory(tokens, shapes)
     masks = [F.interpolate(padding[None].float(), shape)[0].bool() for shape in shapes]  # nearest
-    extents = [torch.stack([(~one[:, 0]).sum(1), (~one[:, :, 0]).sum(1)], dim=1) for one in masks]
-    outside = torch.cat([one.flatten(1) for one in masks], dim=1)
+    extents = [torch.stack([(~mask[:, 0]).sum(1), (~mask[:, :, 0]).sum(1)], dim=1) for mask in masks]
+    outside = torch.cat([mask.flatten(1) for mask in masks], dim=1)
     return Memory(tokens, shapes, outside, torch.stack(extents, dim=1).float())

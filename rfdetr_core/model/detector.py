@@ -1,4 +1,4 @@
-"""RF-DETR: encoder, projector, proposals, decoder and heads, and the one place that names all their numbers."""
+"""The whole network: encoder, projector, proposals, decoder and heads, built from the numbers of an Architecture."""
 
 from __future__ import annotations
 
@@ -19,11 +19,16 @@ from rfdetr_core.model.vit import VisionTransformer
 from rfdetr_core.ops.boxes import apply_delta
 from rfdetr_core.ops.structures import DetectorOutput, MaskFactors
 
-PRIOR = 0.01  # what an untrained detector believes of each class, so that the many negatives do not drown the start
+PRIOR = 0.01  # an untrained detector's score of each class; it is low because nearly all queries are negatives
 
 
 class Detector(nn.Module):
-    """The whole network. In training it answers for all groups of queries, otherwise for the first one."""
+    """The whole network. In training its output has all groups of queries, otherwise only the first group.
+
+    Args:
+        architecture: the numbers.
+        drop_path, gradient_checkpointing: see `build_detector`.
+    """
 
     def __init__(
         self, architecture: Architecture, *, drop_path: float = 0.0, gradient_checkpointing: bool = False
@@ -53,7 +58,7 @@ class Detector(nn.Module):
         class_head = nn.Linear(width, architecture.classes + 1)
         nn.init.constant_(class_head.bias, -math.log((1 - PRIOR) / PRIOR))
         box_head = zero_last(MLP(width, width, width, 4))
-        # The order decides which random numbers a part starts with, and where upstream's files have it.
+        # The order of the parts decides their initial random numbers, and is the order in upstream's files.
         self.proposer = Proposer(width, class_head, box_head, groups=self.groups, limit=self.queries)
         self.decoder = Decoder(
             width,
@@ -73,9 +78,13 @@ class Detector(nn.Module):
         self.query_features = nn.Parameter(torch.randn(self.groups * self.queries, width))
 
     def forward(self, images: Tensor, padding: Tensor | None = None) -> DetectorOutput:
-        """Normalised images (B, channels, H, W), H and W divisible by the stride; padding (B, H, W) bool, True outside.
+        """The output of the last decoder layer, with those of the inner layers and the proposals.
 
-        Boxes are relative to the image without its padding. Masks are dense in evaluation, factors otherwise.
+        Boxes are relative to the image without its padding. Masks are dense in evaluation and factors in training.
+
+        Args:
+            images: normalised, (B, channels, H, W). H and W must be divisible by the stride.
+            padding: (B, H, W) bool, True outside of the image; None: no padding.
         """
         groups = self.groups if self.training else 1
         maps = self.projector(self.encoder(images))
@@ -101,12 +110,12 @@ class Detector(nn.Module):
         return last
 
     def _references(self, proposals: Tensor, groups: int) -> Tensor:
-        """The queries' boxes (B, G*Q, 4): proposal i moved by learned delta i, or the latter alone."""
+        """The queries' boxes (B, G*Q, 4): proposal i moved by the learned delta i. Without a proposal: only delta i."""
         learned = self.query_boxes[: groups * self.queries].expand(proposals.shape[0], -1, -1)
-        found = proposals.shape[1]
-        # Fewer tokens than queries: the last queries get no proposal, and in training the others leave step with their
-        # groups, since both are counted from the first group on. So it is in upstream.
-        return torch.cat([apply_delta(learned[:, :found], proposals), learned[:, found:]], dim=1)
+        count = proposals.shape[1]
+        # With fewer tokens than queries, the last queries get no proposal. In training, later groups then receive the
+        # learned deltas of another group, because both are counted from the first group on. Upstream does the same.
+        return torch.cat([apply_delta(learned[:, :count], proposals), learned[:, count:]], dim=1)
 
 
 def build_detector(
@@ -116,10 +125,13 @@ def build_detector(
     gradient_checkpointing: bool = False,
     freeze_encoder: bool = False,
 ) -> Detector:
-    """A new detector with upstream's initial weights, drawn from torch's global generator.
+    """A new detector with random weights, initialised as upstream does, from torch's global generator.
 
-    drop_path: the stochastic depth rate of the encoder's last block. gradient_checkpointing: recompute the encoder's
-    activations in the backward pass. freeze_encoder: the encoder gets no gradients.
+    Args:
+        architecture: the numbers.
+        drop_path: rate of stochastic depth in the encoder's last block.
+        gradient_checkpointing: recompute the encoder's activations in the backward pass.
+        freeze_encoder: give the encoder no gradients.
     """
     detector = Detector(architecture, drop_path=drop_path, gradient_checkpointing=gradient_checkpointing)
     if freeze_encoder:

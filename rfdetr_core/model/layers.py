@@ -1,4 +1,7 @@
-"""Layers that several parts of the model share: MLP, fused attention, and pairs that recompute in the backward pass."""
+"""Shared layers: MLP, attention, and pairs of layers that save memory.
+
+Such a pair does not keep the activation between its two layers, but computes it again in the backward pass.
+"""
 
 from __future__ import annotations
 
@@ -10,27 +13,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# Asked once: a compiler does not see through the question.
+# Evaluated once: torch.compile cannot trace these calls.
 _TILES = torch.cpu._is_amx_tile_supported()
 _FUSED = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
 
 
 class MLP(nn.Module):
-    """Maps (..., widths[0]) to (..., widths[-1])."""
+    """Linear layers that map (..., widths[0]) to (..., widths[-1])."""
 
     def __init__(self, *widths: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(inward, outward) for inward, outward in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
-        """ReLU after every layer but the last."""
+        """Apply the layers, with ReLU after each one except the last."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x), inplace=True)
         return self.layers[-1](x)  # type: ignore[no-any-return]
 
 
 def zero_last(mlp: MLP) -> MLP:
-    """The same module, made to answer zero at first: boxes start as their references."""
+    """Set the last layer to zero and return the MLP. A new box head then leaves the reference boxes as they are."""
     last = mlp.layers[-1]
     assert isinstance(last, nn.Linear)
     nn.init.zeros_(last.weight)
@@ -39,23 +42,23 @@ def zero_last(mlp: MLP) -> MLP:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax(query key^T / sqrt(c)) value, each (N, heads, L, c)."""
+    """The attention softmax(query key^T / sqrt(c)) value. All arguments are (N, heads, L, c)."""
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         return _HalfOnCPU.apply(query, key, value)  # type: ignore[no-any-return]
     return F.scaled_dot_product_attention(query, key, value)
 
 
 class _HalfOnCPU(torch.autograd.Function):
-    """bfloat16 is kept, float32 is computed with: on a CPU the fused kernel is up to twice as fast in it.
+    """Attention on a CPU that keeps bfloat16 tensors but computes in float32, where the kernel is up to twice as fast.
 
-    Only a CPU with AMX, which multiplies bfloat16 in tiles, is faster in bfloat16, and that forward alone.
+    Exception: a CPU with AMX multiplies bfloat16 in tiles, so its forward pass is faster in bfloat16.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         inputs = [query, key, value]
         if not _TILES:
-            inputs = [one.float() for one in inputs]
+            inputs = [tensor.float() for tensor in inputs]
         output, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*inputs)
         output = output.to(query.dtype)
         ctx.save_for_backward(query, key, value, output, logsumexp)
@@ -65,9 +68,9 @@ class _HalfOnCPU(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, ...]:
         *values, logsumexp = ctx.saved_tensors
         gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            outer[0].float(), *(one.float() for one in values), logsumexp, 0.0, False
+            outer[0].float(), *(tensor.float() for tensor in values), logsumexp, 0.0, False
         )
-        return tuple(one.to(outer[0].dtype) for one in gradients)
+        return tuple(gradient.to(outer[0].dtype) for gradient in gradients)
 
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> Tensor:
@@ -89,9 +92,9 @@ def relu_mlp(x: Tensor, expand: nn.Linear, contract: nn.Linear) -> Tensor:
 
 
 class _ReluMLP(torch.autograd.Function):
-    """On a CPU. A pass over the hidden rows costs as much as a product, so ReLU is part of the product where it can be.
+    """The MLP on a CPU. A pass over the hidden rows costs as much as a product, so oneDNN applies ReLU in the product.
 
-    In bfloat16 the hidden rows are computed again in the backward pass: it takes less time than to keep them.
+    In bfloat16 the backward pass computes the hidden rows again, which takes less time than keeping them.
     """
 
     @staticmethod
@@ -106,9 +109,11 @@ class _ReluMLP(torch.autograd.Function):
         x, expand, expand_bias, weight, hidden = ctx.saved_tensors
         if hidden is None:
             hidden = _relu_linear(x, expand, expand_bias)
-        of_hidden, *of_second = _linear_backward(outer[0], hidden, weight, *ctx.needs_input_grad[3:5])
-        torch.ops.aten.threshold_backward.grad_input(of_hidden, hidden, 0, grad_input=of_hidden)
-        return *_linear_backward(of_hidden, x, expand, *ctx.needs_input_grad[1:3]), *of_second
+        hidden_gradient, *second_layer_gradients = _linear_backward(
+            outer[0], hidden, weight, *ctx.needs_input_grad[3:5]
+        )
+        torch.ops.aten.threshold_backward.grad_input(hidden_gradient, hidden, 0, grad_input=hidden_gradient)
+        return *_linear_backward(hidden_gradient, x, expand, *ctx.needs_input_grad[1:3]), *second_layer_gradients
 
 
 def _relu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -132,11 +137,13 @@ class _NormLinear(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, shift, mean, deviation, weight = ctx.saved_tensors
         hidden = F.layer_norm(x, x.shape[-1:], scale, shift, ctx.epsilon).to(weight.dtype)
-        of_hidden, of_weight, of_bias = _linear_backward(outer[0], hidden, weight, *ctx.needs_input_grad[4:6])
-        of_x, of_scale, of_shift = torch.ops.aten.native_layer_norm_backward(
-            of_hidden.to(x.dtype), x, x.shape[-1:], mean, deviation, scale, shift, [True, True, True]
+        hidden_gradient, weight_gradient, bias_gradient = _linear_backward(
+            outer[0], hidden, weight, *ctx.needs_input_grad[4:6]
         )
-        return of_x, of_scale, of_shift, None, of_weight, of_bias
+        x_gradient, scale_gradient, shift_gradient = torch.ops.aten.native_layer_norm_backward(
+            hidden_gradient.to(x.dtype), x, x.shape[-1:], mean, deviation, scale, shift, [True, True, True]
+        )
+        return x_gradient, scale_gradient, shift_gradient, None, weight_gradient, bias_gradient
 
 
 class _GeluLinear(torch.autograd.Function):
@@ -148,20 +155,31 @@ class _GeluLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        of_hidden, of_weight, of_bias = _linear_backward(outer[0], F.gelu(x), weight, *ctx.needs_input_grad[1:3])
-        return torch.ops.aten.gelu_backward(of_hidden, x), of_weight, of_bias
+        hidden_gradient, weight_gradient, bias_gradient = _linear_backward(
+            outer[0], F.gelu(x), weight, *ctx.needs_input_grad[1:3]
+        )
+        return torch.ops.aten.gelu_backward(hidden_gradient, x), weight_gradient, bias_gradient
 
 
 def _linear_backward(
-    outer: Tensor, hidden: Tensor, weight: Tensor, of_weight: bool, of_bias: bool
+    outer: Tensor, hidden: Tensor, weight: Tensor, needs_weight: bool, needs_bias: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Gradients of a linear layer's input, and of its weight and bias where they are asked for."""
+    """Gradients of a linear layer's input, weight and bias.
+
+    Args:
+        outer: gradient of the layer's output.
+        hidden: the layer's input.
+        weight: the layer's weight.
+        needs_weight, needs_bias: compute that gradient; otherwise it is None.
+    """
     rows = outer.flatten(0, -2)
-    return outer @ weight, rows.t() @ hidden.flatten(0, -2) if of_weight else None, rows.sum(0) if of_bias else None
+    input_gradient = outer @ weight
+    weight_gradient = rows.t() @ hidden.flatten(0, -2) if needs_weight else None
+    return input_gradient, weight_gradient, rows.sum(0) if needs_bias else None
 
 
 def _as_autocast(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """As autocast would cast the parameters of a linear layer; inside of a Function it would do so unseen."""
+    """Cast the parameters as autocast would. Inside of an autograd.Function, autograd would not see the cast."""
     device = weight.device.type
     if not torch.is_autocast_enabled(device):
         return weight, bias

@@ -1,4 +1,4 @@
-"""From the detector's output to detections in pixels."""
+"""Turns the detector's output into detections in pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
 from rfdetr_core.ops.structures import Detections, DetectorOutput
 
-MASKS_AT_ONCE = 32  # resized together: bounds the memory that float masks of the image's size take
+MASKS_AT_ONCE = 32  # resized together: this bounds the memory of float masks at the image's size
 
 
 @torch.no_grad()
@@ -22,17 +22,23 @@ def postprocess(
     threshold: float | None = None,
     mask_size: tuple[int, int] | None = None,
 ) -> Iterator[Detections]:
-    """Detections of each image of a batch, on the CPU; sizes: (height, width) of the images in pixels.
+    """The detections of each image of a batch, on the CPU.
 
-    Of each image the best `limit` pairs of query and class, and of these only scores above the threshold. A tie goes to
-    the lower query, then the lower class. Boxes end at the image's border. mask_size: (height, width) of the masks
-    where it is not the image's. Masks of an image's size are large: they are made when its turn comes.
+    A detection is a pair of query and class. Of equal scores, the lower query comes first, then the lower class. Boxes
+    are clipped to the image. Masks are large, so those of an image are computed only when it is reached.
+
+    Args:
+        output: of the detector, for the batch.
+        sizes: (height, width) of the images in pixels.
+        limit: the most detections of an image, the best first.
+        threshold: only scores above it are returned; None: all scores.
+        mask_size: (height, width) of the masks in pixels; None: the image's size.
     """
-    # Ordered for the whole batch and cut on the CPU: each look at a value on a device waits for it.
+    # Sorted for the whole batch, and filtered on the CPU: reading a single value waits for the device.
     rows, device = output.logits.shape[-1], output.logits.device
-    # Image by image, though: the last bit of a sigmoid depends on where the number lies in memory.
-    every = torch.stack([one.sigmoid().flatten() for one in output.logits])
-    scores, order = every.sort(dim=1, descending=True, stable=True)
+    # The sigmoid is computed image by image: its last bit depends on the number's position in memory.
+    probabilities = torch.stack([image_logits.sigmoid().flatten() for image_logits in output.logits])
+    scores, order = probabilities.sort(dim=1, descending=True, stable=True)
     scores, order = scores[:, :limit], order[:, :limit]  # (B, limit)
     corners = output.boxes.new_tensor([[(width, height, width, height)] for height, width in sizes])  # (B, 1, 4)
     picked = output.boxes.gather(1, (order // rows)[..., None].expand(-1, -1, 4))
@@ -47,7 +53,7 @@ def postprocess(
 
 
 def resize_masks(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Mask logits (N, h, w), resized to (height, width) and cut at zero: (N, height, width) bool."""
+    """Masks (N, height, width) bool: logits (N, h, w), resized to size (height, width), above zero."""
     masks = torch.empty(len(logits), *size, dtype=torch.bool, device=logits.device)
     for start in range(0, len(logits), MASKS_AT_ONCE):
         chunk = F.interpolate(logits[start : start + MASKS_AT_ONCE, None], size, mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""From the encoder's maps to the decoder's: resample, concatenate, fuse, once per scale."""
+"""The projector: for each scale, it resamples the encoder's maps, concatenates and fuses them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from torch import Tensor, nn
 
 
 class Projector(nn.Module):
-    """`features` maps (B, inward, H, W) to one (B, outward, H', W') per scale: twice, once or half H for P3, P4, P5."""
+    """Maps the encoder's maps (B, inward, H, W) to one map (B, outward, H', W') per scale.
+
+    Args:
+        features: how many maps the encoder has.
+        inward, outward: channels of the encoder's maps and of the results.
+        scales: P3 (H' = 2 H), P4 (H' = H), P5 (H' = H / 2).
+    """
 
     def __init__(self, *, features: int, inward: int, outward: int, scales: tuple[str, ...]) -> None:
         super().__init__()
         self.levels = nn.ModuleList(Level(features, inward, outward, scale) for scale in scales)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """The maps of the scales, in order, stored with channels last."""
+        """The maps of the scales, in order, in channels-last memory."""
         return [level(maps) for level in self.levels]
 
 
 class Level(nn.Module):
-    """One scale: every map resampled by its own layer, then all of them fused."""
+    """One scale: each map is resampled by its own layer, then all are fused. The arguments are those of `Projector`."""
 
     def __init__(self, features: int, inward: int, outward: int, scale: str) -> None:
         super().__init__()
@@ -30,8 +36,8 @@ class Level(nn.Module):
         self.norm = ChannelNorm(outward)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """Maps (B, inward, H, W) to (B, outward, H', W')."""
-        resampled = [resample(one) for resample, one in zip(self.resamplers, maps, strict=True)]
+        """Maps each (B, inward, H, W) to one map (B, outward, H', W')."""
+        resampled = [resample(encoder_map) for resample, encoder_map in zip(self.resamplers, maps, strict=True)]
         return self.norm(self.fuse(torch.cat(resampled, dim=1)))  # type: ignore[no-any-return]
 
 
@@ -46,13 +52,18 @@ def _resampler(width: int, scale: str) -> nn.Module:
 
 
 class C2f(nn.Module):
-    """YOLOv8's cross-stage block: three bottlenecks in a row, and every stage's half goes to the last convolution."""
+    """YOLOv8's cross-stage block: bottlenecks in a row. The last convolution reads the outputs of all stages.
+
+    Args:
+        inward, outward: channels of the input and of the output.
+        bottlenecks: how many.
+    """
 
     def __init__(self, inward: int, outward: int, bottlenecks: int = 3) -> None:
         super().__init__()
         self.stage_width = outward // 2
         self.reduce = ConvNorm(inward, 2 * self.stage_width, kernel=1)
-        # A bottleneck is two convolutions, with no short cut.
+        # A bottleneck is two convolutions without a skip connection.
         pairs = [[ConvNorm(self.stage_width, self.stage_width, kernel=3) for _ in range(2)] for _ in range(bottlenecks)]
         self.bottlenecks = nn.ModuleList(nn.Sequential(*pair) for pair in pairs)
         self.merge = ConvNorm((2 + bottlenecks) * self.stage_width, outward, kernel=1)
@@ -66,7 +77,13 @@ class C2f(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, norm over the channels, activation."""
+    """Convolution without bias, norm over the channels, activation.
+
+    Args:
+        inward, outward: channels of the input and of the output.
+        kernel, stride: of the convolution, in pixels.
+        activation: None: SiLU.
+    """
 
     def __init__(
         self, inward: int, outward: int, *, kernel: int, stride: int = 1, activation: nn.Module | None = None
@@ -88,6 +105,6 @@ class ChannelNorm(nn.LayerNorm):
         super().__init__(channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape, stored with channels last."""
+        """Normalise. The shape stays, in channels-last memory."""
         rows = x.permute(0, 2, 3, 1)
         return F.layer_norm(rows, self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""The first of the two stages: every group of queries picks the tokens that look most like objects, and boxes them."""
+"""The proposals (first stage): each group of queries chooses the best tokens and predicts a box for each."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rfdetr_core.model.deformable import Memory
 from rfdetr_core.model.layers import MLP
 from rfdetr_core.ops.boxes import apply_delta
 
-ANCHOR_SIZE = 0.05  # of the image, on the first level; it doubles from level to level
-MARGIN = 0.01  # anchors that come closer to 0 or 1 are not used
+ANCHOR_SIZE = 0.05  # side of an anchor on the first level, relative to the image; it doubles with each level
+MARGIN = 0.01  # anchors closer than this to 0 or 1 are not used
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """The picked tokens of all groups, group by group, best first.
+    """The chosen tokens of all groups, group by group, best first.
 
     features: (B, G*k, C). logits: (B, G*k, K). boxes: (B, G*k, 4) cxcywh in 0..1.
     """
@@ -31,7 +31,12 @@ class Proposals:
 
 
 class ProposalHead(nn.Module):
-    """What one group has of its own, class and box head among it: copies of the given ones."""
+    """The layers of one group.
+
+    Args:
+        width: C, of the tokens.
+        class_head, box_head: the decoder's heads. The group starts with copies of them.
+    """
 
     def __init__(self, width: int, class_head: nn.Linear, box_head: MLP) -> None:
         super().__init__()
@@ -43,7 +48,7 @@ class ProposalHead(nn.Module):
 
     def scores(self, tokens: Tensor) -> Tensor:
         """The best class logit (B, S) of each token (B, S, C), without gradients."""
-        # Detached, not under no_grad: autocast would keep copies cast under no_grad, and use them for the gradients.
+        # Detached instead of no_grad: autocast would cache casts made under no_grad, and use them for the gradients.
         project, norm, classify = (
             (layer.weight.detach(), layer.bias.detach()) for layer in (self.project, self.norm, self.class_head)
         )
@@ -52,14 +57,19 @@ class ProposalHead(nn.Module):
 
 
 def best_tokens(scores: Tensor, count: int) -> Tensor:
-    """Indexes (B, count) of the highest of (B, S) scores, best first."""
+    """Indexes (B, count) of the highest scores (B, S), best first."""
     return scores.topk(count, dim=1).indices
 
 
 class Proposer(nn.Module):
-    """The proposal heads of all groups, and the choice of the best `limit` tokens of each.
+    """The proposal heads of all groups. Each group proposes its best `limit` tokens.
 
-    `choose` can be replaced: scores can nearly tie, so whoever compares two models gives one the choice of the other.
+    `choose` can be replaced. Scores can be nearly equal, so a comparison of two models gives both the same choice.
+
+    Args:
+        width, class_head, box_head: see `ProposalHead`.
+        groups: how many groups.
+        limit: tokens that each group proposes.
     """
 
     choose = staticmethod(best_tokens)
@@ -70,7 +80,7 @@ class Proposer(nn.Module):
         self.groups = nn.ModuleList(ProposalHead(width, class_head, box_head) for _ in range(groups))
 
     def forward(self, memory: Memory, groups: int) -> Proposals:
-        """Proposals of the first `groups` groups; fewer than `limit` each where the memory has fewer tokens."""
+        """Proposals of the first `groups` groups. A group has fewer than `limit` if the memory has fewer tokens."""
         heads = [cast(ProposalHead, head) for head in self.groups[:groups]]
         anchors, unusable = make_anchors(memory)
         tokens = memory.tokens.masked_fill(unusable, 0)
@@ -88,10 +98,11 @@ class Proposer(nn.Module):
 
 
 def make_anchors(memory: Memory) -> tuple[Tensor, Tensor]:
-    """One cxcywh anchor per token, in fp32 arithmetic as upstream's, and where it must not be used.
+    """An anchor for each token, and a mask of the anchors that must not be used.
 
-    Sizes are relative to the image, so the anchors of padding lie beyond 1 and are unusable like those at the border.
-    Returns (B, S, 4), zero where unusable, and (B, S, 1) bool; B is 1 without padding.
+    Returns the anchors (B, S, 4), cxcywh relative to the image, zero where unusable; and the mask (B, S, 1), bool. B is
+    1 without padding. Anchors at the border are unusable, and those of padding too: they are beyond 1. The arithmetic
+    is in fp32, as in upstream.
     """
     anchors = []
     for level, shape in enumerate(memory.shapes):
@@ -99,7 +110,7 @@ def make_anchors(memory: Memory) -> tuple[Tensor, Tensor]:
         y, x = torch.meshgrid(*sides, indexing="ij")
         grid = torch.stack([x, y], dim=-1).reshape(1, -1, 2)
         if memory.extents is None:
-            # Filled on the device: a tensor made of numbers would make the host wait for it.
+            # Filled on the device: a tensor made from Python numbers would make the host wait.
             extent = torch.cat([grid.new_full((1, 1), side) for side in reversed(shape)], dim=1)
         else:
             extent = memory.extents[:, level]
@@ -111,14 +122,14 @@ def make_anchors(memory: Memory) -> tuple[Tensor, Tensor]:
 
 
 def grouped_linear(rows: Tensor, layers: list[nn.Linear]) -> Tensor:
-    """Each group's own linear layer on its rows: (G, N, in) to (G, N, out), as one batched product."""
+    """Apply each group's linear layer to its rows: (G, N, in) to (G, N, out), in one batched product."""
     weight = torch.stack([layer.weight for layer in layers])
     bias = torch.stack([layer.bias for layer in layers])
     return torch.baddbmm(bias[:, None], rows, weight.transpose(1, 2))
 
 
 def grouped_norm(rows: Tensor, layers: list[nn.LayerNorm]) -> Tensor:
-    """Each group's own layer norm on its rows (G, N, C)."""
+    """Apply each group's layer norm to its rows (G, N, C)."""
     normal = F.layer_norm(rows, layers[0].normalized_shape, eps=layers[0].eps)
     weight = torch.stack([layer.weight for layer in layers])
     bias = torch.stack([layer.bias for layer in layers])
@@ -126,12 +137,12 @@ def grouped_norm(rows: Tensor, layers: list[nn.LayerNorm]) -> Tensor:
 
 
 def grouped_mlp(rows: Tensor, mlps: list[MLP]) -> Tensor:
-    """Each group's own MLP on its rows: (G, N, in) to (G, N, out)."""
+    """Apply each group's MLP to its rows: (G, N, in) to (G, N, out)."""
     for number, layers in enumerate(zip(*(mlp.layers for mlp in mlps), strict=True)):
         rows = grouped_linear(rows.relu() if number else rows, [cast(nn.Linear, layer) for layer in layers])
     return rows
 
 
 def _swap(rows: Tensor, parts: int) -> Tensor:
-    """Image by image (B, G*k, C) to group by group (G, B*k, C), given G `parts`, or back, given B."""
+    """Reorder (B, G*k, C) to (G, B*k, C), with parts = G; or back, with parts = B."""
     return rows.reshape(rows.shape[0], parts, -1, rows.shape[-1]).transpose(0, 1).flatten(1, 2)

@@ -1,4 +1,7 @@
-"""The mask head: a map of pixel features, refined once per decoder layer, times one vector per query."""
+"""The mask head: a mask is the product of a map of pixel features and a vector of the query.
+
+The pixel features are refined once per decoder layer.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,13 @@ from rfdetr_core.ops.structures import MaskFactors
 
 
 class SegmentationHead(nn.Module):
-    """Projector map and decoder states to mask logits, `downsample_ratio` times smaller than the image."""
+    """Computes mask logits from the projector's first map and the decoder's states.
+
+    Args:
+        width: C, of maps and states.
+        blocks: as many as decoder layers.
+        downsample_ratio: masks are so many times smaller than the image.
+    """
 
     def __init__(self, width: int, *, blocks: int, downsample_ratio: int) -> None:
         super().__init__()
@@ -23,12 +32,12 @@ class SegmentationHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1))
 
     def pixels(self, features: Tensor, image_size: tuple[int, int]) -> Tensor:
-        """The projector's first map (B, C, h, w) at the size of the masks."""
+        """Resize the projector's first map (B, C, h, w) to the size of the masks."""
         height, width = (side // self.downsample_ratio for side in image_size)
         return resize_maps(features, (height, width))
 
     def forward(self, pixels: Tensor, states: list[Tensor]) -> list[MaskFactors]:
-        """Masks of each decoder state (B, Q, C); the blocks add up: state i sees the pixels after i + 1 of them."""
+        """Masks of each decoder state (B, Q, C). State i uses the pixels after i + 1 blocks."""
         masks = []
         for block, state in zip(self.blocks, states, strict=True):
             pixels = block(pixels)
@@ -36,7 +45,7 @@ class SegmentationHead(nn.Module):
         return masks
 
     def factors(self, pixels: Tensor, queries: Tensor) -> MaskFactors:
-        """Masks of queries (B, Q, C) on the pixels (B, C, h, w) as they are; the proposals' masks use no block."""
+        """Masks of queries (B, Q, C) on pixels (B, C, h, w), without a block. Masks of the proposals come from here."""
         return MaskFactors(self.pixel_projection(pixels), self.query_projection(self.query_block(queries)), self.bias)
 
 
@@ -50,7 +59,7 @@ class PixelBlock(nn.Module):
         self.pointwise = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to the same."""
+        """Maps (B, C, h, w) to the same shape."""
         rows = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
         return x + F.gelu(self.pointwise(rows)).permute(0, 3, 1, 2)
 
@@ -65,5 +74,5 @@ class QueryBlock(nn.Module):
         self.contract = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, Q, C) to the same."""
+        """Maps (B, Q, C) to the same shape."""
         return x + self.contract(F.gelu(self.expand(self.norm(x))))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The encoder: DINOv2's vision transformer, in which most blocks attend within windows only."""
+"""The encoder: DINOv2's vision transformer, where most blocks attend only within windows."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ NORM_EPSILON = 1e-6
 
 
 class VisionTransformer(nn.Module):
-    """Images (B, channels, H, W) to one map (B, width, H / patch_size, W / patch_size) per feature index.
+    """Maps images (B, channels, H, W) to one map (B, width, H / patch_size, W / patch_size) per feature index.
 
-    Feature N is the hidden state after N blocks, normalised. Blocks behind the last feature exist, as in DINOv2's
-    weights, but are frozen and never run; so is the mask token. `drop_path` rises linearly from 0 over the blocks.
+    Feature N is the normalised hidden state after N blocks. Blocks after the last feature, and the mask token, exist
+    because DINOv2's weights have them, but they are frozen and never run.
+
+    Args:
+        channels, patch_size, width, blocks, heads, mlp_ratio, windows, position_grid, feature_indexes: see
+        `Architecture`.
+        drop_path: rate of stochastic depth in the last block. It rises linearly from 0 in the first block.
+        gradient_checkpointing: recompute activations in the backward pass.
     """
 
     def __init__(
@@ -51,7 +57,7 @@ class VisionTransformer(nn.Module):
                 width,
                 heads,
                 mlp_ratio,
-                # Feature numbers count from 1, yet released weights use them as 0-based numbers of the global blocks.
+                # Feature numbers count from 1, but published weights use them as 0-based numbers of global blocks.
                 windows_seen=windows**2 if index in feature_indexes else 1,
                 drop_path=drop_path * index / max(blocks - 1, 1),
             )
@@ -71,10 +77,10 @@ class VisionTransformer(nn.Module):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """The maps of the feature indexes, in order, stored with channels last.
+        """The maps of the feature indexes, in order, in channels-last memory.
 
         Raises:
-            ValueError: a side that patches and windows do not divide.
+            ValueError: a side is not divisible by patch_size x windows.
         """
         if images.shape[-2] % self.stride or images.shape[-1] % self.stride:
             raise ValueError(
@@ -98,9 +104,12 @@ class VisionTransformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a norm, scaled per channel and added to its input.
+    """Attention and MLP. Each has a norm before it, is scaled per channel, and is added to its input.
 
-    `windows_seen` neighbouring windows, their cls tokens too, make one sequence for the attention.
+    Args:
+        width, heads, mlp_ratio: see `Architecture`.
+        windows_seen: so many windows, with their cls tokens, are one sequence for the attention.
+        drop_path: rate of stochastic depth.
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: int, *, windows_seen: int, drop_path: float) -> None:
@@ -116,7 +125,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(windows of all images, tokens of a window, C) to the same."""
+        """Maps (windows of all images, tokens of a window, C) to the same shape."""
         sequences = x.reshape(x.shape[0] // self.windows_seen, -1, x.shape[-1])
         x = x + self.drop_path(self.attention(sequences, self.norm1, self.scale1).view_as(x))
         hidden = norm_linear(x, self.norm2, self.expand.weight, self.expand.bias)
@@ -124,13 +133,15 @@ class Block(nn.Module):
 
 
 def scaled(layer: nn.Linear, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a linear layer whose outputs are scaled per channel: for a gradient of the scale alone,
-    the outputs would be kept."""
+    """Weight and bias of a linear layer, multiplied by a scale per output channel.
+
+    To scale the outputs instead, autograd would have to keep them for the gradient of the scale.
+    """
     return layer.weight * scale[:, None], layer.bias * scale
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention within each sequence of (N, L, C), behind a norm; the outputs scaled per channel."""
+    """Norm, then multi-head self-attention within each sequence. The outputs are scaled per channel."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -141,7 +152,13 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor, norm: nn.LayerNorm, scale: Tensor) -> Tensor:
-        """(N, L, C) to the same."""
+        """The scaled outputs (N, L, C).
+
+        Args:
+            x: N sequences, (N, L, C).
+            norm: applied to x.
+            scale: of each output channel, (C,).
+        """
         layers = (self.query, self.key, self.value)
         weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
         projected = norm_linear(x, norm, weight, bias).view(*x.shape[:2], 3, self.heads, -1)
@@ -151,14 +168,14 @@ class Attention(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training, zero each row of the batch with probability `rate` and scale up the others."""
+    """Stochastic depth: in training, set each row of the batch to 0 with probability `rate`, and scale up the rest."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, L, C) to the same."""
+        """Maps (N, L, C) to the same shape."""
         if self.rate == 0 or not self.training:
             return x
         kept = torch.rand(len(x), 1, 1, dtype=x.dtype, device=x.device) >= self.rate
@@ -166,23 +183,36 @@ class DropPath(nn.Module):
 
 
 def split_windows(grid: Tensor, windows: int) -> Tensor:
-    """Cut (B, H, W, C) into windows x windows equal rectangles, row by row: (B * windows^2, H * W / windows^2, C)."""
+    """Split (B, H, W, C) into windows x windows rectangles, row by row: (B * windows^2, H * W / windows^2, C)."""
     batch, height, width, channels = grid.shape
     grid = grid.reshape(batch, windows, height // windows, windows, width // windows, channels)
     return grid.transpose(2, 3).reshape(batch * windows**2, -1, channels)
 
 
 def join_windows(tokens: Tensor, windows: int, height: int, width: int) -> Tensor:
-    """Undo `split_windows`: (B * windows^2, height * width / windows^2, C) to (B, height, width, C)."""
+    """Undo `split_windows`: (B * windows^2, height * width / windows^2, C) to (B, height, width, C).
+
+    Args:
+        tokens: of the windows.
+        windows: per side.
+        height, width: of the whole grid in tokens.
+    """
     channels = tokens.shape[-1]
     tokens = tokens.reshape(-1, windows, windows, height // windows, width // windows, channels)
     return tokens.transpose(2, 3).reshape(-1, height, width, channels)
 
 
 def resize_positions(positions: Tensor, height: int, width: int) -> Tensor:
-    """Resample the patch positions of (1, 1 + grid^2, C) to a grid of height x width; the first row, cls, stays.
+    """Resize the patch positions of (1, 1 + grid^2, C) to a grid of height x width. The first row, cls, stays.
 
-    Bicubic, antialiased, in fp32, as DINOv2's `interpolate_pos_encoding`. Returns (1, 1 + height * width, C).
+    Bicubic, antialiased, in fp32, as DINOv2's `interpolate_pos_encoding`.
+
+    Args:
+        positions: (1, 1 + grid^2, C).
+        height, width: of the new grid in tokens.
+
+    Returns:
+        (1, 1 + height * width, C).
     """
     side = math.isqrt(positions.shape[1] - 1)
     if (height, width) == (side, side):

@@ -1,4 +1,11 @@
-"""What watches a training. The trainer loads this by name: it may not change a result, and no stage depends on it."""
+"""Callbacks that observe a training: the console, the facts of a run, MLflow and other loggers. None changes a result.
+
+`observers` gives the callbacks that the section `runtime` asks for. The trainer imports it by name, so that no stage
+depends on this package and a change here reruns nothing. `console.py` prints, `loggers.py` sends each epoch of
+history.csv to MLflow, TensorBoard, Weights & Biases and ClearML, and `runs.py` is the MLflow run of one training. After
+a training, `publishing.py` sends evaluations and reports (the command `publish`), and `logged_model.py` links the model
+file. Start reading at loggers.py.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def observers(runtime: RuntimeConfig, record: Mapping[str, Any], folder: Path) -> list[Callback]:
-    """The callbacks that the `runtime` section asks for; `record` is what the training says of its origin."""
+    """The callbacks that the section `runtime` asks for. record: the training record. folder: the run folder."""
     from rfdetr_core.observers.console import console
     from rfdetr_core.observers.loggers import LOGGERS, MlflowRun, RunFacts
 
-    found: list[Callback] = [console(runtime.progress_bar, folder), RunFacts(record, folder)]
+    callbacks: list[Callback] = [console(runtime.progress_bar, folder), RunFacts(record, folder)]
     if runtime.mlflow:
-        found.append(MlflowRun(runtime.project, runtime.run, record, folder))
-    return found + [logger(runtime, record, folder) for logger in LOGGERS if getattr(runtime, logger.key)]
+        callbacks.append(MlflowRun(runtime.project, runtime.run, record, folder))
+    return callbacks + [logger(runtime, record, folder) for logger in LOGGERS if getattr(runtime, logger.key)]

@@ -1,6 +1,6 @@
-"""Run as a process of its own: ClearML forks, and takes over signals, exceptions and forks of the process it is in.
+"""The process of a ClearML task. It is separate, since ClearML forks and takes over signals, exceptions and forks.
 
-The first line of the input has the names and the params, each further one an epoch; its end is the end of the task.
+The first line of stdin has the names and the params. Each following line is an epoch. The end of stdin ends the task.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from typing import Any
 
 
 def main() -> None:
-    """Answer "ready" or the reason why there is no task; then report what comes."""
+    """Print "ready", or why there is no task; then report each epoch from stdin."""
     answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # ClearML prints
-    told = json.loads(sys.stdin.readline())
+    os.dup2(2, 1)  # ClearML prints to stdout; this process answers there
+    settings = json.loads(sys.stdin.readline())
     try:
         from clearml import Task
 
-        # Its setting sdk.development.report_use_subprocess, which no variable sets: forking with threads can hang it.
-        setattr(Task, "_report_subprocess_enabled", False)  # noqa: B010 - typed as what reads the setting
+        # The setting sdk.development.report_use_subprocess has no environment variable. Forking with threads can hang.
+        setattr(Task, "_report_subprocess_enabled", False)  # noqa: B010 - the attribute is typed as a function that reads the setting
         task: Any = Task.init(
-            **told["task"],
+            **settings["task"],
             reuse_last_task_id=False,
             auto_connect_arg_parser=False,
             auto_connect_frameworks=False,
             auto_connect_streams=False,
             auto_resource_monitoring=False,
         )
-        task.set_parameters(told["params"])
-    except Exception as error:  # noqa: BLE001 - whatever it is, the trainer tells it
+        task.set_parameters(settings["params"])
+    except Exception as error:  # noqa: BLE001 - the trainer reports any error
         print(" ".join(str(error).split()), file=answer, flush=True)
         return
     print("ready", file=answer, flush=True)

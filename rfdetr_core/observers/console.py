@@ -1,4 +1,4 @@
-"""A line per epoch; on a terminal or in a notebook, a progress bar until it is there."""
+"""Prints one line for each epoch. On a terminal or in a notebook, a progress bar shows the epoch that runs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from rfdetr_core.base.printing import say
 from rfdetr_core.observers.history import best_scores
 from rfdetr_core.training.module import TrainingModule
 
-# Modules with one interface, a class `tqdm`; the first also draws in notebooks.
+# Both modules have a class `tqdm` with the same interface; the first also works in notebooks.
 _BARS = {"tqdm": "tqdm.auto", "rich": "tqdm.rich"}
-_PAUSE = 0.5  # seconds between looks at the loss, which wait for the device
+_PAUSE = 0.5  # seconds between updates of the bar; reading the loss waits for the device
 _TRACKS = {"mAP": "", "EMA mAP": "ema_"}
 
 
-class Lines(Checkpoint):
-    """Prints a line after each epoch. A Checkpoint, since Lightning calls those last, with all values there."""
+class EpochLines(Checkpoint):
+    """Prints a line after each epoch. It is a Checkpoint: Lightning calls these last, when all values are known."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -42,7 +42,7 @@ class Lines(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the images; the scoring after the last batch is no part of the speed."""
+        """Count the images. The speed does not include the scoring after the last batch."""
         self.images += len(batch.samples) * trainer.world_size
         self.trained = time.monotonic()
 
@@ -54,17 +54,17 @@ class Lines(Checkpoint):
         tracks = {name: f"val/{track}{kind}mAP_50_95" for name, track in _TRACKS.items()}
         self.scores = [f"{name} {row[key]:.3f}" for name, key in tracks.items() if key in row] or self.scores
         self.epochs += 1
-        left = (now - self.begun) / self.epochs * (epochs - trainer.current_epoch - 1)
-        # A script's own steps may record no loss.
+        remaining = (now - self.begun) / self.epochs * (epochs - trainer.current_epoch - 1)
+        # A custom training step may record no loss.
         numbers = {"loss": ("train/loss", ".3f"), "lr": ("train/lr", ".2e")}
         loss, rate = ([f"{name} {row[key]:{form}}"] if key in row else [] for name, (key, form) in numbers.items())
         parts = [_epoch(trainer), *loss, *self.scores, *rate]
-        parts += [f"{self._speed():.1f} img/s", _memory(), f"{now - self.started:.1f} s", f"{_clock(left)} left"]
+        parts += [f"{self._speed():.1f} img/s", _memory(), f"{now - self.started:.1f} s", f"{_clock(remaining)} left"]
         if trainer.is_global_zero:
             say("  ".join(parts))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print both best scores."""
+        """Print the best score of each track."""
         if trainer.is_global_zero:
             say(best_scores(files.read_json(self.folder / "scores.json")))
 
@@ -72,8 +72,8 @@ class Lines(Checkpoint):
         return self.images / max(self.trained - self.started, 1e-9)
 
 
-class ProgressBar(Lines):
-    """Shows a bar until the line is there."""
+class ProgressBar(EpochLines):
+    """Also shows a progress bar while an epoch runs."""
 
     def __init__(self, folder: Path, kind: Literal["tqdm", "rich"]) -> None:
         super().__init__(folder)
@@ -83,7 +83,7 @@ class ProgressBar(Lines):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar."""
+        """Update the bar."""
         assert isinstance(pl_module, TrainingModule)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if not trainer.is_global_zero:
@@ -97,24 +97,24 @@ class ProgressBar(Lines):
             self.shown = self.trained
             rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
             loss = getattr(pl_module, "loss", None)
-            told = [] if loss is None else [f"loss {loss.item():.3f}"]
-            parts = [_epoch(trainer), *told, *self.scores, f"lr {rate:.1e}"]
-            parts += [f"{self._speed():.1f} img/s", _memory(), self._left(trainer, (batch_idx + 1) / batches)]
+            loss_text = [] if loss is None else [f"loss {loss.item():.3f}"]
+            parts = [_epoch(trainer), *loss_text, *self.scores, f"lr {rate:.1e}"]
+            parts += [f"{self._speed():.1f} img/s", _memory(), self._remaining_time(trainer, (batch_idx + 1) / batches)]
             self._show(", ".join(parts))
         self.bar.update()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say why the full bar stands still."""
+        """Show that the evaluation runs, since the full bar does not move."""
         if self.bar is not None:
             self._show(f"{_epoch(trainer)}, evaluating")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Replace the bar by the line."""
+        """Close the bar; print the line."""
         self._close()
         super().on_train_epoch_end(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the terminal to the message."""
+        """Close the bar, so that the message is readable."""
         self._close()
 
     def _show(self, text: str) -> None:
@@ -125,18 +125,18 @@ class ProgressBar(Lines):
             self.bar.close()
             self.bar = None
 
-    def _left(self, trainer: Trainer, part: float) -> str:
-        """The time left: evaluations included once there was one, before that a lower bound."""
+    def _remaining_time(self, trainer: Trainer, part: float) -> str:
+        """The remaining time; before the first evaluation a lower bound, since it does not include evaluations yet."""
         epochs, in_epoch = (trainer.max_epochs or 0) - trainer.current_epoch, self.trained - self.started
         if self.epochs:
             return f"{_clock((self.started - self.begun) / self.epochs * epochs - in_epoch)} left"
         return f"over {_clock(in_epoch * (epochs / part - 1))} left"
 
 
-def console(kind: Literal["tqdm", "rich"] | None, folder: Path) -> Lines:
-    """A bar where someone looks at it, else lines alone."""
-    seen = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return ProgressBar(folder, kind) if kind and seen else Lines(folder)
+def console(kind: Literal["tqdm", "rich"] | None, folder: Path) -> EpochLines:
+    """A progress bar on a terminal or in a notebook, else only lines. kind: None for only lines."""
+    is_watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return ProgressBar(folder, kind) if kind and is_watched else EpochLines(folder)
 
 
 def _epoch(trainer: Trainer) -> str:
@@ -144,8 +144,8 @@ def _epoch(trainer: Trainer) -> str:
 
 
 def _clock(seconds: float) -> str:
-    whole = max(0, int(seconds))
-    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+    total = max(0, int(seconds))
+    return f"{total // 3600}:{total // 60 % 60:02}:{total % 60:02}"
 
 
 def _memory() -> str:

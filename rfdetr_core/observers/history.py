@@ -1,4 +1,4 @@
-"""What loggers are fed from: history.csv has every epoch, so that what could not be sent is never lost."""
+"""Reads history.csv, which has every epoch of a run. Loggers send its rows, so a failed upload loses nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TRACKS = {"regular": "regular", "ema": "EMA"}
 
 
 def read_history(path: Path) -> dict[int, dict[str, float]]:
-    """The values of each epoch; without those that are not finite. No file: no epoch."""
+    """The finite values of each epoch; empty if the file does not exist."""
     if not path.exists():
         return {}
     import pandas as pd
@@ -23,45 +23,47 @@ def read_history(path: Path) -> dict[int, dict[str, float]]:
 
 
 def fingerprint(record: Mapping[str, Any]) -> str:
-    """One name for everything that decides a result: loggers find the run of a resumed training by it."""
+    """The digest of a training record. Loggers find the run of a resumed training by it."""
     return files.digest(record)
 
 
 def main_repository() -> Path:
-    """The folder of the project, also from within the copy in which `dvc exp run --temp` works."""
-    here = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-    copies = [parent for parent in (here, *here.parents) if parent.parts[-3:] == (".dvc", "tmp", "exps")]
-    return copies[0].parents[2] if copies else here
+    """The folder of the project, also if the current folder is the temporary copy of `dvc exp run --temp`."""
+    folder = Path(os.environ.get("DVC_ROOT", ".")).resolve()
+    copies = [parent for parent in (folder, *folder.parents) if parent.parts[-3:] == (".dvc", "tmp", "exps")]
+    return copies[0].parents[2] if copies else folder
 
 
 def run_files(folder: Path) -> str:
-    """The models in a run folder and what they are for, a line for each checkpoint and one for export/; both scores."""
-    from rfdetr_core.checkpoint.files import origin_of
+    """A text about a run folder: a line for each checkpoint with its purpose, one for export/, and the best scores."""
+    from rfdetr_core.checkpoint.files import read_training_record
 
     selection = files.read_json(folder / "selection.json")
-    told = {"checkpoint_best_total.pth": f"the result, to deploy: the {_TRACKS[selection['winner']]} weights alone"}
-    told |= {f"checkpoint_best_{track}.pth": f"the best {name} weights" for track, name in _TRACKS.items()}
-    kept = {int(path.stem.rpartition("_")[2]): path.name for path in folder.glob("checkpoint_[0-9]*.pth")}
-    states = {"checkpoint.pth": "the state after the last epoch, to go on from"}
-    states |= {kept[number]: f"the state after epoch {number + 1}" for number in sorted(kept)}
-    # Where DVC restored the result, the states, which it does not know, are of the training before.
-    result = origin_of(folder / "checkpoint_best_total.pth")
-    for name, what in states.items():
-        own = origin_of(folder / name)
-        other = own is not None and result is not None and fingerprint(own) != fingerprint(result)
-        told[name] = "the state of another training, not of this result" if other else what
-    there = [f"{folder / name}  {what}" for name, what in told.items() if (folder / name).exists()]
+    purposes = {
+        "checkpoint_best_total.pth": f"the result, for deployment: only the {_TRACKS[selection['winner']]} weights"
+    }
+    purposes |= {f"checkpoint_best_{track}.pth": f"the best {name} weights" for track, name in _TRACKS.items()}
+    numbered = {int(path.stem.rpartition("_")[2]): path.name for path in folder.glob("checkpoint_[0-9]*.pth")}
+    states = {"checkpoint.pth": "the state after the last epoch, to resume from"}
+    states |= {numbered[number]: f"the state after epoch {number + 1}" for number in sorted(numbered)}
+    # DVC does not track the states. If it restored the result, the states belong to an earlier training.
+    result = read_training_record(folder / "checkpoint_best_total.pth")
+    for name, purpose in states.items():
+        record = read_training_record(folder / name)
+        is_other_training = record is not None and result is not None and fingerprint(record) != fingerprint(result)
+        purposes[name] = "the state of another training, not of this result" if is_other_training else purpose
+    lines = [f"{folder / name}  {purpose}" for name, purpose in purposes.items() if (folder / name).exists()]
     if exported := sorted(path.name for path in folder.glob("export/*")):
-        there.append(f"{folder / 'export'}/: {', '.join(exported)}  the result for other runtimes")
-    return "\n".join([*there, best_scores(files.read_json(folder / "scores.json"))])
+        lines.append(f"{folder / 'export'}/: {', '.join(exported)}  the result for other runtimes")
+    return "\n".join([*lines, best_scores(files.read_json(folder / "scores.json"))])
 
 
 def best_scores(scores: dict[str, Any]) -> str:
-    """Both tracks' best scores, from the content of scores.json."""
+    """The best score of each track, from the content of scores.json."""
     (key,) = scores.keys() - {"epochs"}
-    told = []
+    parts = []
     for track, name in _TRACKS.items():
         if (best := scores[key].get(track)) is not None:
             score = "none" if best["score"] is None else f"{best['score']:.3f}"
-            told.append(f"{name} {score} (epoch {best['epoch']})")
-    return f"best {key}: {', '.join(told)}"
+            parts.append(f"{name} {score} (epoch {best['epoch']})")
+    return f"best {key}: {', '.join(parts)}"

@@ -1,4 +1,4 @@
-"""MLflow's page of a model: the LoggedModel of a checkpoint, linked to its run, its datasets and its scores."""
+"""Creates the LoggedModel of a checkpoint in MLflow, linked to its run, its datasets and its scores."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 from rfdetr_core.base import files
 from rfdetr_core.observers.runs import DIGEST, METRICS, TrackedRun, mlflow_name
 
-NAME = "detector"  # as dvc.yaml calls it
+NAME = "detector"  # the name of the model in dvc.yaml
 
 
 class Score(NamedTuple):
-    """A score of a model that its run has, too.
+    """A score of a model; its run has it, too.
 
     Attributes:
         name: As in the run.
@@ -39,20 +39,20 @@ def link_model(
     datasets: Mapping[str, str],
     scores: Iterable[Score],
 ) -> bool:
-    """Give a checkpoint's LoggedModel, made if there is none, its scores, each with its dataset.
+    """Create the LoggedModel of a checkpoint if there is none, and log its scores, each with its dataset.
 
-    Called again, it changes nothing. The model file stays an artifact of the run, which the description says.
+    A second call changes nothing. The model file stays an artifact of the run; the description of the model says so.
 
     Args:
-        run: The run of its training.
-        file: The checkpoint; its SHA-256 is the tag by which the model is found again.
+        run: The MLflow run of the training.
+        file: The checkpoint. Its SHA-256 is a tag of the model, by which a later call finds it.
         kind: The class of the model, such as RFDETRNano.
         epoch: The epoch of its weights.
-        datasets: SHA-256 of the manifests by the name of the dataset, as the run has them.
-        scores: Scores of the run that are those of this model.
+        datasets: The SHA-256 of each manifest, by the name of the dataset in the run.
+        scores: The scores of this model.
 
     Returns:
-        False from a server without such models, of a version before 3.
+        False if the server is older than MLflow 3 and has no such models.
     """
     from mlflow.exceptions import MlflowException
     from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
@@ -60,15 +60,15 @@ def link_model(
     digest = files.sha256_file(file)
     try:
         query = f"source_run_id = '{run.id}' AND tags.sha256 = '{digest}'"
-        found = list(run.client.search_logged_models([run.experiment], query))
+        models = list(run.client.search_logged_models([run.experiment], query))
     except MlflowException as error:
-        # A newer server says so of an experiment that was deleted, which is a fault.
+        # A newer server also answers 404 for a deleted experiment; that is an error.
         of_server = error.error_code != "RESOURCE_DOES_NOT_EXIST"
         if of_server and error.get_http_status_code() == http.HTTPStatus.NOT_FOUND:  # type: ignore[no-untyped-call]
             return False
         raise
-    if found:
-        model = found[0]
+    if models:
+        model = models[0]
     else:
         description = f"The file is model/{file.name} of the source run."
         tags = {"sha256": digest, MLFLOW_RUN_NOTE: description}
@@ -81,33 +81,35 @@ def link_model(
 
 
 def _add_output(run: TrackedRun, model: str, epoch: int) -> None:
-    """Name the model as what the run made."""
+    """Register the model as an output of the run."""
     from mlflow.entities import LoggedModelOutput
 
     outputs = run.client.get_run(run.id).outputs
-    if model not in [one.model_id for one in (outputs.model_outputs if outputs else [])]:
+    if model not in [output.model_id for output in (outputs.model_outputs if outputs else [])]:
         run.client.log_outputs(run.id, [LoggedModelOutput(model, epoch)])
 
 
 def _add_scores(run: TrackedRun, model: Any, datasets: Mapping[str, str], scores: Iterable[Score]) -> None:
-    """Log the finite scores that the model does not have, with the times of the run: so it has each once."""
+    """Log the finite scores that the model lacks, with their timestamps in the run, so that each is there once."""
     from mlflow.entities import Metric
 
-    there = model.metrics or []
-    known = {(one.key, one.step, one.value, one.dataset_name, one.dataset_digest) for one in there}
-    times = {(one.key, one.step, one.timestamp) for one in there}
+    logged_metrics = model.metrics or []
+    existing = {
+        (metric.key, metric.step, metric.value, metric.dataset_name, metric.dataset_digest) for metric in logged_metrics
+    }
+    times = {(metric.key, metric.step, metric.timestamp) for metric in logged_metrics}
     now, metrics = int(time.time() * 1000), []
     for score in scores:
         if not math.isfinite(score.value):
             continue
         name, dataset = mlflow_name(score.name), (score.dataset, datasets[score.dataset][:DIGEST])
-        if (name, score.step, score.value, *dataset) in known:
+        if (name, score.step, score.value, *dataset) in existing:
             continue
         logged = run.client.get_metric_history(run.id, name)
-        at = [one.timestamp for one in logged if (one.step, one.value) == (score.step, score.value)]
-        # Another dataset can have the same score: of one time a model has one.
-        free = [one for one in at if (name, score.step, one) not in times]
-        own = {"model_id": model.model_id, "dataset_name": dataset[0], "dataset_digest": dataset[1]}
-        metrics.append(Metric(name, score.value, max(free, default=now), score.step, **own))
+        timestamps = [metric.timestamp for metric in logged if (metric.step, metric.value) == (score.step, score.value)]
+        # A model has one value for each metric, step and timestamp, but two datasets can have equal scores.
+        free = [timestamp for timestamp in timestamps if (name, score.step, timestamp) not in times]
+        links = {"model_id": model.model_id, "dataset_name": dataset[0], "dataset_digest": dataset[1]}
+        metrics.append(Metric(name, score.value, max(free, default=now), score.step, **links))
     for start in range(0, len(metrics), METRICS):
         run.client.log_batch(run.id, metrics=metrics[start : start + METRICS])

@@ -1,4 +1,4 @@
-"""TensorBoard, Weights & Biases, ClearML, MLflow, and the facts of a run in its folder."""
+"""Loggers: TensorBoard, Weights & Biases, ClearML and MLflow; and run.json, the facts of a run."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ from rfdetr_core.base import files
 from rfdetr_core.base.code import exact_digests
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import RUN_FILE, flattened
-from rfdetr_core.base.waiting import OutOfTimeError, Patience
+from rfdetr_core.base.waiting import OutOfTimeError, TimeLimit
 from rfdetr_core.data.datamodule import TrainingData
 from rfdetr_core.observers.history import fingerprint, main_repository, read_history
-from rfdetr_core.observers.runs import PATIENCE, connect, fault, open_run, origin
+from rfdetr_core.observers.runs import PATIENCE, connect, mlflow_failure, open_run, source_tags
 from rfdetr_core.training.config import RuntimeConfig
 from rfdetr_core.training.interruption import Stopped, StopSignals
 
-_PATIENCE = 60.0  # seconds that sending the rest may take when the training has ended
-# What MLflow may take of a training: so many seconds, more for each epoch, or this share of the time where it is more.
+_PATIENCE = 60.0  # seconds for sending the remaining epochs after the training
+# The time budget of MLflow in a training: so many seconds; each epoch gives back these seconds or this share of its
+# time, whichever is more.
 _IN_ALL, _EPOCH, _SHARE = 60.0, 2.0, 0.05
-_LAST = 10.0  # seconds that it may take when the training failed or was stopped
+_LAST = 10.0  # seconds for MLflow after the training failed or was stopped
 
 
 class EpochLogger(Checkpoint):
-    """Sends each epoch of history.csv; a training that goes on sends the earlier ones too, in case they are missing.
+    """Sends each epoch of history.csv. A resumed training sends the earlier epochs again, in case they are missing.
 
-    A logger is a subclass in LOGGERS with `open`, `send` and `close`. key: the field of RuntimeConfig that asks for it.
-    A Checkpoint, since Lightning calls those last: RunFiles has written the file then.
+    A logger is a subclass in LOGGERS with `open`, `send` and `close`. key: the field of RuntimeConfig that enables it.
+    It is a Checkpoint because Lightning calls these last, when RunFiles has written history.csv.
     """
 
     key = ""
@@ -50,16 +51,16 @@ class EpochLogger(Checkpoint):
         self.project, self.record, self.folder = runtime.project, record, folder
         self.identity = fingerprint(record)[:32]
         self.name = runtime.run or self.identity[:8]
-        self.to: Any = None
+        self.connection: Any = None
         self.last = -1
 
     @property
-    def place(self) -> Path:
-        """A folder for local files; DVC throws away the copy in which a temporary experiment works."""
+    def local_folder(self) -> Path:
+        """A folder for local files. It is in the project, since DVC deletes the copy of a temporary experiment."""
         return main_repository() / self.folder / self.key
 
     def open(self) -> Any:
-        """What `send` and `close` use; anything wrong raises."""
+        """Connect; returns the object that `send` and `close` use. Any exception means failure."""
         raise NotImplementedError
 
     def send(self, epoch: int, row: Mapping[str, float]) -> None:
@@ -71,18 +72,18 @@ class EpochLogger(Checkpoint):
         raise NotImplementedError
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the run. UserError: the service refuses, or is not set up."""
+        """Open the run. UserError: the service refuses, or it is not configured."""
         if trainer.is_global_zero:
             try:
-                self.to = self.open()
+                self.connection = self.open()
             except Exception as error:
                 reason = " ".join(str(error).split())[:300]
                 option = f"runtime.{self.key}"
-                raise UserError(f"{option}: {reason}. Set it up, or set {option}: false.") from error
+                raise UserError(f"{option}: {reason}. Configure the service, or set {option}: false.") from error
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Send what is new."""
-        if self.to is not None:
+        """Send new epochs."""
+        if self.connection is not None:
             self._guarded(self._send_new)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -100,15 +101,15 @@ class EpochLogger(Checkpoint):
                 self.last = epoch
 
     def _end(self, failed: bool) -> None:
-        if self.to is not None:
+        if self.connection is not None:
             self._guarded(lambda: self.close(failed))
-            self.to = None
+            self.connection = None
 
     def _guarded(self, step: Any) -> None:
         try:
             step()
-        except Exception as error:  # noqa: BLE001 - nothing that a logger does may stop a training that runs
-            warnings.warn(f"{type(self).__name__} failed; training goes on. {error}", stacklevel=2)
+        except Exception as error:  # noqa: BLE001 - a failing logger may not stop a training
+            warnings.warn(f"{type(self).__name__} failed; the training continues. {error}", stacklevel=2)
 
 
 class TensorBoard(EpochLogger):
@@ -117,10 +118,12 @@ class TensorBoard(EpochLogger):
     key = "tensorboard"
 
     def open(self) -> Any:
-        """Start the folder anew; every epoch is written again from history.csv."""
+        """Delete the folder; every epoch is written again from history.csv."""
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = self.place / (self.name if self.name == self.identity[:8] else f"{self.name}-{self.identity[:8]}")
+        folder = self.local_folder / (
+            self.name if self.name == self.identity[:8] else f"{self.name}-{self.identity[:8]}"
+        )
         shutil.rmtree(folder, ignore_errors=True)
         writer = SummaryWriter(str(folder))
         table = "\n".join(f"| {key} | {value} |" for key, value in flattened(self.record).items())
@@ -130,63 +133,63 @@ class TensorBoard(EpochLogger):
     def send(self, epoch: int, row: Mapping[str, float]) -> None:
         """Write scalars."""
         for key, value in row.items():
-            self.to.add_scalar(key, value, epoch)
-        self.to.flush()
+            self.connection.add_scalar(key, value, epoch)
+        self.connection.flush()
 
     def close(self, failed: bool) -> None:
         """Close the file."""
-        self.to.close()
+        self.connection.close()
 
 
 class WeightsAndBiases(EpochLogger):
-    """One run for each result: its id is the fingerprint. WANDB_MODE=offline keeps it in <run folder>/wandb/."""
+    """One run for each result; its id is the fingerprint. WANDB_MODE=offline stores it in <run folder>/wandb/."""
 
     key = "wandb"
 
     def open(self) -> Any:
-        """Begin or go on with the run."""
+        """Start or resume the run."""
         import wandb
 
-        self.place.mkdir(parents=True, exist_ok=True)
+        self.local_folder.mkdir(parents=True, exist_ok=True)
         return wandb.init(
             project=self.project,
             name=self.name,
             id=self.identity,
             resume="allow",
-            dir=str(self.place.parent),
+            dir=str(self.local_folder.parent),
             config=dict(self.record),
             settings=wandb.Settings(console="off", finish_timeout=_PATIENCE),
         )
 
     def send(self, epoch: int, row: Mapping[str, float]) -> None:
-        """Log the epoch as W&B's step, unless the run is past it."""
-        if epoch >= self.to.step:
-            self.to.log(dict(row), step=epoch)
+        """Log the epoch as a step of W&B, unless the run already has a later step."""
+        if epoch >= self.connection.step:
+            self.connection.log(dict(row), step=epoch)
 
     def close(self, failed: bool) -> None:
-        """Upload the rest, as far as that goes in a minute; `wandb sync` sends what is left."""
-        self.to.finish(exit_code=int(failed))
+        """Upload the remaining data for at most a minute; `wandb sync` sends the rest."""
+        self.connection.finish(exit_code=int(failed))
 
 
 class ClearML(EpochLogger):
-    """A task for each training process, tagged with the fingerprint and holding every epoch.
+    """A task for each training process, with the fingerprint as its tag and with every epoch.
 
-    CLEARML_OFFLINE_MODE=1 keeps it on this machine. It has a process of its own: see clearml_task.py.
+    CLEARML_OFFLINE_MODE=1 stores it on this machine. The task runs in a separate process: see clearml_task.py.
     """
 
     key = "clearml"
 
     def open(self) -> Any:
-        """Start the process, and wait until its task is there."""
+        """Start the process; wait until its task exists."""
         command, pipe = [sys.executable, "-P", str(Path(__file__).with_name("clearml_task.py"))], subprocess.PIPE
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
         assert process.stdin is not None
         assert process.stdout is not None
         task = {"project_name": self.project, "task_name": self.name, "tags": [self.identity]}
-        told = {"task": task, "params": {key: str(value) for key, value in flattened(self.record).items()}}
+        settings = {"task": task, "params": {key: str(value) for key, value in flattened(self.record).items()}}
         impatience = threading.Timer(2 * _PATIENCE, process.kill)
         impatience.start()
-        print(json.dumps(told), file=process.stdin, flush=True)
+        print(json.dumps(settings), file=process.stdin, flush=True)
         answer = process.stdout.readline().strip()
         impatience.cancel()
         if answer != "ready":
@@ -195,18 +198,18 @@ class ClearML(EpochLogger):
         return process
 
     def send(self, epoch: int, row: Mapping[str, float]) -> None:
-        """Hand the epoch to the process."""
-        print(json.dumps({"epoch": epoch, "row": row}), file=self.to.stdin, flush=True)
+        """Send the epoch to the process."""
+        print(json.dumps({"epoch": epoch, "row": row}), file=self.connection.stdin, flush=True)
 
     def close(self, failed: bool) -> None:
-        """Have the process send the rest, as far as that goes in a minute."""
+        """Let the process send the remaining data, for at most a minute."""
         if failed:
-            print(json.dumps({"failed": "the training stopped"}), file=self.to.stdin)
-        self.to.stdin.close()
+            print(json.dumps({"failed": "the training stopped"}), file=self.connection.stdin)
+        self.connection.stdin.close()
         try:
-            self.to.wait(_PATIENCE)
+            self.connection.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
-            self.to.kill()
+            self.connection.kill()
             raise
 
 
@@ -214,18 +217,18 @@ LOGGERS = (TensorBoard, WeightsAndBiases, ClearML)
 
 
 class MlflowRun(Checkpoint):
-    """Brings the MLflow run of the training's fingerprint up to history.csv after each epoch. project: the experiment.
+    """After each epoch, sends the missing rows of history.csv to the MLflow run of the training.
 
-    What could not be sent is in history.csv, and is sent after the next epoch, by the process that goes on with the
-    training, or by `publish`. A server that takes too much of the training's time is left to `publish` alone.
-    A Checkpoint, since Lightning calls those last: RunFiles has written the file then.
+    An epoch that could not be sent is sent after the next epoch, by the process that resumes the training, or by
+    `publish`. If the server is too slow, nothing more is sent until `publish`. It is a Checkpoint because Lightning
+    calls these last, when RunFiles has written history.csv. project: the name of the MLflow experiment.
     """
 
     def __init__(self, project: str, name: str | None, record: Mapping[str, Any], folder: Path) -> None:
         self.project, self.name, self.record, self.folder = project, name, record, folder
-        self.note = folder / ".mlflow_run"  # the id of the run that was opened last for a training in this folder
+        self.note = folder / ".mlflow_run"  # has the id of the latest MLflow run for this folder
         self.client: Any = None
-        self.patience = Patience(_IN_ALL)
+        self.patience = TimeLimit(_IN_ALL)
         self.before = time.monotonic()
         self.described = self.given_up = False
         self.reported: set[str] = set()
@@ -236,23 +239,23 @@ class MlflowRun(Checkpoint):
         self._send(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Send the epoch, and what could not be sent before."""
+        """Send the epoch, and earlier epochs that are missing."""
         self._send(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Attach history and scores, close the run."""
+        """Attach history.csv and scores.json; close the run."""
         self._send(trainer, "FINISHED")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Close the run as killed or failed."""
-        self.patience.most, self.patience.stopping = _LAST, lambda: False
+        self.patience.limit, self.patience.stopping = _LAST, lambda: False
         self._send(trainer, "KILLED" if isinstance(exception, Stopped) else "FAILED")
 
     def _send(self, trainer: Trainer, status: str | None = None) -> None:
-        # Of a training that stops, on_exception sends the rest.
+        # If the training is about to stop, on_exception sends the missing epochs.
         if not trainer.is_global_zero or self.given_up or (status is None and _asked_to_stop(trainer)):
             return
-        self.patience.refill(max(_EPOCH, _SHARE * (time.monotonic() - self.before)))
+        self.patience.extend(max(_EPOCH, _SHARE * (time.monotonic() - self.before)))
         self.before = time.monotonic()
         try:
             self._bring_up(trainer, status)
@@ -261,14 +264,16 @@ class MlflowRun(Checkpoint):
             raise
         except OutOfTimeError as error:
             self.given_up = True
-            told = f"{fault(error)[0]}: this training is no longer tracked"
-            warnings.warn(f"{told}. When it has ended, run `python -m rfdetr_core publish`. {error}", stacklevel=2)
-        except Exception as error:  # noqa: BLE001 - nothing that MLflow does may stop a training
-            what, reason = fault(error)
-            if what not in self.reported:
-                told = f"{what}; training goes on and tries again after each epoch. What is missing then"
-                warnings.warn(f"{told} is sent by `python -m rfdetr_core publish`. {reason}", stacklevel=2)
-            self.reported.add(what)
+            message = f"{mlflow_failure(error)[0]}. This training is no longer tracked"
+            warnings.warn(f"{message}. After it has ended, run `python -m rfdetr_core publish`. {error}", stacklevel=2)
+        except Exception as error:  # noqa: BLE001 - an error of MLflow may not stop a training
+            failure, reason = mlflow_failure(error)
+            if failure not in self.reported:
+                message = f"{failure}; the training continues and tries again after each epoch"
+                warnings.warn(
+                    f"{message}. To send missing epochs later: `python -m rfdetr_core publish`. {reason}", stacklevel=2
+                )
+            self.reported.add(failure)
 
     def _bring_up(self, trainer: Trainer, status: str | None) -> None:
         self.client = self.client or connect(PATIENCE, self.patience)
@@ -278,7 +283,7 @@ class MlflowRun(Checkpoint):
             data, inputs = getattr(trainer, "datamodule", None), self.record["inputs"]
             name = data.train_set.root.name if isinstance(data, TrainingData) else "dataset"
             digests = {f"{name}/{split}": inputs.get(f"manifest/{split}.json") for split in ("train", "valid")}
-            run.describe(self.record, {name: digest for name, digest in digests.items() if digest}, origin())
+            run.describe(self.record, {name: digest for name, digest in digests.items() if digest}, source_tags())
             run.resume()
             if self.note.exists():
                 run.replace(files.read_text(self.note))
@@ -292,27 +297,27 @@ class MlflowRun(Checkpoint):
 
 
 def _asked_to_stop(trainer: Trainer) -> bool:
-    return any(isinstance(one, StopSignals) and one.asked for one in trainer.callbacks)  # type: ignore[attr-defined]
+    return any(isinstance(callback, StopSignals) and callback.asked for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 class RunFacts(Checkpoint):
-    """Writes run.json, with the record's fingerprint, at the end. A Checkpoint, since Lightning calls those last."""
+    """Writes run.json with the fingerprint at the end. It is a Checkpoint because Lightning calls these last."""
 
     def __init__(self, record: Mapping[str, Any], folder: Path) -> None:
         self.record, self.folder, self.started = record, folder, time.time()
-        # Now: a comment may be edited, or a commit made, while the training runs.
-        self.code, self.origin = exact_digests(record["code"]), origin()
+        # Read at the start, since code may be edited or committed while the training runs.
+        self.code, self.source_tags = exact_digests(record["code"]), source_tags()
         self.before = 0  # epochs that an interrupted training had finished
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the epoch from which a training is resumed."""
+        """Store the epoch from which a training is resumed."""
         self.before = trainer.current_epoch
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the note."""
+        """Write run.json."""
         if not trainer.is_global_zero:
             return
-        tags, own = self.origin, fingerprint(self.record)
+        tags, record_fingerprint = self.source_tags, fingerprint(self.record)
         run = {
             "parent_commit": tags.get("mlflow.source.git.commit"),
             "dirty": tags.get("git.dirty") == "true",
@@ -324,6 +329,6 @@ class RunFacts(Checkpoint):
             "cpus": os.cpu_count(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "tracked_at": os.environ.get("MLFLOW_TRACKING_URI") or "mlflow.db of the project",
-            "mlflow_fingerprint": own,
+            "mlflow_fingerprint": record_fingerprint,
         }
-        files.write_json(self.folder / RUN_FILE, {"record": own, "run": run})
+        files.write_json(self.folder / RUN_FILE, {"record": record_fingerprint, "run": run})

@@ -1,4 +1,4 @@
-"""What MLflow gets of an evaluation, and of a result that DVC restored: a stage that does not run tracks nothing."""
+"""Sends an evaluation, a report, or a result that DVC restored from its cache to MLflow."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import read_section
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.base.printing import say
-from rfdetr_core.base.waiting import Patience
-from rfdetr_core.checkpoint.exported import model_origin
+from rfdetr_core.base.waiting import TimeLimit
+from rfdetr_core.checkpoint.exported import read_any_training_record
 from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.lineage.lock import LOCK, Lock, listing_md5
 from rfdetr_core.metrics.names import PREFIX, REPORTED
 from rfdetr_core.observers.history import fingerprint, read_history
 from rfdetr_core.observers.logged_model import Score, link_model
-from rfdetr_core.observers.runs import PATIENCE, TrackedRun, connect, fault, open_run, origin, page
+from rfdetr_core.observers.runs import PATIENCE, TrackedRun, connect, mlflow_failure, open_run, run_address, source_tags
 from rfdetr_core.training.config import RuntimeConfig
 
-_PATIENCE = 60  # seconds for a read; a server may take its time with a large file
-_IN_ALL = 120.0  # seconds that the calls of an evaluation may take together
+_PATIENCE = 60  # seconds for a read; a server may be slow with a large file
+_IN_ALL = 120.0  # seconds for all calls of an evaluation together
 OUTPUT, REPORT = Path("output"), Path("reports/evaluate")
 HISTORY, CHECKPOINT, METRICS = (
     OUTPUT / "history.csv",
@@ -43,8 +43,8 @@ _OF_REPORT = (
     "pictures",
 )
 INTERVALS = "intervals.json"
-_OF_ANALYSIS = ("index.html", "thresholds.json", "suspects.csv", INTERVALS)  # in the same folder, by the stage report
-# What is published, and the stage that wrote it.
+_OF_ANALYSIS = ("index.html", "thresholds.json", "suspects.csv", INTERVALS)  # from the stage report, in the same folder
+# The published files, each with the stage that wrote it.
 PUBLISHED = {
     **{OUTPUT / name: stage for name, stage in _OF_RUN.items()},
     CHECKPOINT: "strip",
@@ -54,25 +54,25 @@ PUBLISHED = {
 
 
 def publish(register: str | None = None, documents: Callable[[Path], Sequence[Path]] | None = None) -> list[str]:
-    """Bring the MLflow run of the pipeline's result up to its files; make the run if there is none.
+    """Send the files of the pipeline's result to its MLflow run; create the run if there is none.
 
-    Found again by the fingerprint of the training, so that publishing twice changes nothing. The run also gets a
-    LoggedModel, which has the scores of the checkpoint, each with its dataset.
+    The run is found by the fingerprint of the training, so that a second call changes nothing. The run also gets a
+    LoggedModel with the scores of the checkpoint, each with its dataset.
 
     Args:
-        register: The name of a registered model that gets a version, unless one has these very bytes.
-        documents: Writes documents about the checkpoint into a folder, and gives their paths; they are attached. Where
-            it raises a UserError, the rest is published, and what is printed says why there are none.
+        register: The name of a registered model. It gets a new version, unless a version has the same bytes.
+        documents: Writes documents about the checkpoint into a folder and returns their paths; they are attached. If it
+            raises a UserError, everything else is published, and a printed note has the reason.
 
     Returns:
-        What to print: where the run is.
+        The lines to print, such as the address of the run.
 
     Raises:
-        UserError: a file is missing or not the one of dvc.lock, or MLflow refuses, fails or cannot be reached.
+        UserError: a file is missing or differs from dvc.lock; or MLflow refuses, fails or cannot be reached.
     """
     lock = _checked_lock()
     entries = {name: lock.stages[name].raw for name in ("train", "strip", "evaluate", "report") if name in lock.stages}
-    tags = origin() | {f"dvc.lock.{stage}": files.digest(entry) for stage, entry in entries.items()}
+    tags = source_tags() | {f"dvc.lock.{stage}": files.digest(entry) for stage, entry in entries.items()}
     runtime, dataset = read_section(RuntimeConfig, "runtime"), Path(read_section(DataConfig, "data").dir)
     record, where = _record(CHECKPOINT), ProjectPaths(dataset)
     with tempfile.TemporaryDirectory() as folder:
@@ -86,22 +86,24 @@ def publish(register: str | None = None, documents: Callable[[Path], Sequence[Pa
                 run.log_file(path, "documents")
             linked = _link_model(run, record, where, with_intervals="report" in entries)
             run.end("FINISHED")
-            told = [f"published as run {page(run)}"]
+            lines = [f"published as run {run_address(run)}"]
             if not linked:
-                told.append("note: this server has no pages of models, which MLflow has from version 3 on")
+                lines.append("note: this server is older than MLflow 3, so the model has no page of its own")
             if register is not None:
-                told.append(f"{CHECKPOINT} is version {_version(run, register)} of the model {register}")
+                lines.append(f"{CHECKPOINT} is version {_version(run, register)} of the model {register}")
         except Exception as error:
-            what, reason = fault(error)
-            raise UserError(f"{what}; nothing is lost, publish again when that is mended. {reason}") from error
-    told += [f"note: no documents: {failed}"] if failed else []
+            failure, reason = mlflow_failure(error)
+            raise UserError(f"{failure}. Nothing is lost: publish again later. {reason}") from error
+    lines += [f"note: no documents: {failed}"] if failed else []
     if tags.get("git.dirty") == "true":
-        told.append(f"note: not everything is committed, so commit {tags['mlflow.source.git.commit'][:10]} lacks it")
-    return told
+        lines.append(
+            f"note: commit {tags['mlflow.source.git.commit'][:10]} lacks the uncommitted changes of this project"
+        )
+    return lines
 
 
 def _written(documents: Callable[[Path], Sequence[Path]] | None, folder: Path) -> tuple[Sequence[Path], str | None]:
-    """The documents, or why there are none."""
+    """The paths of the documents, or the reason why there are none."""
     try:
         return (documents(folder) if documents else ()), None
     except UserError as error:
@@ -109,18 +111,26 @@ def _written(documents: Callable[[Path], Sequence[Path]] | None, folder: Path) -
 
 
 def publish_benchmark(paths: Sequence[Path], figures: Mapping[str, Any], table: str) -> str:
-    """Attach the figures of the command benchmark to the MLflow run of the project's training: as JSON and as text.
+    """Attach the results of the command benchmark to the MLflow run of the project's training.
 
-    paths: the files that were measured; one of them must be made by that training. The result says where the run is.
+    Args:
+        paths: The measured files. At least one must come from that training.
+        figures: The results, attached as benchmark.json.
+        table: The same results as text, attached as benchmark.txt.
+
+    Returns:
+        A line with the address of the run.
 
     Raises:
-        UserError: no file is of the project's training, or MLflow refuses, fails or cannot be reached.
+        UserError: no file comes from the project's training; or MLflow refuses, fails or cannot be reached.
     """
     record = _record(CHECKPOINT)
-    if fingerprint(record) not in [fingerprint(own) for own in map(model_origin, paths) if own]:
+    if fingerprint(record) not in [
+        fingerprint(model_record) for model_record in map(read_any_training_record, paths) if model_record
+    ]:
         raise UserError(
-            f"None of the measured files was made by the training of {CHECKPOINT}, so they do not belong to its run. "
-            "Measure that file, too, or leave out --mlflow."
+            f"None of the measured files comes from the training of {CHECKPOINT}, so its run cannot have the results. "
+            "Also measure that file, or leave out --mlflow."
         )
     runtime, rows = read_section(RuntimeConfig, "runtime"), read_history(HISTORY)
     try:
@@ -131,18 +141,24 @@ def publish_benchmark(paths: Sequence[Path], figures: Mapping[str, Any], table: 
             for path in sorted(Path(folder).iterdir()):
                 run.log_file(path, "benchmark")
         run.end("FINISHED")
-        return f"attached to run {page(run)}"
+        return f"attached to run {run_address(run)}"
     except Exception as error:
-        what, reason = fault(error)
-        raise UserError(f"{what}, so the figures are not attached. {reason}") from error
+        failure, reason = mlflow_failure(error)
+        raise UserError(f"{failure}, so the results are not attached. {reason}") from error
 
 
 def track_evaluation(
     where: ProjectPaths, output: Path = OUTPUT, report: Path = REPORT, runtime: RuntimeConfig | None = None
 ) -> None:
-    """Add an evaluation to the MLflow run of the training whose run folder is `output`, if `runtime` tracks.
+    """Send an evaluation to the MLflow run of its training, if `runtime.mlflow` is true.
 
-    runtime: None for that of params.yaml. Whatever goes wrong is a warning: `publish` sends what is missing.
+    An error becomes a warning; `publish` can send the evaluation later.
+
+    Args:
+        where: The paths of the dataset and its manifests.
+        output: The run folder of the training.
+        report: The folder of the evaluation.
+        runtime: The section `runtime`; None reads params.yaml.
     """
     _track(where, output, report, runtime, "evaluation")
 
@@ -150,32 +166,32 @@ def track_evaluation(
 def track_report(
     where: ProjectPaths, output: Path = OUTPUT, report: Path = REPORT, runtime: RuntimeConfig | None = None
 ) -> None:
-    """As `track_evaluation`, with what the stage report made of it: the page, thresholds, suspects and intervals."""
+    """As `track_evaluation`, and with the files of the stage report: page, thresholds, suspects and intervals."""
     _track(where, output, report, runtime, "report")
 
 
-def _track(where: ProjectPaths, output: Path, report: Path, runtime: RuntimeConfig | None, what: str) -> None:
+def _track(where: ProjectPaths, output: Path, report: Path, runtime: RuntimeConfig | None, part: str) -> None:
     try:
         runtime = runtime or read_section(RuntimeConfig, "runtime")
         if runtime.mlflow:
             record = _record(output / CHECKPOINT.name)
-            # No tags: the run keeps the commit of its training.
-            run = _bring_up(connect(PATIENCE, Patience(_IN_ALL)), runtime, record, {}, where, output, report)
-            if what == "report":  # when an evaluation ends, the page is still that of the evaluation before
+            # No tags, so that the run keeps the commit of its training.
+            run = _bring_up(connect(PATIENCE, TimeLimit(_IN_ALL)), runtime, record, {}, where, output, report)
+            if part == "report":  # after an evaluation, the old page is still there
                 _add_analysis(run, report)
             run.end("FINISHED")
-            say(f"tracked as run {page(run)}")
-    except Exception as error:  # noqa: BLE001 - nothing that MLflow does may cost a result
-        failed, reason = fault(error)
-        told = f"{failed}, so its run lacks this {what} until `python -m rfdetr_core publish`"
-        warnings.warn(f"{told}. {reason}", stacklevel=3)
+            say(f"tracked as run {run_address(run)}")
+    except Exception as error:  # noqa: BLE001 - an error of MLflow may not lose a result
+        failed, reason = mlflow_failure(error)
+        message = f"{failed}, so its run lacks this {part}. Send it later: `python -m rfdetr_core publish`"
+        warnings.warn(f"{message}. {reason}", stacklevel=3)
 
 
 def _record(checkpoint: Path) -> dict[str, Any]:
-    """The training record of a checkpoint. UserError: it has none."""
-    record = read_checkpoint(checkpoint).origin
+    """The training record of a checkpoint. UserError: the checkpoint has none."""
+    record = read_checkpoint(checkpoint).training
     if record is None:
-        raise UserError(f"{checkpoint} does not say what it was trained from. Train with this version: dvc repro")
+        raise UserError(f"{checkpoint} has no training record. Train with this version: dvc repro")
     return record
 
 
@@ -188,7 +204,7 @@ def _bring_up(
     output: Path,
     report: Path,
 ) -> TrackedRun:
-    """The run of a training, with all that its run folder and the report of its evaluation have but the checkpoints."""
+    """Send the files of a run folder and of its evaluation, except checkpoints, to the run of the training."""
     rows, split = read_history(output / HISTORY.name), files.read_json(report / "about.json")["split"]
     run = open_run(client, runtime.project, runtime.run, record, rows)
     run.describe(record, _datasets(record, where, split), tags)
@@ -205,7 +221,7 @@ def _bring_up(
 
 
 def _datasets(record: Mapping[str, Any], where: ProjectPaths, split: str) -> dict[str, str]:
-    """SHA-256 of the manifests of a training and its evaluation, by the name of the dataset."""
+    """The SHA-256 of the manifests of a training and its evaluation, by the name of the dataset."""
     digests = {name: record["inputs"][f"manifest/{name}.json"] for name in ("train", "valid")}
     digests[split] = files.sha256_file(where.split(split)[1])
     return {f"{where.dataset.name}/{name}": digest for name, digest in digests.items()}
@@ -219,8 +235,8 @@ def _link_model(run: TrackedRun, record: Mapping[str, Any], where: ProjectPaths,
     row = read_history(HISTORY).get(epoch, {})
     columns = {f"{PREFIX[winner]}{kind}{column}": "valid" for kind in ("", "segm_") for column in REPORTED}
     scores = [
-        Score(column, row[column], epoch, f"{name}/{of}")
-        for column, of in {"train/loss": "train", **columns}.items()
+        Score(column, row[column], epoch, f"{name}/{split_name}")
+        for column, split_name in {"train/loss": "train", **columns}.items()
         if column in row
     ]
     measured = named_scores(split, files.read_json(METRICS))
@@ -231,7 +247,7 @@ def _link_model(run: TrackedRun, record: Mapping[str, Any], where: ProjectPaths,
 
 
 def _add_analysis(run: TrackedRun, report: Path) -> None:
-    """Add what the stage report wrote to the run of its evaluation."""
+    """Send the files of the stage report to the run."""
     split = files.read_json(report / "about.json")["split"]
     run.log_values(named_intervals(split, files.read_json(report / INTERVALS)))
     for name in _OF_ANALYSIS:
@@ -239,11 +255,11 @@ def _add_analysis(run: TrackedRun, report: Path) -> None:
 
 
 def named_intervals(split: str, intervals: Mapping[str, Any]) -> dict[str, float]:
-    """Both ends of each interval of intervals.json, under the name of its number: test/mAP_50_low, test/mAP_50_high."""
+    """Both ends of each interval in intervals.json, named after the score: test/mAP_50_low, test/mAP_50_high."""
     scores: dict[str, float] = {}
-    for place, end in enumerate(("low", "high")):
+    for index, end in enumerate(("low", "high")):
         boxes, masks = (
-            {key: pair[place] for key, pair in (intervals.get(kind) or {}).items() if pair}
+            {key: pair[index] for key, pair in (intervals.get(kind) or {}).items() if pair}
             for kind in ("boxes", "masks")
         )
         named = named_scores(split, {**boxes, "masks": masks})
@@ -252,7 +268,7 @@ def named_intervals(split: str, intervals: Mapping[str, Any]) -> dict[str, float
 
 
 def named_scores(split: str, metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of metrics.json under names like those of history.csv: test/mAP_50 beside val/mAP_50."""
+    """The numbers of metrics.json, with names as in history.csv: test/mAP_50 beside val/mAP_50."""
     columns, scores = {field: column for column, field in REPORTED.items()}, {}
     for kind, part in (("", metrics), ("segm_", metrics.get("masks") or {})):
         for key, value in part.items():
@@ -263,7 +279,7 @@ def named_scores(split: str, metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _curves(split: str, path: Path) -> dict[str, dict[int, float]]:
-    """Precision by recall in percent, of pr_curve.csv."""
+    """The curves of pr_curve.csv: precision by recall in percent."""
     import pandas as pd
 
     table = pd.read_csv(path)
@@ -273,30 +289,30 @@ def _curves(split: str, path: Path) -> dict[str, dict[int, float]]:
 
 
 def _checked_lock() -> Lock:
-    """dvc.lock, whose digests are those of the files."""
+    """Read dvc.lock and compare it with the published files. UserError: a file is missing or differs."""
     lock = Lock.read(Path())
-    # A result from before there was a report has none.
+    # A result of an older version has no report.
     published = {path: stage for path, stage in PUBLISHED.items() if stage != "report" or stage in lock.stages}
     missing = [str(path) for path in published if not path.exists()]
     if missing:
-        raise UserError(f"{', '.join(missing)} does not exist. Fetch what was made: dvc pull. Or make it: dvc repro")
+        raise UserError(
+            f"{', '.join(missing)} does not exist. Get an existing result: dvc pull. Or compute it: dvc repro"
+        )
     for path, stage in published.items():
         content = {file.name: files.md5_file(file) for file in (path.iterdir() if path.is_dir() else [path])}
-        found = listing_md5(content) if path.is_dir() else content[path.name]
-        if stage not in lock.stages or lock.stages[stage].outs.get(path.as_posix()) != found:
-            raise UserError(
-                f"{path} is not the file of {LOCK}. Run dvc repro, or restore both: git restore, dvc checkout"
-            )
+        md5 = listing_md5(content) if path.is_dir() else content[path.name]
+        if stage not in lock.stages or lock.stages[stage].outs.get(path.as_posix()) != md5:
+            raise UserError(f"{path} differs from {LOCK}. Run dvc repro, or restore both: git restore, dvc checkout")
     return lock
 
 
 def _version(run: TrackedRun, name: str) -> str:
-    """The version of a registered model that has the checkpoint's bytes, made if there is none."""
+    """The version of a registered model with the bytes of the checkpoint; created if there is none."""
     client, digest = run.client, files.sha256_file(CHECKPOINT)
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    found = client.search_model_versions(f"name = '{name}' and tags.sha256 = '{digest}'")
-    if found:
-        return str(found[0].version)
-    made = client.create_model_version(name, f"runs:/{run.id}/model", run.id, tags={"sha256": digest})
-    return str(made.version)
+    versions = client.search_model_versions(f"name = '{name}' and tags.sha256 = '{digest}'")
+    if versions:
+        return str(versions[0].version)
+    version = client.create_model_version(name, f"runs:/{run.id}/model", run.id, tags={"sha256": digest})
+    return str(version.version)

@@ -1,4 +1,4 @@
-"""The MLflow run of a result: one for each fingerprint, found again by whoever asks, brought up to history.csv."""
+"""Finds or creates the MLflow run of a training, one for each fingerprint, and sends missing data to it."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError, causes
 from rfdetr_core.base.printing import one_line
 from rfdetr_core.base.provenance import flattened
-from rfdetr_core.base.waiting import OutOfTimeError, Patience
+from rfdetr_core.base.waiting import OutOfTimeError, TimeLimit
 from rfdetr_core.observers.history import fingerprint, main_repository
 
 _LONGEST = 250
 _END = 32
-# What MLflow's pattern lacks; the colon that escapes it; and as MLflow refuses what is another path when normalised,
-# the dot that makes a part "." or "..", one of two at the start, and a slash beside which a part is empty.
+# What is escaped, in this order: characters that MLflow refuses, and the colon, which begins an escape; the first dot
+# of a path part "." or ".."; the first of two dots at the start; a slash at the start, after a slash, and at the end.
+# MLflow refuses a name that changes when it is normalised as a path.
 _ESCAPED = re.compile(r"[^\w/.\- ]|(?<![^/])\.(?=\.?(?:/|\Z))|\A\.(?=\.)|\A/|(?<=/)/|/\Z")
 
 
 def mlflow_name(key: str) -> str:
-    """A key as the name of a metric or param: no two keys have the same, and most have themselves.
+    """The name of a metric or param in MLflow for a key. Most names equal their key; no two keys have the same name.
 
-    What MLflow would refuse is written as the bytes of its UTF-8, each as a colon and two hexadecimal digits. Of a name
-    that is too long the end is a digest.
+    A refused character becomes its UTF-8 bytes, each written as a colon and two hexadecimal digits. A name that is too
+    long ends in a digest.
     """
-    name = _ESCAPED.sub(lambda found: _bytes(found.group()), key) or ":"
+    name = _ESCAPED.sub(lambda match: _bytes(match.group()), key) or ":"
     if len(name) <= _LONGEST:
         return name
-    # An escape never has two colons.
+    # No escape has two colons in a row, so this end is unambiguous.
     end = "::" + hashlib.sha256(name.encode()).hexdigest()[:_END]
     return name[: _LONGEST - len(end)] + end
 
@@ -48,14 +49,14 @@ def _bytes(character: str) -> str:
     return "".join(f":{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
-# Each epoch has it, and it is sent last: an epoch that has it on the server is there whole.
+# The last value that is sent of an epoch. If the server has it, the epoch is complete there.
 MARK = "train/loss"
-# What MLflow takes in one call, and of a dataset's digest.
+# Limits of MLflow: metrics and params in one call, characters of a dataset's digest.
 METRICS, _PARAMS, DIGEST = 1000, 100, 36
-PATIENCE = 5  # seconds that a training or an evaluation waits for a read of a server
-_LONGEST_CALL = 120.0  # seconds, however many reads it has
-_SLOWEST = 100_000  # bytes a second of an upload
-# The start of the address of a database, which the client itself opens: it decides where the artifacts go.
+PATIENCE = 5  # seconds that a training or an evaluation waits for a server to answer
+_LONGEST_CALL = 120.0  # seconds for one call, with all its reads
+_SLOWEST = 100_000  # bytes per second: the slowest upload that is waited for
+# The address of a database. The client opens it directly and then decides where the artifacts go.
 _DATABASE = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?:")
 _CREDENTIALS = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
 
@@ -64,14 +65,20 @@ Rows = Mapping[int, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A run of MLflow. Every method leaves things as they are when it is called again."""
+    """A run of MLflow. A second call of a method with the same data changes nothing."""
 
     client: Any
     experiment: str
     id: str
 
     def describe(self, record: Mapping[str, Any], datasets: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Log all of a training's record as params, the manifests' digests by "<dataset>/<split>", and tags."""
+        """Log a training record, its datasets and tags.
+
+        Args:
+            record: The training record; each value becomes a param.
+            datasets: The SHA-256 of each manifest, by "<dataset>/<split>".
+            tags: The tags, see `source_tags`.
+        """
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
         params = [Param(mlflow_name(key), str(value)) for key, value in flattened(record).items()]
@@ -86,37 +93,40 @@ class TrackedRun:
         self.client.log_inputs(self.id, inputs)
 
     def log_epochs(self, rows: Rows) -> None:
-        """Log the epochs that are not there."""
-        there = _logged(self.client, self.id)
-        for epoch in sorted(rows.keys() - there):
+        """Log the epochs that the run lacks."""
+        logged = _logged(self.client, self.id)
+        for epoch in sorted(rows.keys() - logged):
             values = {"epoch": float(epoch), **rows[epoch]}
             self._log((key, values[key], epoch) for key in sorted(values, key=lambda key: key == MARK))
 
     def log_values(self, values: Mapping[str, float]) -> None:
-        """Log numbers that belong to no epoch, such as the scores on the test split."""
-        there = self.client.get_run(self.id).data.metrics
-        self._log((key, value, 0) for key, value in values.items() if there.get(mlflow_name(key)) != value)
+        """Log numbers without an epoch, such as the scores on the test split."""
+        logged = self.client.get_run(self.id).data.metrics
+        self._log((key, value, 0) for key, value in values.items() if logged.get(mlflow_name(key)) != value)
 
     def log_curve(self, name: str, values: Mapping[int, float]) -> None:
-        """Log a curve, such as precision by recall in percent: the page draws it over the step."""
-        there = {metric.step: metric.value for metric in self.client.get_metric_history(self.id, mlflow_name(name))}
-        self._log((name, value, step) for step, value in values.items() if there.get(step) != value)
+        """Log a curve, such as precision by recall in percent; MLflow draws it over the step."""
+        logged = {metric.step: metric.value for metric in self.client.get_metric_history(self.id, mlflow_name(name))}
+        self._log((name, value, step) for step, value in values.items() if logged.get(step) != value)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
-        """Attach a file, unless its very bytes are attached already, and still there."""
-        tag, digest, place = (
+        """Attach a file, unless the run already has the same bytes. folder: in the artifacts of the run."""
+        tag, digest, artifact_path = (
             f"sha256.{path.name}",
             files.sha256_file(path),
             f"{folder}/{path.name}" if folder else path.name,
         )
-        there = {file.path: file.file_size for file in self.client.list_artifacts(self.id, folder)}
-        whole = place in there and there[place] in (path.stat().st_size, None)  # None: a store that does not say it
-        if not whole or self.client.get_run(self.id).data.tags.get(tag) != digest:
+        sizes = {file.path: file.file_size for file in self.client.list_artifacts(self.id, folder)}
+        is_complete = artifact_path in sizes and sizes[artifact_path] in (
+            path.stat().st_size,
+            None,
+        )  # None: this store does not give sizes
+        if not is_complete or self.client.get_run(self.id).data.tags.get(tag) != digest:
             self.client.log_artifact(self.id, str(path), folder)
             self.client.set_tag(self.id, tag, digest)
 
     def resume(self) -> None:
-        """Take a run that failed or was killed as running again."""
+        """Set a run that failed or was killed to running."""
         if self.client.get_run(self.id).info.status in ("FAILED", "KILLED"):
             self.client.update_run(self.id, "RUNNING")
 
@@ -126,14 +136,14 @@ class TrackedRun:
             self.client.set_terminated(self.id, status)
 
     def replace(self, earlier: str) -> None:
-        """Close an earlier run as KILLED: its training was killed, and this run does not resume it."""
+        """Close an earlier run as KILLED, since its training was killed and this run does not resume it."""
         from mlflow.exceptions import MlflowException
 
         try:
             if earlier != self.id and self.client.get_run(earlier).info.status == "RUNNING":
                 self.client.set_terminated(earlier, "KILLED")
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # it was tracked elsewhere
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # the earlier run is on another server
                 raise
 
     def _log(self, values: Iterable[tuple[str, float, int]]) -> None:
@@ -147,72 +157,79 @@ class TrackedRun:
 
 
 class Client:
-    """MLflow's client, of which every method is called with patience. make: what connects."""
+    """MLflow's client, with a time limit for every call. make: creates MLflow's client."""
 
-    def __init__(self, make: Callable[[], Any], patience: Patience) -> None:
+    def __init__(self, make: Callable[[], Any], patience: TimeLimit) -> None:
         self._patience = patience
         self._client = patience.call(make)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            sizes = [Path(one).stat().st_size for one in arguments[1:2] if name == "log_artifact"]
+            sizes = [Path(path).stat().st_size for path in arguments[1:2] if name == "log_artifact"]
             method = getattr(self._client, name)
             return self._patience.call(lambda: method(*arguments, **named), sum(sizes) / _SLOWEST)
 
         return call
 
 
-def connect(seconds: int, patience: Patience | None = None) -> Client:
-    """A client of MLFLOW_TRACKING_URI, else of mlflow.db in the main repository.
+def connect(seconds: int, patience: TimeLimit | None = None) -> Client:
+    """Connect to MLFLOW_TRACKING_URI, or to mlflow.db in the main repository.
 
-    MLflow's own patience is minutes for each read; here it is `seconds`, asked for twice. patience: how long whole
-    calls may take; by default two minutes each.
+    Args:
+        seconds: How long to wait for an answer, with one retry. MLflow's default is minutes.
+        patience: The time limit of calls; by default two minutes for each call.
     """
     settings = {"REQUEST_MAX_RETRIES": "1", "REQUEST_TIMEOUT": str(seconds)}
-    own = {f"MLFLOW_HTTP_{key}": value for key, value in settings.items()}
-    own |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
-    for key, value in own.items():
+    variables = {f"MLFLOW_HTTP_{key}": value for key, value in settings.items()}
+    variables |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+    for key, value in variables.items():
         os.environ.setdefault(key, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
-    return Client(lambda: MlflowClient(store()), patience or Patience(_LONGEST_CALL, renewed=True))
+    return Client(lambda: MlflowClient(store_address()), patience or TimeLimit(_LONGEST_CALL, per_call=True))
 
 
 def open_run(client: Any, project: str, name: str | None, record: Mapping[str, Any], rows: Rows) -> TrackedRun:
-    """The run of a record's fingerprint, made if there is none.
+    """Find the run with the fingerprint of a record; create it if there is none.
 
-    Without `deterministic`, one fingerprint can have several results. So a run whose losses are not those of `rows` is
-    that of another result.
+    Without `train.deterministic`, one fingerprint can have several results. A run with other losses than `rows` belongs
+    to another result and is not used.
+
+    Args:
+        client: MLflow's client.
+        project: The name of the experiment.
+        name: The name of a new run; None lets MLflow choose.
+        record: The training record.
+        rows: The epochs of history.csv.
 
     Raises:
         UserError: the experiment was deleted.
     """
-    found = client.get_experiment_by_name(project)
-    if found and found.lifecycle_stage == "deleted":
+    existing = client.get_experiment_by_name(project)
+    if existing and existing.lifecycle_stage == "deleted":
         raise UserError(
-            f"the MLflow experiment {project} was deleted. Restore it: "
-            f"MLFLOW_TRACKING_URI={_without_password(store())} mlflow experiments restore --experiment-id "
-            f"{found.experiment_id}. Or set another runtime.project."
+            f"The MLflow experiment {project} was deleted. Restore it: "
+            f"MLFLOW_TRACKING_URI={_without_password(store_address())} mlflow experiments restore --experiment-id "
+            f"{existing.experiment_id}. Or choose another runtime.project."
         )
-    # By default a client puts the artifacts of a database into its working directory, which DVC removes where that is
-    # of a temporary experiment.
-    place = (main_repository() / "mlartifacts").as_uri() if _DATABASE.match(store()) else None
-    experiment = found.experiment_id if found else client.create_experiment(project, place)
-    own = fingerprint(record)
-    query = f"tags.fingerprint = '{own}'"
+    # With a database, MLflow would store artifacts in the current folder. DVC deletes it after a temporary experiment.
+    artifact_location = (main_repository() / "mlartifacts").as_uri() if _DATABASE.match(store_address()) else None
+    experiment = existing.experiment_id if existing else client.create_experiment(project, artifact_location)
+    record_fingerprint = fingerprint(record)
+    query = f"tags.fingerprint = '{record_fingerprint}'"
     for run in client.search_runs([experiment], query, order_by=["attributes.start_time ASC"]):
-        there = _logged(client, run.info.run_id)
-        if all(math.isclose(there[epoch], rows[epoch].get(MARK, math.nan)) for epoch in there.keys() & rows.keys()):
+        logged = _logged(client, run.info.run_id)
+        if all(math.isclose(logged[epoch], rows[epoch].get(MARK, math.nan)) for epoch in logged.keys() & rows.keys()):
             return TrackedRun(client, experiment, run.info.run_id)
-    made = client.create_run(experiment, run_name=name, tags={"fingerprint": own})
-    return TrackedRun(client, experiment, made.info.run_id)
+    created = client.create_run(experiment, run_name=name, tags={"fingerprint": record_fingerprint})
+    return TrackedRun(client, experiment, created.info.run_id)
 
 
-def origin() -> dict[str, str]:
-    """Tags: the commit, whether the working tree differs from it, and the stage and experiment of DVC, if any."""
+def source_tags() -> dict[str, str]:
+    """Tags: the commit, whether the working tree differs from it, and DVC's stage and experiment."""
     commit, changes = (
-        git.answer(Path(), *one) for one in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "."))
+        git.answer(Path(), *command) for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "."))
     )
     tags = {
         "mlflow.source.name": "rfdetr_core.training",
@@ -224,8 +241,8 @@ def origin() -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
-def fault(error: BaseException) -> tuple[str, str]:
-    """What went wrong with MLflow: whether it refused, cannot be reached or failed; and its own words."""
+def mlflow_failure(error: BaseException) -> tuple[str, str]:
+    """The kind of an error of MLflow (refused, cannot be reached, too slow, failed), and its message."""
     if isinstance(error, ImportError):
         return "MLflow cannot be imported", str(error)
     if isinstance(error, UserError):
@@ -236,36 +253,36 @@ def fault(error: BaseException) -> tuple[str, str]:
     from requests import exceptions
 
     away = (exceptions.ConnectionError, exceptions.Timeout, ConnectionError, TimeoutError)
-    what, code = "failed", 0
-    for one in causes(error):
-        if isinstance(one, away):
-            what = "cannot be reached"
-        elif isinstance(one, MlflowException):
-            code = code or int(one.get_http_status_code())  # type: ignore[no-untyped-call]
-        elif isinstance(one, exceptions.HTTPError) and one.response is not None:
-            code = code or one.response.status_code
-    if what == "failed" and http.HTTPStatus.BAD_REQUEST <= code < http.HTTPStatus.INTERNAL_SERVER_ERROR:
-        what = "refused"
-    told = one_line(_without_password(" ".join(str(error).split()))[:300])
-    if what == "refused" and code in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
-        told += f" ({_CREDENTIALS})"
-    return f"MLflow {what}", told
+    failure, code = "failed", 0
+    for cause in causes(error):
+        if isinstance(cause, away):
+            failure = "cannot be reached"
+        elif isinstance(cause, MlflowException):
+            code = code or int(cause.get_http_status_code())  # type: ignore[no-untyped-call]
+        elif isinstance(cause, exceptions.HTTPError) and cause.response is not None:
+            code = code or cause.response.status_code
+    if failure == "failed" and http.HTTPStatus.BAD_REQUEST <= code < http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        failure = "refused"
+    message = one_line(_without_password(" ".join(str(error).split()))[:300])
+    if failure == "refused" and code in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
+        message += f" ({_CREDENTIALS})"
+    return f"MLflow {failure}", message
 
 
-def page(run: TrackedRun) -> str:
-    """Where a person finds the run."""
+def run_address(run: TrackedRun) -> str:
+    """The address of the web page of a run; for a database without a server, the id and the database."""
     server = _without_password(_server())
     if server and not server.startswith("http"):
-        return f"{run.id} in {_without_password(store())}"
-    return _page(server or local_server(), run.experiment, run.id) + ("" if server else " (after: make ui)")
+        return f"{run.id} in {_without_password(store_address())}"
+    return _run_address(server or local_server(), run.experiment, run.id) + ("" if server else " (after: make ui)")
 
 
-def newest_page(server: str) -> str:
-    """The address of the page of the run that was begun last; without one, of the server."""
+def newest_run_address(server: str) -> str:
+    """The address of the page of the newest run; without a run, that of the server."""
     client = connect(PATIENCE)
-    experiments = [one.experiment_id for one in client.search_experiments()]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     for run in client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1):
-        return _page(server, run.info.experiment_id, run.info.run_id)
+        return _run_address(server, run.info.experiment_id, run.info.run_id)
     return server
 
 
@@ -274,20 +291,20 @@ def local_server(port: int = 5000) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def store() -> str:
-    """The address that a client is to open: MLFLOW_TRACKING_URI, else mlflow.db in the main repository.
+def store_address() -> str:
+    """The address of the store: MLFLOW_TRACKING_URI, or mlflow.db in the main repository.
 
-    A database of a relative path is below the main repository, not below a copy of it.
+    The relative path of a database starts at the main repository, not at a temporary copy of it.
     """
-    server, folder = _server(), quote(str(main_repository()))  # what an address has after % or ? is no path
+    server, folder = _server(), quote(str(main_repository()))  # quoted, since % and ? have a meaning in an address
     kind, _, path = server.partition(":///")
     if kind == "sqlite" and path and not path.startswith("/"):
         return f"sqlite:///{folder}/{path}"
     return server or f"sqlite:///{folder}/mlflow.db"
 
 
-def _page(server: str, experiment: str, run: str) -> str:
-    # That of a server alone opens MLflow's home, which shows something else.
+def _run_address(server: str, experiment: str, run: str) -> str:
+    # The full path, since the address of the server alone opens MLflow's home page.
     return f"{server.rstrip('/')}/#/experiments/{experiment}/runs/{run}"
 
 

@@ -9,7 +9,7 @@ _SMALLEST_AREA = 1e-7
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """Convert (..., 4) boxes; a negative width or height counts as zero."""
+    """Convert (..., 4) boxes. A negative width or height counts as zero."""
     centre, size = boxes[..., :2], boxes[..., 2:].clamp(min=0)
     return torch.cat([centre - 0.5 * size, centre + 0.5 * size], dim=-1)
 
@@ -21,9 +21,9 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
 
 
 def apply_delta(delta: Tensor, reference: Tensor) -> Tensor:
-    """Box re-parametrisation: (..., 4) deltas relative to (..., 4) cxcywh references, giving cxcywh.
+    """Apply (..., 4) deltas to (..., 4) cxcywh reference boxes. The result is cxcywh.
 
-    The centre moves by delta times the reference size; the size is scaled by exp(delta).
+    The centre moves by delta times the reference size. The size is multiplied by exp(delta).
     """
     centre = delta[..., :2] * reference[..., 2:] + reference[..., :2]
     size = delta[..., 2:].exp() * reference[..., 2:]
@@ -33,13 +33,13 @@ def apply_delta(delta: Tensor, reference: Tensor) -> Tensor:
 def overlap(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """IoU and generalised IoU (https://giou.stanford.edu) of xyxy boxes (..., 4) that broadcast against each other.
 
-    A union or an enclosing box of no area counts as 1e-7, so boxes of no area give finite values.
+    A union or enclosing box without area counts as 1e-7, so that boxes without area give finite values.
     """
     left, top, right, bottom = first.unbind(-1)
     other_left, other_top, other_right, other_bottom = second.unbind(-1)
     area = (right - left) * (bottom - top)
     other_area = (other_right - other_left) * (other_bottom - other_top)
-    # In place: for all pairs of many boxes, fresh temporaries would cost a CPU several times the arithmetic.
+    # In place: for all pairs of many boxes, allocating temporaries takes a CPU several times as long as the arithmetic.
     width = torch.minimum(right, other_right).sub_(torch.maximum(left, other_left)).clamp_(min=0)
     height = torch.minimum(bottom, other_bottom).sub_(torch.maximum(top, other_top)).clamp_(min=0)
     intersection = width.mul_(height)

@@ -1,8 +1,8 @@
-"""Bilinear samples and resized maps, with gradients that are the same bits again on every device.
+"""Bilinear sampling and resizing of maps, with deterministic gradients on every device.
 
-On accelerators torch's own kernels add up gradients in any order, so `torch.use_deterministic_algorithms` forbids them
-there. Under it, and there alone, samples are gathered (their gradients are summed by products of matrices) and maps are
-resized by two matrices.
+On accelerators, torch's own kernels add up gradients in any order. `torch.use_deterministic_algorithms` forbids them.
+Only in this case are other functions used: samples are gathered, and their gradients are summed by matrix products.
+Maps are resized by two matrix products.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_SPREAD_BYTES = 2**28  # of the weighted samples that are spread at once
+_SPREAD_BYTES = 2**28  # the temporary memory of _spread(), in bytes
 Kernel = Literal["bilinear", "bicubic"]
 
 
 def sample_maps(maps: Tensor, grid: Tensor, *, border: bool = False) -> Tensor:
-    """Values (N, C, P, Q) of maps (N, C, h, w) at the places (N, P, Q, 2), x and y from -1 to 1, edge to edge.
+    """Sample maps bilinearly: (N, C, P, Q), in the wider precision of `maps` and `grid`.
 
-    Beyond the edges there is zero, or with `border` the nearest value. In the wider of both precisions.
+    Args:
+        maps: (N, C, h, w).
+        grid: (N, P, Q, 2): x and y from -1 to 1, from edge to edge.
+        border: Beyond the edges, use the nearest value; by default zero.
     """
     if _forbidden_on(maps.device):
         return gather_samples(maps, grid, border=border)
@@ -30,14 +33,27 @@ def sample_maps(maps: Tensor, grid: Tensor, *, border: bool = False) -> Tensor:
 
 
 def resize_maps(maps: Tensor, size: tuple[int, int], *, kernel: Kernel = "bilinear", antialias: bool = False) -> Tensor:
-    """Maps (N, C, h, w) at another height and width, edge to edge."""
+    """Resize maps from edge to edge.
+
+    Args:
+        maps: (N, C, h, w).
+        size: (height, width) of the result.
+        kernel: The interpolation.
+        antialias: See F.interpolate.
+    """
     if _forbidden_on(maps.device):
         return multiply_to_size(maps, size, kernel=kernel, antialias=antialias)
     return F.interpolate(maps, size, mode=kernel, align_corners=False, antialias=antialias)
 
 
 def gather_samples(maps: Tensor, grid: Tensor, *, border: bool = False) -> Tensor:
-    """As `sample_maps`: the four neighbours of each place by index, times their shares."""
+    """Compute `sample_maps` from the four neighbours of each place and their bilinear weights.
+
+    Args:
+        maps: See `sample_maps`.
+        grid: See `sample_maps`.
+        border: See `sample_maps`.
+    """
     dtype = torch.promote_types(maps.dtype, grid.dtype)
     x, y = (((grid[..., axis].to(dtype) + 1) * maps.shape[3 - axis] - 1) / 2 for axis in (0, 1))
     if border:
@@ -48,77 +64,91 @@ def gather_samples(maps: Tensor, grid: Tensor, *, border: bool = False) -> Tenso
 class _Gathered(torch.autograd.Function):
     """Samples (N, C, P, Q) of maps (N, C, h, w) at x and y (N, P, Q) in pixels.
 
-    The neighbours are gathered again in the backward pass: kept, they are four times as large as the result.
+    The neighbours are gathered again in the backward pass. To keep them would take four times the memory of the result.
     """
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
         ctx.save_for_backward(maps, x, y)
         left, top = x.floor(), y.floor()
-        shares = ((left + 1 - x) * (top + 1 - y), (x - left) * (top + 1 - y), (left + 1 - x) * (y - top))
+        weights = ((left + 1 - x) * (top + 1 - y), (x - left) * (top + 1 - y), (left + 1 - x) * (y - top))
         total: Any = 0
-        for (values, there), share in zip(_neighbours(maps, left, top), (*shares, (x - left) * (y - top)), strict=True):
-            total = total + values * torch.where(there, share, 0)[..., None]
+        for (values, inside), weight in zip(
+            _neighbours(maps, left, top), (*weights, (x - left) * (y - top)), strict=True
+        ):
+            total = total + values * torch.where(inside, weight, 0)[..., None]
         return total.permute(0, 3, 1, 2)  # type: ignore[no-any-return]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         maps, x, y = ctx.saved_tensors
-        of_maps = _spread(outer[0], x, y, maps.shape) if ctx.needs_input_grad[0] else None
+        maps_gradient = _spread(outer[0], x, y, maps.shape) if ctx.needs_input_grad[0] else None
         if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
-            return of_maps, None, None
+            return maps_gradient, None, None
         left, top = x.floor(), y.floor()
         rows = outer[0].permute(0, 2, 3, 1)  # (N, P, Q, C)
-        # How much the result grows with each neighbour's share.
+        # The derivative of the result with respect to each neighbour's weight.
         upper_left, upper_right, lower_left, lower_right = (
-            torch.where(there, (values * rows).sum(-1), 0) for values, there in _neighbours(maps, left, top)
+            torch.where(inside, (values * rows).sum(-1), 0) for values, inside in _neighbours(maps, left, top)
         )
-        of_x = (upper_right - upper_left) * (top + 1 - y) + (lower_right - lower_left) * (y - top)
-        of_y = (lower_left - upper_left) * (left + 1 - x) + (lower_right - upper_right) * (x - left)
-        return of_maps, of_x, of_y
+        x_gradient = (upper_right - upper_left) * (top + 1 - y) + (lower_right - lower_left) * (y - top)
+        y_gradient = (lower_left - upper_left) * (left + 1 - x) + (lower_right - upper_right) * (x - left)
+        return maps_gradient, x_gradient, y_gradient
 
 
 def _neighbours(maps: Tensor, left: Tensor, top: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Values (N, P, Q, C) at upper left, upper right, lower left and lower right, and where (N, P, Q) they are any."""
+    """Yield the values (N, P, Q, C) at upper left, upper right, lower left and lower right.
+
+    Each comes with a mask (N, P, Q): True inside the map.
+    """
     count, channels, height, width = maps.shape
     rows = maps.flatten(2).transpose(1, 2).reshape(-1, channels)  # (N * h * w, C)
     first = torch.arange(count, device=maps.device)[:, None, None] * (height * width)
     for row in (top, top + 1):
         for column in (left, left + 1):
-            there = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            # Clamped as integers, so that no infinite place can lead out of the map.
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            # Clamped as integers, so that even an infinite coordinate gives an index inside the map.
             index = first + row.long().clamp(0, height - 1) * width + column.long().clamp(0, width - 1)
-            yield rows.index_select(0, index.flatten()).view(*left.shape, channels), there
+            yield rows.index_select(0, index.flatten()).view(*left.shape, channels), inside
 
 
 def _spread(outer: Tensor, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
-    """Gradient of the maps (N, C, h, w): what each of their pixels gave to the samples, of which `outer` is that.
+    """Compute the gradient of the maps (N, C, h, w) from `outer`, the gradient of the samples.
 
-    A pixel's share in a sample is (1 - |x - column|) (1 - |y - row|), where both are above zero. So the sums over the
-    samples are a product of matrices, whose order of sums is fixed, where adding by index would sort all samples.
+    A pixel's weight in a sample is (1 - |x - column|) (1 - |y - row|), if both factors are above zero. So the sum over
+    the samples is a matrix product. It is deterministic, while a deterministic index_add would have to sort all
+    samples.
     """
     channels, height, width = shape[1:]
     places = outer.flatten(2)  # (N, C, K)
     columns, rows = (torch.arange(side, dtype=x.dtype, device=x.device)[:, None] for side in (width, height))
-    at_once = max(1, _SPREAD_BYTES // max(1, channels * height * places.shape[2] * places.element_size()))
+    chunk = max(1, _SPREAD_BYTES // max(1, channels * height * places.shape[2] * places.element_size()))
     parts = []
     with torch.autocast(outer.device.type, enabled=False):
         for values, across, down in zip(
-            *(torch.split(one, at_once) for one in (places, x.flatten(1)[:, None], y.flatten(1)[:, None])), strict=True
+            *(torch.split(tensor, chunk) for tensor in (places, x.flatten(1)[:, None], y.flatten(1)[:, None])),
+            strict=True,
         ):
-            share_x, share_y = (
-                torch.where(share > 0, share, 0) for share in (1 - (across - columns).abs(), 1 - (down - rows).abs())
+            weight_x, weight_y = (
+                torch.where(weight > 0, weight, 0) for weight in (1 - (across - columns).abs(), 1 - (down - rows).abs())
             )  # (n, w, K), (n, h, K)
-            weighted = (values[:, :, None] * share_y[:, None]).flatten(1, 2)  # (n, C * h, K)
-            parts.append((weighted @ share_x.transpose(1, 2)).view(-1, channels, height, width))
+            weighted = (values[:, :, None] * weight_y[:, None]).flatten(1, 2)  # (n, C * h, K)
+            parts.append((weighted @ weight_x.transpose(1, 2)).view(-1, channels, height, width))
     return torch.cat(parts)
 
 
 def multiply_to_size(
     maps: Tensor, size: tuple[int, int], *, kernel: Kernel = "bilinear", antialias: bool = False
 ) -> Tensor:
-    """As `resize_maps`: rows and columns times the matrices that torch's kernel makes of the identity."""
+    """Compute `resize_maps` by two matrix products. The matrices are torch's resize applied to identity matrices.
+
+    Args:
+        maps: See `resize_maps`.
+        size: See `resize_maps`.
+        kernel: See `resize_maps`.
+        antialias: See `resize_maps`.
+    """
     dtype = torch.promote_types(maps.dtype, torch.float32)
     with torch.autocast(maps.device.type, enabled=False):
         identities = (torch.eye(side, dtype=dtype, device=maps.device)[None, :, None] for side in maps.shape[-2:])

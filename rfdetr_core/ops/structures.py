@@ -1,4 +1,4 @@
-"""The values that travel between the model, the losses, the data and the metrics."""
+"""The dataclasses that data, model, losses and metrics exchange: targets, raw outputs and detections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Target:
-    """Ground truth of one image of a batch.
+    """The ground truth of an image in a batch.
 
     labels: (N,) int64 class indexes. boxes: (N, 4) cxcywh in 0..1 of the image. masks: (N, H, W) bool or None.
     """
@@ -27,7 +27,7 @@ class Target:
 
 @dataclass(frozen=True)
 class MaskFactors:
-    """Mask logits as a product, so that the loss can sample points without a (B, Q, h, w) tensor.
+    """The two factors of mask logits. With them the loss samples points without a (B, Q, h, w) tensor.
 
     pixels: (B, C, h, w). queries: (B, Q, C). bias: (1,).
     """
@@ -43,11 +43,11 @@ class MaskFactors:
 
 @dataclass(frozen=True)
 class DetectorOutput:
-    """What the detector says of a batch.
+    """The raw output of the detector for a batch.
 
-    logits: (B, Q, K). boxes: (B, Q, 4) cxcywh in 0..1. masks: logits (B, Q, h, w), their factors in training, or None.
-    auxiliary: the same of each decoder layer but the last. proposals: the same of the two-stage encoder head.
-    Q counts all groups in training, one group otherwise.
+    logits: (B, Q, K). boxes: (B, Q, 4) cxcywh in 0..1. masks: logits (B, Q, h, w), or in training their factors; None
+    without segmentation. auxiliary: the outputs of the earlier decoder layers. proposals: the output of the two-stage
+    encoder head. Q counts the queries of all groups in training, and of one group otherwise.
     """
 
     logits: Tensor
@@ -59,7 +59,7 @@ class DetectorOutput:
 
 @dataclass(frozen=True)
 class Detections:
-    """Detections of one image, best first.
+    """The detections of an image, sorted by decreasing score.
 
     scores: (N,). labels: (N,) class indexes. boxes: (N, 4) xyxy in pixels. masks: (N, H, W) bool or None.
     """

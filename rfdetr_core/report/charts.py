@@ -1,8 +1,12 @@
 """Builders of charts: lines, points, bars, intervals, heat maps, histograms and densities.
 
-table: a DataFrame, or an iterable of mappings; the other texts name its columns. note: a sentence below the title.
-alt_text: for screen readers, by default made of the titles. tips: further lines of the tooltip. marks: position and
-text of vertical rules. A table without rows gives a chart that says so.
+The builders have these arguments in common:
+    table: A DataFrame, or an iterable of mappings. `x`, `y`, `row`, `value`, `series` and so on name its columns.
+    title, note: The title, and a sentence below it.
+    alt_text: The text for screen readers; None: made from the titles.
+    tips: More lines of the tooltip.
+    marks: Vertical rules: position and text of each.
+A table without rows gives a chart with the text "Nothing to show.".
 """
 
 from __future__ import annotations
@@ -16,9 +20,8 @@ from rfdetr_core.report import specs
 from rfdetr_core.report.specs import COLORS, FAINT, HEAT, TEXT, Axis, Chart, Choose, Rows, Tip
 from rfdetr_core.report.text import percent, plural
 
-# Of more rows or columns a heat map has no labels: tooltips name them.
-LABELLED = 30
-_TALL = 24  # bars of more rows scroll
+LABELLED = 30  # A heat map with more rows or columns has no labels; its tooltips have the names.
+_TALL = 24  # A bar chart with more rows scrolls.
 
 
 def line(
@@ -39,33 +42,33 @@ def line(
     note: str | None = None,
     alt_text: str | None = None,
 ) -> Chart:
-    """A line for each series; with a band from `low` to `high`, if these columns are named.
+    """A line for each series. Rows without x or y are left out.
 
-    Rows without x or y are left out. names: the series in the order of their colours, by default as they come. step: a
-    value holds up to the next x.
+    names: the series in the order of their colours; None: in the order of the table. low, high: columns for a band
+    around each line. step: a value is valid up to the next x.
     """
     import altair as alt
 
-    found = specs.frame(table, x, y)
-    names = specs.names_of(found, series, names)
-    rows = specs.records(found, {"x": x, "y": y, "low": low, "high": high}, {"series": (series, names)}, tips)
+    frame = specs.frame(table, x, y)
+    names = specs.names_of(frame, series, names)
+    rows = specs.records(frame, {"x": x, "y": y, "low": low, "high": high}, {"series": (series, names)}, tips)
     if not rows:
         return Chart(title, {}, "", note)
     shape: Any = "step-after" if step else "linear"
-    base = alt.Chart().encode(specs.on(alt.X, "x", x_axis), specs.on(alt.Y, "y", y_axis), specs.color(names))
+    base = alt.Chart().encode(specs.encode(alt.X, "x", x_axis), specs.encode(alt.Y, "y", y_axis), specs.color(names))
     layers: list[Any] = [base.mark_line(strokeWidth=1.8, interpolate=shape)]
     if low and high:
         band = base.mark_area(opacity=0.15, interpolate=shape)
-        layers.insert(0, band.encode(specs.on(alt.Y, "low", y_axis), alt.Y2("high:Q")))
+        layers.insert(0, band.encode(specs.encode(alt.Y, "low", y_axis), alt.Y2("high:Q")))
     hover = alt.selection_point(name="hover", on="pointerover", clear="pointerout", nearest=True, empty=False)
     tooltip = [alt.Tooltip("of_series:N", title="series")] if len(names) > 1 else []
     tooltip += [specs.tip(x_axis.title, "x", x_axis.format), specs.tip(y_axis.title, "y", y_axis.format)]
     opacity: Any = alt.condition(hover, alt.value(1), alt.value(0))
     spot = base.mark_point(filled=True, size=70).transform_calculate(of_series="names[datum.series]")
-    spot = spot.encode(opacity=opacity, tooltip=[*tooltip, *specs.further(tips)]).add_params(hover)
-    alt_text = alt_text or f"Line chart of {y_axis.title} over {x_axis.title}{specs.listed(names)}."
-    made = specs.layered([*layers, spot, *specs.rules(marks)], rows, names, 240)
-    return Chart(title, made, alt_text, note, specs.legend(names))
+    spot = spot.encode(opacity=opacity, tooltip=[*tooltip, *specs.tip_lines(tips)]).add_params(hover)
+    alt_text = alt_text or f"Line chart of {y_axis.title} over {x_axis.title}{specs.series_phrase(names)}."
+    spec = specs.layered([*layers, spot, *specs.rules(marks)], rows, names, 240)
+    return Chart(title, spec, alt_text, note, specs.legend(names))
 
 
 def points(
@@ -83,21 +86,24 @@ def points(
     note: str | None = None,
     alt_text: str | None = None,
 ) -> Chart:
-    """Points, their area by the column `size`; with the diagonal and a line through all, a reliability diagram."""
+    """Points. size: a column that sets their areas. diagonal: draw it. joined: draw a line through all points.
+
+    With the diagonal and the line it is a reliability diagram.
+    """
     import altair as alt
 
-    found = specs.frame(table, x, y)
-    rows = specs.records(found, {"x": x, "y": y, "size": size}, {}, tips)
+    frame = specs.frame(table, x, y)
+    rows = specs.records(frame, {"x": x, "y": y, "size": size}, {}, tips)
     if not rows:
         return Chart(title, {}, "", note)
-    base = alt.Chart().encode(specs.on(alt.X, "x", x_axis), specs.on(alt.Y, "y", y_axis))
+    base = alt.Chart().encode(specs.encode(alt.X, "x", x_axis), specs.encode(alt.Y, "y", y_axis))
     layers: list[Any] = []
     if diagonal:
         layers.append(_diagonal(x_axis, y_axis, x_axis.domain or (0, 1)))
     if joined:
         layers.append(base.mark_line(strokeWidth=1.8, color=COLORS[0]))
     tooltip = [specs.tip(x_axis.title, "x", x_axis.format), specs.tip(y_axis.title, "y", y_axis.format)]
-    spot = base.mark_circle(color=COLORS[0], opacity=0.8, size=60).encode(tooltip=[*tooltip, *specs.further(tips)])
+    spot = base.mark_circle(color=COLORS[0], opacity=0.8, size=60).encode(tooltip=[*tooltip, *specs.tip_lines(tips)])
     if size:
         spot = spot.encode(alt.Size("size:Q", legend=None, scale=alt.Scale(range=[20, 500], zero=True)))
     alt_text = alt_text or f"Points: {y_axis.title} over {x_axis.title}."
@@ -121,36 +127,37 @@ def bars(
     note: str | None = None,
     alt_text: str | None = None,
 ) -> Chart:
-    """Horizontal bars, a row each, stacked by series; with a whisker from `low` to `high`, if these are named.
+    """A horizontal bar for each row, stacked by series.
 
-    rows, names: the names of the rows from the top, and of the series; by default as they come.
+    rows: the names of the rows from the top. names: the names of the series. None: in the order of the table.
+    low, high: columns for a whisker on each bar. choose: what a click on a bar does.
     """
     import altair as alt
 
-    found = specs.frame(table, value)
-    rows, names = specs.names_of(found, row, rows), specs.names_of(found, series, names)
+    frame = specs.frame(table, value)
+    rows, names = specs.names_of(frame, row, rows), specs.names_of(frame, series, names)
     positions = {"row": (row, rows), "series": (series, names)}
-    values = specs.records(found, {"value": value, "low": low, "high": high}, positions, tips)
+    values = specs.records(frame, {"value": value, "low": low, "high": high}, positions, tips)
     if not values:
         return Chart(title, {}, "", note)
     ends = dict.fromkeys(range(len(rows)), 0.0)
-    for one in values:
-        one["x"] = ends[one["row"]]
-        ends[one["row"]] = one["x2"] = one["x"] + one["value"]
-    of = {"of_row": "names[datum.row]", "of_series": f"names[{len(rows)} + datum.series]"}
-    base = alt.Chart().transform_calculate(**of).encode(specs.on_names(alt.Y, "row", len(rows)))
+    for entry in values:
+        entry["x"] = ends[entry["row"]]
+        ends[entry["row"]] = entry["x2"] = entry["x"] + entry["value"]
+    fields = {"of_row": "names[datum.row]", "of_series": f"names[{len(rows)} + datum.series]"}
+    base = alt.Chart().transform_calculate(**fields).encode(specs.encode_names(alt.Y, "row", len(rows)))
     tooltip = [alt.Tooltip("of_row:N", title="row")]
     tooltip += [alt.Tooltip("of_series:N", title="of")] if len(names) > 1 else []
-    tooltip += [specs.tip(x_axis.title, "value", x_axis.format), *specs.further(tips)]
+    tooltip += [specs.tip(x_axis.title, "value", x_axis.format), *specs.tip_lines(tips)]
     axis = x_axis._replace(domain=x_axis.domain or (min(0.0, *ends.values()), max(*ends.values(), 0.0)))
-    bar = base.mark_bar().encode(specs.on(alt.X, "x", axis), alt.X2("x2:Q"), specs.color(names), tooltip=tooltip)
+    bar = base.mark_bar().encode(specs.encode(alt.X, "x", axis), alt.X2("x2:Q"), specs.color(names), tooltip=tooltip)
     layers: list[Any] = [bar]
     if low and high:
         rule = base.mark_rule(color=TEXT, strokeWidth=1.5)
-        layers.append(rule.encode(specs.on(alt.X, "low", axis), alt.X2("high:Q")))
-    alt_text = alt_text or f"Bars: {x_axis.title} of {plural(len(rows), 'row')}{specs.listed(names)}."
-    made = specs.layered(layers, values, [*rows, *names], 21 * len(rows))
-    return Chart(title, made, alt_text, note, specs.legend(names), tall=len(rows) > _TALL, choose=choose)
+        layers.append(rule.encode(specs.encode(alt.X, "low", axis), alt.X2("high:Q")))
+    alt_text = alt_text or f"Bars: {x_axis.title} of {plural(len(rows), 'row')}{specs.series_phrase(names)}."
+    spec = specs.layered(layers, values, [*rows, *names], 21 * len(rows))
+    return Chart(title, spec, alt_text, note, specs.legend(names), tall=len(rows) > _TALL, choose=choose)
 
 
 def intervals(
@@ -167,24 +174,24 @@ def intervals(
     note: str | None = None,
     alt_text: str | None = None,
 ) -> Chart:
-    """A point with its interval for each row, from the top as they come."""
+    """A point with its interval for each row, from the top in the order of the table."""
     import altair as alt
 
-    found = specs.frame(table, value)
-    rows = specs.names_of(found, row, None)
-    values = specs.records(found, {"x": value, "low": low, "high": high}, {"row": (row, rows)}, tips)
+    frame = specs.frame(table, value)
+    rows = specs.names_of(frame, row, None)
+    values = specs.records(frame, {"x": value, "low": low, "high": high}, {"row": (row, rows)}, tips)
     if not values:
         return Chart(title, {}, "", note)
     fields = (x_axis.title, "x"), ("low", "low"), ("high", "high")
     tooltip = [alt.Tooltip("of_row:N", title="row"), *(specs.tip(text, name, x_axis.format) for text, name in fields)]
     base = alt.Chart().transform_calculate(of_row="names[datum.row]")
-    base = base.encode(specs.on_names(alt.Y, "row", len(rows)), tooltip=[*tooltip, *specs.further(tips)])
+    base = base.encode(specs.encode_names(alt.Y, "row", len(rows)), tooltip=[*tooltip, *specs.tip_lines(tips)])
     whisker = base.mark_rule(color=COLORS[0], strokeWidth=2)
-    whisker = whisker.encode(specs.on(alt.X, "low", x_axis), alt.X2("high:Q"))
-    spot = base.mark_circle(color=COLORS[0], size=80, opacity=1).encode(specs.on(alt.X, "x", x_axis))
+    whisker = whisker.encode(specs.encode(alt.X, "low", x_axis), alt.X2("high:Q"))
+    spot = base.mark_circle(color=COLORS[0], size=80, opacity=1).encode(specs.encode(alt.X, "x", x_axis))
     alt_text = alt_text or f"Intervals: {x_axis.title} of {plural(len(rows), 'row')}."
-    made = specs.layered([*specs.rules(marks), whisker, spot], values, rows, 26 * len(rows))
-    return Chart(title, made, alt_text, note)
+    spec = specs.layered([*specs.rules(marks), whisker, spot], values, rows, 26 * len(rows))
+    return Chart(title, spec, alt_text, note)
 
 
 def heatmap(
@@ -208,11 +215,15 @@ def heatmap(
     note: str | None = None,
     alt_text: str | None = None,
 ) -> Chart:
-    """Cells of rows and columns, darker for a higher value; cells that the table does not have stay empty.
+    """A cell for each row and column, darker for a higher value. Cells that are not in the table stay empty.
 
-    rows, columns: the names in their order; in the table, `row` and `column` are positions in them. domain: the
-    lightest and the darkest value. text: write the value into each cell. muted_diagonal: grey cells where row and
-    column are the same.
+    Args:
+        rows: The names of the rows, in their order. In the table, the column `row` has indices in this list.
+        columns: The names of the columns, in the same way.
+        domain: The values of the lightest and the darkest cell; None: from 0, or the lowest value, to the highest.
+        text: Write the value into each cell.
+        muted_diagonal: Draw the cells on the diagonal grey.
+        choose: What a click on a cell does.
     """
     import altair as alt
 
@@ -222,32 +233,32 @@ def heatmap(
     labelled = max(len(rows), len(columns)) <= LABELLED
     side = max(5, min(34, 640 // max(len(rows), len(columns))))
     top: dict[str, Any] = {"orient": "top", "labelAngle": -55, "labelAlign": "left", "labelOverlap": False}
-    x = specs.on_names(alt.X, "column", len(columns), len(rows), labels=labelled, title=column_title, **top)
-    y = specs.on_names(alt.Y, "row", len(rows), labels=labelled, title=row_title)
+    x = specs.encode_names(alt.X, "column", len(columns), len(rows), labels=labelled, title=column_title, **top)
+    y = specs.encode_names(alt.Y, "row", len(rows), labels=labelled, title=row_title)
     tooltip = [alt.Tooltip("of_row:N", title=row_title), alt.Tooltip("of_column:N", title=column_title)]
-    tooltip += [specs.tip(value_title, "value", value_format), *specs.further(tips)]
-    of = {"of_row": "names[datum.row]", "of_column": f"names[{len(rows)} + datum.column]"}
-    base = alt.Chart().transform_calculate(**of).encode(x, y, tooltip=tooltip)
-    low, high = domain or (min(0, *(one["value"] for one in values)), max(one["value"] for one in values))
+    tooltip += [specs.tip(value_title, "value", value_format), *specs.tip_lines(tips)]
+    fields = {"of_row": "names[datum.row]", "of_column": f"names[{len(rows)} + datum.column]"}
+    base = alt.Chart().transform_calculate(**fields).encode(x, y, tooltip=tooltip)
+    low, high = domain or (min(0, *(cell["value"] for cell in values)), max(cell["value"] for cell in values))
     scale = alt.Scale(domain=[low, high if high > low else low + 1], range=[0.06, 1], clamp=True)
     cells = base.mark_rect(fill=HEAT).encode(fillOpacity=alt.FillOpacity("value:Q", legend=None, scale=scale))
     layers: list[Any] = [cells]
     if muted_diagonal:
-        own = base.transform_filter("datum.row === datum.column").mark_rect(fill=FAINT, fillOpacity=0.35)
-        layers = [cells.transform_filter("datum.row !== datum.column"), own]
+        diagonal = base.transform_filter("datum.row === datum.column").mark_rect(fill=FAINT, fillOpacity=0.35)
+        layers = [cells.transform_filter("datum.row !== datum.column"), diagonal]
     if text:
         is_dark = f"datum.value > {low + 0.55 * (high - low)}"
         color: Any = alt.condition(is_dark, alt.value("var(--card)"), alt.value(TEXT))
         layers.append(base.mark_text(fontSize=11).encode(alt.Text("value:Q", format=value_format), color=color))
     alt_text = alt_text or f"Heat map: {value_title} by {row_title} ({len(rows)}) and {column_title} ({len(columns)})."
     margin = 170 if labelled else 30
-    made = specs.layered(layers, values, [*rows, *columns], side * len(rows))
-    # The label of the last column leans out of the chart, which Vega would cut.
-    beyond = round(0.57 * min(130, 7 * len(columns[-1]))) if labelled else 0
-    made["padding"] = {"left": 4, "top": 4, "bottom": 4, "right": 4 + beyond}
-    least = min(side, 14) * len(columns) + margin + beyond if labelled else 0
-    most = side * len(columns) + margin + beyond
-    return Chart(title, made, alt_text, note, least_width=least, most_width=most, choose=choose)
+    spec = specs.layered(layers, values, [*rows, *columns], side * len(rows))
+    # The slanted label of the last column is wider than the chart. Without the padding, Vega would cut it off.
+    overhang = round(0.57 * min(130, 7 * len(columns[-1]))) if labelled else 0
+    spec["padding"] = {"left": 4, "top": 4, "bottom": 4, "right": 4 + overhang}
+    least = min(side, 14) * len(columns) + margin + overhang if labelled else 0
+    most = side * len(columns) + margin + overhang
+    return Chart(title, spec, alt_text, note, least_width=least, most_width=most, choose=choose)
 
 
 def histogram(
@@ -264,16 +275,21 @@ def histogram(
 ) -> Chart:
     """The share of each series in each bin.
 
-    edges: bins + 1 numbers. counts: for each series how many are in each bin. ranges: the text of each bin.
+    Args:
+        edges: The borders of the bins: one number more than bins.
+        counts: For each series the number of values in each bin.
+        names: The names of the series.
+        axis: The horizontal axis.
+        ranges: The text of each bin for the tooltip.
     """
     import altair as alt
 
-    totals = [sum(some) for some in counts]
+    totals = [sum(bin_counts) for bin_counts in counts]
     if not any(totals):
         return Chart(title, {}, "", note)
     shares: list[dict[str, Any]] = []
-    for k, some in enumerate(counts):
-        steps = [*some, some[-1]] if totals[k] else []
+    for k, bin_counts in enumerate(counts):
+        steps = [*bin_counts, bin_counts[-1]] if totals[k] else []
         shares += [
             {"x": edge, "y": round(n / totals[k], 6), "series": k} for edge, n in zip(edges, steps, strict=False)
         ]
@@ -282,7 +298,7 @@ def histogram(
         for k, (low, high) in enumerate(pairwise(edges))
     ]
     axis = axis._replace(domain=axis.domain or (edges[0], edges[-1]))
-    x = specs.on(alt.X, "x", axis)
+    x = specs.encode(alt.X, "x", axis)
     y = alt.Y("y:Q", title=None, stack=None, axis=alt.Axis(format="~%", tickCount=4))
     curve = alt.Chart(alt.InlineData(shares)).encode(x, y, specs.color(names))
     curve = curve.mark_area(interpolate="step-after", fillOpacity=0.16, line={"strokeWidth": 1.8})
@@ -290,9 +306,9 @@ def histogram(
     shade: Any = alt.condition(hover, alt.value(0.07), alt.value(0))
     touch = alt.Chart(alt.InlineData(bins)).mark_rect(fill=TEXT)
     touch = touch.encode(x, alt.X2("x2:Q"), fillOpacity=shade, tooltip=alt.Tooltip("tip:N")).add_params(hover)
-    alt_text = alt_text or f"Histogram: share by {axis.title}{specs.listed(names)}."
-    made = specs.layered([curve, *specs.rules(marks), touch], None, names, 220)
-    return Chart(title, made, alt_text, note, specs.legend(names))
+    alt_text = alt_text or f"Histogram: share by {axis.title}{specs.series_phrase(names)}."
+    spec = specs.layered([curve, *specs.rules(marks), touch], None, names, 220)
+    return Chart(title, spec, alt_text, note, specs.legend(names))
 
 
 def density(
@@ -306,7 +322,13 @@ def density(
     note: str | None = None,
     alt_text: str | None = None,
 ) -> Chart:
-    """How many are in each cell of a logarithmic grid. cells: bin across, bin up, count. noun: what is counted."""
+    """The number of items in each cell of a logarithmic grid.
+
+    Args:
+        edges: The borders of the bins, the same for both axes.
+        cells: For each cell the bin of x, the bin of y and the number of items.
+        noun: The noun for an item.
+    """
     import altair as alt
 
     spans = [f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges)]
@@ -317,26 +339,26 @@ def density(
     ]
     if not values:
         return Chart(title, {}, "", note)
-    ends = min(min(one["x"], one["y"]) for one in values) / 1.4, max(max(one["x2"], one["y2"]) for one in values) * 1.4
+    ends = min(min(row["x"], row["y"]) for row in values) / 1.4, max(max(row["x2"], row["y2"]) for row in values) * 1.4
     x_axis, y_axis = (Axis(name, ends, "~s", "log") for name in (x_title, y_title))
-    scale = alt.Scale(domain=[0, max(one["shade"] for one in values)], range=[0.1, 1])
+    scale = alt.Scale(domain=[0, max(row["shade"] for row in values)], range=[0.1, 1])
     shade = alt.FillOpacity("shade:Q", legend=None, scale=scale)
-    cell = alt.Chart().mark_rect(fill=HEAT).encode(specs.on(alt.X, "x", x_axis), alt.X2("x2:Q"), shade)
-    cell = cell.encode(specs.on(alt.Y, "y", y_axis), alt.Y2("y2:Q"), tooltip=alt.Tooltip("tip:N"))
-    alt_text = alt_text or f"How many {noun}s have which {x_title} and {y_title}."
-    made = specs.layered([_diagonal(x_axis, y_axis, ends), cell], values, [], 300)
-    return Chart(title, made, alt_text, note, most_width=420)
+    cell = alt.Chart().mark_rect(fill=HEAT).encode(specs.encode(alt.X, "x", x_axis), alt.X2("x2:Q"), shade)
+    cell = cell.encode(specs.encode(alt.Y, "y", y_axis), alt.Y2("y2:Q"), tooltip=alt.Tooltip("tip:N"))
+    alt_text = alt_text or f"Density chart: number of items ({noun}) by {x_title} and {y_title}."
+    spec = specs.layered([_diagonal(x_axis, y_axis, ends), cell], values, [], 300)
+    return Chart(title, spec, alt_text, note, most_width=420)
 
 
 def _diagonal(x_axis: Axis, y_axis: Axis, ends: tuple[float, float]) -> Any:
     import altair as alt
 
     rule = alt.Chart(alt.InlineData([{"x": end} for end in ends])).mark_line(strokeDash=[4, 4], strokeWidth=1)
-    return rule.encode(specs.on(alt.X, "x", x_axis), specs.on(alt.Y, "x", y_axis), color=alt.value(FAINT))
+    return rule.encode(specs.encode(alt.X, "x", x_axis), specs.encode(alt.Y, "x", y_axis), color=alt.value(FAINT))
 
 
 def _shares(names: Sequence[str], counts: Sequence[Sequence[int]], totals: Sequence[int], k: int) -> Iterable[str]:
-    """How many of each series are in bin k, and which share of it."""
-    for name, some, total in zip(names, counts, totals, strict=True):
+    """For each series a line with the number of its values in bin k, and their share."""
+    for name, bin_counts, total in zip(names, counts, totals, strict=True):
         if total:
-            yield f"{name}: {some[k]:,} ({percent(some[k], total)})"
+            yield f"{name}: {bin_counts[k]:,} ({percent(bin_counts[k], total)})"

@@ -1,4 +1,4 @@
-"""Pictures that `kit.gallery` and `kit.cards` place: images with shapes drawn over them, and captions."""
+"""Pictures with shapes and captions, as galleries and cards. The macros `kit.gallery` and `kit.cards` place them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from PIL import Image
 
 
 class Shape(NamedTuple):
-    """A box over a picture, in its pixels, with a mask if it has an outline.
+    """A box over a picture, in pixels of the picture, with a mask if it has an outline.
 
-    group: the place of its name and colour in the groups of the gallery. style: "" (plain), "crowd", "dashed" or
-    "bold". outline: the path of an SVG. text: drawn beside the name, such as a score.
+    group: the index of its name and colour in the groups of the gallery. style: "" (plain), "crowd", "dashed" or
+    "bold". outline: an SVG path. text: drawn beside the name, such as a score.
     """
 
     group: int
@@ -29,7 +29,7 @@ class Shape(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An image. source: a data URI. width, height: its pixels."""
+    """An image. source: a data URI. width, height: in pixels."""
 
     source: str
     width: int
@@ -38,7 +38,7 @@ class Picture(NamedTuple):
 
 
 def as_jpeg(picture: Image.Image, quality: int) -> Picture:
-    """A picture as JPEG in a data URI; equal pixels, equal bytes."""
+    """Encode a picture as a JPEG in a data URI. Equal pixels give equal bytes."""
     data = io.BytesIO()
     picture.convert("RGB").save(data, "JPEG", quality=quality, optimize=True)
     source = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
@@ -46,7 +46,10 @@ def as_jpeg(picture: Image.Image, quality: int) -> Picture:
 
 
 class Group(NamedTuple):
-    """What shapes of one kind are: a name, drawn in the picture, and a colour of CSS. unnamed: only in the tooltip."""
+    """The legend entry for shapes of one kind. name: drawn in the picture. color: a CSS colour.
+
+    unnamed: the name is only in the tooltip.
+    """
 
     name: str
     color: str
@@ -55,7 +58,10 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class Card:
-    """A picture with lines below: texts, or `Name` of names from the dataset. facets: what to filter by -> values."""
+    """A picture with lines below it: texts, or `Name` for names from the dataset.
+
+    facets: for each facet, such as "class", the values of this card. A gallery can be filtered by them.
+    """
 
     picture: Picture
     lines: Sequence[Any] = ()
@@ -64,12 +70,14 @@ class Card:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Cards with filters above.
+    """Cards with filters above them.
 
-    groups: of their shapes. filters: facet of the cards -> the text for all its values ("all splits"), which is also
-    the label that `Setter` and `Choose` name. of_groups: the facet that chooses among the groups: other shapes are
-    hidden then. names: whether names are drawn at first. anchor: the id. size: cards of a page. columns: how wide the
-    cards are: "pictures", "thumbs", "pairs" or "sides".
+    groups: the legend entries of the shapes.
+    filters: facet -> the text of its filter when all values are chosen ("all splits"). `Setter` and `Choose` name a
+        filter by this text.
+    of_groups: the facet whose values are names of groups. If a value is chosen, shapes of other groups are hidden.
+    names: whether names are drawn at first. anchor: the HTML id. noun: the noun for a card. size: cards per page.
+    columns: the width of the cards: "pictures", "thumbs", "pairs" or "sides".
     """
 
     cards: Sequence[Card]
@@ -93,33 +101,36 @@ class Gallery:
         return any(card.picture.shapes for card in self.cards)
 
     def values(self) -> list[tuple[str, str, list[str]]]:
-        """Of each filter that has a choice: the facet, its label and its values; of groups in their order."""
-        found = []
+        """Facet, text and values of each filter with at least two values. Names of groups are in their order."""
+        filters = []
         for facet, label in self.filters.items():
             values = list(dict.fromkeys(value for card in self.cards for value in card.facets.get(facet, ())))
             if facet == self.of_groups:
-                order = {group.name: place for place, group in enumerate(self.groups)}
+                order = {group.name: index for index, group in enumerate(self.groups)}
                 values.sort(key=lambda value: order.get(value, len(order)))
             if len(values) > 1:
-                found.append((facet, label, values))
-        return found
+                filters.append((facet, label, values))
+        return filters
 
     def data(self) -> dict[str, Any]:
-        """What the script draws and filters by."""
+        """The data for the script: groups, shapes and facets."""
         filters = self.values()
-        places = [(facet, {value: place for place, value in enumerate(values)}) for facet, _, values in filters]
+        places = [(facet, {value: index for index, value in enumerate(values)}) for facet, _, values in filters]
         facets = [facet for facet, _ in places]
-        every = [[[at[value] for value in card.facets.get(facet, ())] for facet, at in places] for card in self.cards]
+        indices = [
+            [[index_of[value] for value in card.facets.get(facet, ())] for facet, index_of in places]
+            for card in self.cards
+        ]
         return {
             "groups": self.groups,
             "ofGroups": facets.index(self.of_groups) if self.of_groups in facets else -1,
-            "shapes": [[_without_rest(shape) for shape in card.picture.shapes] for card in self.cards],
-            "facets": every,
+            "shapes": [[_without_trailing_empty(shape) for shape in card.picture.shapes] for card in self.cards],
+            "facets": indices,
         }
 
 
-def _without_rest(shape: Shape) -> list[Any]:
-    """The values of a shape up to the last one that is not empty."""
+def _without_trailing_empty(shape: Shape) -> list[Any]:
+    """The values of a shape without the empty ones at the end."""
     values: list[Any] = [*shape]
     while values[-1] == "":
         values.pop()

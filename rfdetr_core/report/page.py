@@ -1,4 +1,4 @@
-"""A page: a Jinja2 template rendered into one HTML file that requests nothing and runs no script but its own."""
+"""Renders a Jinja2 template to a page: one HTML file that loads no other file and runs only its own scripts."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ _SCRIPTS = ("lists.js", "pictures.js", "charts.js")
 
 
 def write_page(path: Path, template: Path, title: str, **values: Any) -> None:
-    """Write the page that `render` makes to `path`, whole or not at all."""
+    """Render a page and write it, whole or not at all. Arguments: see `render`."""
     files.write_text(path, render(template, title, **values))
 
 
 def render(template: Path, title: str, **values: Any) -> str:
-    """The HTML of a template that extends "page.html" (blocks: header, main, noscript) and takes macros from `kit`.
+    """Render a template to HTML. Texts are escaped; an undefined name is an error. Equal values give equal bytes.
 
-    Texts are escaped, and an undefined name is an error. Equal values give equal bytes.
-
-    template: a file; templates that it includes are beside it. values: the names that it uses.
+    Args:
+        template: A file that extends "page.html" (blocks: header, main, noscript) and uses the macros of `kit`. The
+            templates that it includes are in the same folder.
+        title: The title of the page.
+        values: The values that the template uses, by name.
     """
     import jinja2
 
@@ -47,19 +49,19 @@ def render(template: Path, title: str, **values: Any) -> str:
     environment.filters |= {"shares": tables.shares, "formatted": tables.formatted, "sort_value": tables.sort_value}
     environment.filters["kind"] = lambda cell: type(cell).__name__
     environment.globals["page"] = _Page(title)
-    # A module that is loaded once would keep the first page it was loaded for: so one environment for each page.
+    # The module keeps the `page` that it was loaded with. So each page has its own environment.
     environment.globals["kit"] = environment.get_template("kit.html").module
     return environment.get_template(template.name).render(values)
 
 
 def to_json(value: Any) -> str:
-    """JSON that can stand within a script element: no text in it can end the element. Numbers of numpy are numbers."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False, default=lambda one: one.item())
+    """JSON for a script element: no text in it can end the element. numpy numbers become plain numbers."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, default=lambda number: number.item())
     return text.replace("<", "\\u003c")
 
 
 class _Page:
-    """What the parts of one page register while they are rendered, and what its head then needs."""
+    """The state of a page while it is rendered: its sections, lists and charts, which the frame of the page needs."""
 
     def __init__(self, title: str) -> None:
         self.title, self.sections, self.lists = title, list[tuple[str, str]](), 0
@@ -71,7 +73,7 @@ class _Page:
         return ""
 
     def add_chart(self, chart: Chart) -> str:
-        """The chart as its script reads it."""
+        """Register a chart. Returns its JSON for the script."""
         self._has_charts = True
         return to_json(
             {
@@ -88,13 +90,13 @@ class _Page:
 
     @property
     def scripts(self) -> list[str]:
-        """The scripts in their order; that of Vega only where a chart needs it."""
-        own = "\n".join(["'use strict';", *(files.read_text(_KIT / name) for name in _SCRIPTS)])
-        return [*([vega_script()] if self._has_charts else []), own]
+        """The scripts of the page in their order. Vega is included only if the page has a chart."""
+        kit = "\n".join(["'use strict';", *(files.read_text(_KIT / name) for name in _SCRIPTS)])
+        return [*([vega_script()] if self._has_charts else []), kit]
 
     @property
     def policy(self) -> str:
-        """The content security policy: scripts and style run only if their digest is in it."""
+        """The content security policy. Scripts and style are used only if their digest is in it."""
         scripts = " ".join(_source(script) for script in self.scripts)
         policy = f"default-src 'none'; img-src data:; style-src {_source(self.style)}; script-src {scripts}"
         return f"{policy}; base-uri 'none'; form-action 'none'"
@@ -102,15 +104,15 @@ class _Page:
 
 @functools.cache
 def vega_script() -> str:
-    """Vega, Vega-Lite and vega-embed as one script, which sets `vegaEmbed`; of the version that Altair writes for."""
+    """Vega, Vega-Lite and vega-embed as a script that sets `vegaEmbed`, in the version that Altair writes for."""
     import altair
     import vl_convert
 
     version = ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
     script = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version))
-    # A script element ends at the first, and is read otherwise after the second.
+    # "</script" would end the script element, and "<!--" would change how the rest of it is parsed.
     if "</script" in script.lower() or "<!--" in script:
-        raise AssertionError("Vega's script cannot stand in a page")
+        raise AssertionError("Vega's script cannot be embedded in a page: it contains </script or <!--")
     return script
 
 

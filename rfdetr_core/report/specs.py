@@ -1,7 +1,8 @@
-"""The parts of a chart's Vega-Lite specification.
+"""The parts of a Vega-Lite specification of a chart.
 
-Fields have fixed names, and a category is its position in a list of names. So a name is a value only: neither a field
-nor part of an expression. Colours are variables of the style sheet, which follow light, dark and print.
+Fields have fixed names, and categories are indices in a list of names. So a name from the dataset is only a value; it
+cannot become a field or a part of an expression. Colours are variables of the style sheet: they adapt to light and dark
+mode and to print.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 Rows = Any  # a pandas DataFrame, or an iterable of mappings
-# Of more series the colours repeat.
+# The colours of the series. With more series they repeat.
 COLORS = tuple(f"var(--s{k})" for k in range(8))
 FAINT, TEXT, HEAT = "var(--faint)", "var(--text)", "var(--accent)"
 _LEGEND = 40
 
 
 class Axis(NamedTuple):
-    """An axis: its title, domain (by default that of the values), d3 format of its labels, and scale.
+    """An axis.
 
-    scale: "linear" or "log" (base 2). values: where its labels are. label: a Vega expression of `datum.value`, in place
-    of a format.
+    domain: its ends; None: those of the values. format: d3 format of the labels. scale: "linear" or "log" (base 2).
+    values: the positions of the labels. label: a Vega expression of `datum.value` for the labels, instead of a format.
     """
 
     title: str
@@ -42,9 +43,10 @@ class Tip(NamedTuple):
 
 
 class Choose(NamedTuple):
-    """What a click on a mark chooses in the filters of the table or gallery `target`.
+    """What a click on a mark does: it sets filters of a table or gallery.
 
-    filters: label of a filter -> "row" or "column" (of a heat map) or "row" (of bars): whose name it is set to.
+    target: the HTML id of the table or gallery. filters: label of a filter -> "row" or "column" (a heat map has both,
+    bars have only rows). The filter is set to the name of the clicked row or column.
     """
 
     target: str
@@ -53,11 +55,11 @@ class Choose(NamedTuple):
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart that `kit.chart` places.
+    """A chart. The macro `kit.chart` places it.
 
-    spec: Vega-Lite; empty where there is nothing to draw. alt: what a screen reader says instead. note: a sentence
-    below the title. legend: name of each series and class of its colour. least_width, most_width: in pixels, 0 for any;
-    in less room the chart scrolls. tall: it scrolls up and down. choose: what a click does.
+    spec: Vega-Lite; empty if there is nothing to draw. alt: the text for screen readers. note: a sentence below the
+    title. legend: name and CSS class of each series. least_width, most_width: in pixels; 0: any. If there is less room,
+    the chart scrolls. tall: it scrolls up and down. choose: what a click does.
     """
 
     title: str
@@ -72,15 +74,15 @@ class Chart:
 
 
 def frame(table: Rows, *needed: str) -> Any:
-    """The table as a DataFrame, without the rows that lack a value of the columns `needed`."""
+    """The table as a DataFrame, without the rows that have no value in one of the columns `needed`."""
     import pandas as pd
 
-    found = table if isinstance(table, pd.DataFrame) else pd.DataFrame(list(table))
-    return found.dropna(subset=list(needed)) if len(found) else found
+    data = table if isinstance(table, pd.DataFrame) else pd.DataFrame(list(table))
+    return data.dropna(subset=list(needed)) if len(data) else data
 
 
 def names_of(table: Any, column: str | None, names: Sequence[str] | None) -> list[str]:
-    """These names, or those of a column as they come."""
+    """The given names, or else the values of a column in the order of the table."""
     if names is not None or column is None:
         return list(names or ())
     return [str(name) for name in table[column].unique()] if len(table) else []
@@ -92,19 +94,24 @@ def records(
     positions: Mapping[str, tuple[str | None, Sequence[str]]] | None = None,
     tips: Sequence[Tip] = (),
 ) -> list[dict[str, Any]]:
-    """The rows under fixed field names: numbers of the columns, positions of the names in their list, further lines.
+    """The rows of a table as records with fixed field names.
 
-    numbers: field -> column. positions: field -> column and names; 0 where there is no column.
+    Args:
+        table: A DataFrame.
+        numbers: Field -> column whose values are copied; None: the field is left out.
+        positions: Field -> column, and the list of names. The field gets the index of the value in this list; 0 if
+            there is no column.
+        tips: Lines of the tooltip. Their columns become the fields t0, t1, ...
     """
     columns: dict[str, list[Any]] = {}
     for name, column in numbers.items():
         if column is not None:
             columns[name] = [_finite(value) for value in table[column].tolist()] if len(table) else []
     for name, (column, names) in (positions or {}).items():
-        places = {text: place for place, text in enumerate(names)}
+        places = {text: index for index, text in enumerate(names)}
         columns[name] = [places[str(text)] for text in table[column]] if column and len(table) else [0] * len(table)
-    for place, tip in enumerate(tips):
-        columns[f"t{place}"] = [_finite(value) for value in table[tip.column].tolist()] if len(table) else []
+    for index, tip in enumerate(tips):
+        columns[f"t{index}"] = [_finite(value) for value in table[tip.column].tolist()] if len(table) else []
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -112,8 +119,15 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def on(channel: Any, name: str, axis: Axis, **more: Any) -> Any:
-    """The encoding of a field on an axis."""
+def encode(channel: Any, name: str, axis: Axis, **more: Any) -> Any:
+    """The encoding of a numeric field on an axis.
+
+    Args:
+        channel: alt.X or alt.Y.
+        name: The field.
+        axis: The axis.
+        more: More arguments of the channel.
+    """
     import altair as alt
 
     scale: dict[str, Any] = {"type": axis.scale, "nice": False}
@@ -127,8 +141,17 @@ def on(channel: Any, name: str, axis: Axis, **more: Any) -> Any:
     return channel(f"{name}:Q", title=axis.title, scale=alt.Scale(**scale), axis=alt.Axis(**settings), **more)
 
 
-def on_names(channel: Any, name: str, count: int, first: int = 0, *, labels: bool = True, **axis: Any) -> Any:
-    """The encoding of positions in a list of names on an axis that shows the names. first: where they begin in it."""
+def encode_names(channel: Any, name: str, count: int, first: int = 0, *, labels: bool = True, **axis: Any) -> Any:
+    """The encoding of categories on an axis that shows their names.
+
+    Args:
+        channel: alt.X or alt.Y.
+        name: The field with the indices.
+        count: The number of categories.
+        first: The index of the first name in the list `names` of the chart.
+        labels: Draw the names.
+        axis: More arguments of the axis.
+    """
     import altair as alt
 
     settings: dict[str, Any] = {"labelExpr": f"names[{first} + datum.value]", "labelLimit": 130, "labels": labels}
@@ -138,7 +161,7 @@ def on_names(channel: Any, name: str, count: int, first: int = 0, *, labels: boo
 
 
 def color(names: Sequence[str]) -> Any:
-    """The colour of each series."""
+    """The encoding of the series as colours."""
     import altair as alt
 
     count = max(1, len(names))
@@ -147,24 +170,24 @@ def color(names: Sequence[str]) -> Any:
 
 
 def legend(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Name and colour of each series, if there are more than one."""
+    """The name and the CSS class of each series; empty if there is only one."""
     return [(name, f"s{k % len(COLORS)}") for k, name in enumerate(names[:_LEGEND])] if len(names) > 1 else []
 
 
 def tip(title: str, name: str, form: str = "") -> Any:
-    """A line of a tooltip of a number."""
+    """A line of a tooltip. name: the field. form: a d3 format for numbers; "": the value is text."""
     import altair as alt
 
     return alt.Tooltip(f"{name}:Q", title=title, format=form) if form else alt.Tooltip(f"{name}:N", title=title)
 
 
-def further(tips: Sequence[Tip]) -> list[Any]:
-    """The further lines of a tooltip, as `records` names their fields."""
-    return [tip(one.title, f"t{place}", one.format) for place, one in enumerate(tips)]
+def tip_lines(tips: Sequence[Tip]) -> list[Any]:
+    """The lines of a tooltip from the fields t0, t1, ... of `records`."""
+    return [tip(line.title, f"t{index}", line.format) for index, line in enumerate(tips)]
 
 
 def rules(marks: Sequence[tuple[float, str]]) -> list[Any]:
-    """Vertical rules with a text at their upper end."""
+    """Vertical rules with a text at their upper end. marks: position and text of each."""
     import altair as alt
 
     if not marks:
@@ -175,27 +198,34 @@ def rules(marks: Sequence[tuple[float, str]]) -> list[Any]:
     return [rule, text.encode(alt.Text("text:N"), y=alt.value(0))]
 
 
-def listed(names: Sequence[str]) -> str:
-    """The series in words, for a text alternative."""
+def series_phrase(names: Sequence[str]) -> str:
+    """The names of the series as words, for the text for screen readers."""
     if len(names) < 2:
         return ""
     return f", of {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def layered(layers: Iterable[Any], rows: Sequence[Any] | None, names: Sequence[str], height: int) -> dict[str, Any]:
-    """The specification of layers over the same rows, as wide as its container. names: what `names[...]` is."""
+    """The specification of a chart of several layers, as wide as its container.
+
+    Args:
+        layers: The layers.
+        rows: The data of all layers; None: each layer has its own.
+        names: The category names. Vega expressions read them as `names[...]`.
+        height: The height of the chart in pixels.
+    """
     import altair as alt
 
     data = {} if rows is None else {"data": alt.InlineData(list(rows))}
-    whole = alt.layer(*layers, **data).properties(width="container", height=height)
+    chart = alt.layer(*layers, **data).properties(width="container", height=height)
     with alt.data_transformers.enable(consolidate_datasets=False):
-        made = whole.to_dict(validate=False)
-    # Altair counts the views of a process: named by their place, equal charts are equal.
-    places = {layer["name"]: f"layer_{place}" for place, layer in enumerate(made["layer"]) if "name" in layer}
-    for layer in made["layer"]:
-        layer |= {"name": places[layer["name"]]} if "name" in layer else {}
-    params = [*made.get("params", ()), {"name": "names", "value": list(names)}]
+        spec = chart.to_dict(validate=False)
+    # Altair names views by a counter of the process. Renamed by their index, equal charts have equal specifications.
+    new_names = {layer["name"]: f"layer_{index}" for index, layer in enumerate(spec["layer"]) if "name" in layer}
+    for layer in spec["layer"]:
+        layer |= {"name": new_names[layer["name"]]} if "name" in layer else {}
+    params = [*spec.get("params", ()), {"name": "names", "value": list(names)}]
     for param in params:
-        param |= {"views": [places[view] for view in param["views"]]} if "views" in param else {}
-    kept = {key: value for key, value in made.items() if key not in ("$schema", "config")}
-    return {"data": {"values": []}, **kept, "params": params}
+        param |= {"views": [new_names[view] for view in param["views"]]} if "views" in param else {}
+    settings = {key: value for key, value in spec.items() if key not in ("$schema", "config")}
+    return {"data": {"values": []}, **settings, "params": params}

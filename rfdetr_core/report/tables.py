@@ -1,4 +1,4 @@
-"""Tables that `kit.table` places: columns, and cells that are more than a text or a number."""
+"""Tables, their columns, and the types of their cells. The macro `kit.table` places a table."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rfdetr_core.report.text import DASH
 
 
 class Column(NamedTuple):
-    """A column: its title, Python format of its numbers ("," or ".3f"), and what a pointer on the title shows.
+    """A column.
 
-    numeric: sorts by number, aligned to the right. A text cell of a column of `names` is a name from the dataset: any
-    text, and it cannot turn the direction of the text around it. style: "nowrap", or how wide it is at least: "file",
-    "wide".
+    numeric: sorted by number, and aligned to the right. format: the Python format of its numbers, such as ".3f". names:
+    its text cells are names from the dataset; right-to-left text in them does not change the text around. help: the
+    tooltip of the title. style: "nowrap", or the least width: "file" or "wide".
     """
 
     title: str
@@ -28,14 +28,14 @@ class Column(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The class of its cells in the style sheet."""
+        """The CSS class of its cells."""
         return "number" if self.numeric else self.style
 
 
 class Cell(NamedTuple):
-    """A cell whose value to sort and filter by is not what it shows.
+    """A cell with a text and a separate value for sorting.
 
-    text: a text or Markup. value: a number or text. note: further text, less prominent.
+    text: a text or Markup. value: a number or text. note: more text, less prominent.
     """
 
     text: Any
@@ -44,28 +44,31 @@ class Cell(NamedTuple):
 
 
 class Name(NamedTuple):
-    """A name from the dataset, with a swatch of `color` (a CSS colour) if there is one."""
+    """A name from the dataset. color: a CSS colour that is shown beside it; None: no colour."""
 
     text: str
     color: str | None = None
 
 
 class Link(NamedTuple):
-    """A text that leads to an anchor of the page."""
+    """A link to an anchor of the page."""
 
     text: str
     anchor: str
 
 
 class Pill(NamedTuple):
-    """A short text on a ground: of kind "error", "warning" or "good"."""
+    """A short text with a coloured background. kind: "error", "warning" or "good"."""
 
     text: str
     kind: str
 
 
 class Setter(NamedTuple):
-    """A button that sets filters of a table or gallery of the page, and goes there. filters: label -> value."""
+    """A button that sets filters of a table or gallery and scrolls to it.
+
+    target: the HTML id of the table or gallery. filters: label of a filter -> value.
+    """
 
     text: str
     target: str
@@ -73,7 +76,7 @@ class Setter(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """Parts of a whole as one bar. names: for the tooltips. colors: classes of the style sheet, such as "c0"."""
+    """A bar that is divided into parts. counts: of the parts. names: for the tooltips. colors: CSS classes."""
 
     counts: Sequence[int]
     names: Sequence[str]
@@ -82,12 +85,13 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table that sorts by its columns, is filtered by a text and by values of columns, and shows a page at a time.
+    """A table with sorting, a text filter, filters by values of columns, and pages.
 
-    rows: cells in the order of the columns: texts, numbers, None (nothing), or the types of this module. choices: title
-    of a column to filter by a list of its values -> the text for all of them ("all codes"), which is also the label
-    that `Setter` and `Choose` name. anchor: the id. size: rows of a page. stacked: on a narrow screen a row
-    is a block of its cells.
+    rows: cells in the order of the columns: texts, numbers, None (shown as a dash), or the types of this module.
+    anchor: the HTML id. noun: the noun for a row. search: whether there is a text filter. size: rows per page.
+    choices: title of a column -> the text of its filter when all values are chosen ("all codes"). `Setter` and `Choose`
+        name a filter by this text.
+    stacked: on a narrow screen, the cells of a row are below each other.
     """
 
     columns: Sequence[Column]
@@ -101,31 +105,37 @@ class Table:
 
     @property
     def has_bar(self) -> bool:
-        """Whether anything stands above the table."""
+        """Whether the table has a bar with filters or page buttons above it."""
         return self.search or bool(self.choices) or len(self.rows) > self.size
 
     def filters(self) -> list[tuple[int, str, list[str]]]:
-        """Of each filter: the place of its column, its label and the values, sorted."""
+        """For each filter the index of its column, its label, and its values, sorted."""
         titles = [column.title for column in self.columns]
-        found = [(titles.index(title), label) for title, label in (self.choices or {}).items()]
-        return [(k, label, sorted({_text(row[k], self.columns[k]) for row in self.rows})) for k, label in found]
+        labels = [(titles.index(title), label) for title, label in (self.choices or {}).items()]
+        return [(k, label, sorted({_text(row[k], self.columns[k]) for row in self.rows})) for k, label in labels]
 
 
-def of_frame(table: Rows, columns: dict[str, Column], **options: Any) -> Table:
-    """A table of a DataFrame or mappings. columns: how each of its columns is shown, in this order."""
-    found = frame(table)
-    rows = zip(*(found[name].tolist() if len(found) else () for name in columns), strict=True)
+def table_from_frame(table: Rows, columns: dict[str, Column], **options: Any) -> Table:
+    """Make a table of a DataFrame or of mappings.
+
+    Args:
+        table: The rows.
+        columns: Name of a column -> its `Column`, in the order in which they are shown.
+        options: More arguments of `Table`.
+    """
+    data = frame(table)
+    rows = zip(*(data[name].tolist() if len(data) else () for name in columns), strict=True)
     return Table(list(columns.values()), list(rows), **options)
 
 
 def _text(cell: Any, column: Column) -> str:
-    """What a cell shows, and is filtered by."""
+    """The text of a cell. Filters compare it."""
     inner = getattr(cell, "text", cell)
     return formatted(inner, column.format) if inner is cell else _text(inner, column)
 
 
 def sort_value(cell: Any) -> Any:
-    """What a cell is sorted by where that is not its text: a number; nothing where there is none."""
+    """The value that a cell is sorted by. None: it is sorted by its text, or it has no value."""
     value: Any = cell
     if isinstance(cell, Cell):
         value = cell.value
@@ -137,17 +147,17 @@ def sort_value(cell: Any) -> Any:
 
 
 def formatted(value: Any, form: str) -> str:
-    """A number in a format, a text as it is, a dash for nothing."""
+    """A number in a format; a text unchanged; a dash for None and NaN."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return DASH
     return value if isinstance(value, str) else format(value, form)
 
 
 def shares(parts: Parts) -> Iterable[tuple[float, float, str, str]]:
-    """Of each part: where it begins and how wide it is, in per cent, its colour and its tooltip."""
-    whole, start = sum(parts.counts), 0.0
+    """For each part that is not empty its start and width in per cent, its CSS class and its tooltip."""
+    total, start = sum(parts.counts), 0.0
     for count, name, color in zip(parts.counts, parts.names, parts.colors, strict=False):
         if count:
-            width = 100 * count / whole
+            width = 100 * count / total
             yield round(start, 3), round(width, 3), color, f"{name}: {count:,} ({width:.1f} %)"
             start += width

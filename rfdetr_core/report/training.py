@@ -1,4 +1,4 @@
-"""Figures of a training: losses and scores over the epochs, from history.csv."""
+"""Plots of a training with matplotlib: losses and scores over the epochs, from history.csv."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 
 AnyPath: TypeAlias = str | os.PathLike[str]
-_NAMES = ("history.csv", "metrics.csv")  # ours; upstream's
+_NAMES = ("history.csv", "metrics.csv")  # the file of this project; the file of upstream
 _SCORES = {"mAP_50_95": "AP 50:95", "mAP_50": "AP 50", "mAR": "AR", "F1": "F1 at the best threshold"}
 _TERMS = {"ce": "class", "bbox": "box", "giou": "GIoU", "mask_ce": "mask", "mask_dice": "mask Dice"}
-# Of the last decoder layer: neither of the others (_aux, upstream's _0, _1, ..) nor of the proposals (_enc).
+# Loss terms of the last decoder layer, without those of other layers (_aux; upstream: _0, _1, ...) and of the
+# proposals (_enc).
 _TERM = re.compile(r"(train|val)/loss_(?!.*(_aux|_enc|_\d+)$)(\w+)")
 _SPLITS = {"train": "train", "val": "valid"}
 _BLUE, _ORANGE, _GREY = "#1f6fb4", "#e07b00", "#7a7a7a"
-_FEW = 25  # epochs: so many get a dot each
+_FEW = 25  # up to so many epochs, each value has a dot
 
 
 class Line(NamedTuple):
-    """A column of the history and how it is drawn. best: its label names the best value."""
+    """A column of history.csv and how it is drawn. best: the label names the best value and its epoch."""
 
     column: str
     label: str
@@ -37,7 +38,7 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """The lines of one pair of axes."""
+    """A diagram: its title and its lines. log: a logarithmic vertical axis."""
 
     title: str
     lines: Sequence[Line]
@@ -45,7 +46,7 @@ class Panel(NamedTuple):
 
 
 class TrainingFigure(Figure):
-    """A figure that a notebook shows as a picture when it is the value of a cell, whatever backend is set."""
+    """A figure that a notebook shows as a picture if it is the value of a cell, with any matplotlib backend."""
 
     def _repr_png_(self) -> bytes:
         picture = io.BytesIO()
@@ -54,37 +55,41 @@ class TrainingFigure(Figure):
 
 
 def plot_metrics(metrics_csv: AnyPath, output_path: AnyPath | None = None, loss_log_scale: bool = False) -> Figure:
-    """Losses and scores over the epochs, from 1 on; saved too where `output_path` is given, in the format of its name.
+    """Plot losses and scores over the epochs. Epochs count from 1.
 
-    metrics_csv: a history.csv, upstream's metrics.csv, or the folder of a run that has one. Scores are those of the
-    regular and the averaged weights (EMA) on valid, from 0 to 1; the legend names the best epoch of each. The figure is
-    independent of pyplot: `figure.savefig` saves it, and a notebook shows it.
+    The scores are those of the regular and of the averaged weights (EMA) on valid, from 0 to 1. The legend names the
+    best epoch of each. The figure does not use pyplot: `figure.savefig` saves it, and a notebook shows it.
+
+    Args:
+        metrics_csv: A history.csv, upstream's metrics.csv, or a run folder that has one of them.
+        output_path: A file to save the figure to, in the format of its suffix; None: it is not saved.
+        loss_log_scale: A logarithmic axis for the losses.
 
     Raises:
-        UserError: no such file, a file without epochs or values, or a format that matplotlib does not write.
+        UserError: the file does not exist, has no epochs or no values, or matplotlib cannot write the format.
     """
     table = _read(metrics_csv)
     return _figure(table, [*_loss_panels(table, loss_log_scale), *_score_panels(table, _SCORES)], output_path)
 
 
 def plot_loss_metrics(metrics_csv: AnyPath, output_path: AnyPath | None = None, loss_log_scale: bool = False) -> Figure:
-    """The losses alone: see `plot_metrics`."""
+    """Plot only the losses: see `plot_metrics`."""
     table = _read(metrics_csv)
     return _figure(table, _loss_panels(table, loss_log_scale), output_path)
 
 
 def plot_map_metrics(metrics_csv: AnyPath, output_path: AnyPath | None = None) -> Figure:
-    """AP 50:95 and AP 50 alone: see `plot_metrics`."""
+    """Plot only AP 50:95 and AP 50: see `plot_metrics`."""
     table = _read(metrics_csv)
     return _figure(table, _score_panels(table, ("mAP_50_95", "mAP_50")), output_path)
 
 
 def plot_trainings(histories: Mapping[str, AnyPath], *, masks: bool = False) -> Figure:
-    """The loss and AP 50:95 on valid of at most two trainings over their epochs, in one figure.
+    """Plot the loss and AP 50:95 on valid of one or two trainings over their epochs, in the same figure.
 
     Args:
-        histories: What a training is called, and its file or folder, as `plot_metrics` takes it.
-        masks: Draw the AP of masks instead of that of boxes.
+        histories: Name of a training -> its file or folder; see `plot_metrics`.
+        masks: Draw the AP of masks instead of boxes.
 
     Raises:
         UserError: See `plot_metrics`.
@@ -92,7 +97,7 @@ def plot_trainings(histories: Mapping[str, AnyPath], *, masks: bool = False) -> 
     import pandas as pd
 
     table = pd.concat([_read(path).add_prefix(f"{name}:") for name, path in histories.items()], axis=1).sort_index()
-    of, what = ("segm_", " of masks") if masks else ("", "")
+    prefix, suffix = ("segm_", " of masks") if masks else ("", "")
     colors = dict(zip(histories, (_BLUE, _ORANGE), strict=False))
     losses = [
         Line(f"{name}:{split}/loss", f"{name}, {title}", color, _dashed(split))
@@ -100,29 +105,31 @@ def plot_trainings(histories: Mapping[str, AnyPath], *, masks: bool = False) -> 
         for split, title in _SPLITS.items()
     ]
     scores = [
-        Line(f"{name}:val/{track}{of}mAP_50_95", f"{name}{title}", color, style, best=True)
+        Line(f"{name}:val/{track}{prefix}mAP_50_95", f"{name}{title}", color, style, best=True)
         for name, color in colors.items()
         for track, title, style in (("", "", "-"), ("ema_", ", EMA", "--"))
     ]
-    panels = [Panel("Loss", losses), Panel(f"AP 50:95{what} on valid", scores)]
+    panels = [Panel("Loss", losses), Panel(f"AP 50:95{suffix} on valid", scores)]
     return _figure(table, panels, None)
 
 
 def _read(path: AnyPath) -> Any:
-    """The values of each epoch, as a table whose index is the number of the epoch, from 1."""
+    """The values of each epoch as a table. Its index is the number of the epoch, from 1."""
     import pandas as pd
 
-    given = Path(path).expanduser()
-    found = next((given / name for name in _NAMES if (given / name).is_file()), given)
-    if not found.is_file():
-        what = f"has no {_NAMES[0]}" if given.is_dir() else "is no file"
-        raise UserError(f"{given} {what}. Give the path of a {_NAMES[0]}, or of the folder of a run (output_dir).")
+    source = Path(path).expanduser()
+    file = next((source / name for name in _NAMES if (source / name).is_file()), source)
+    if not file.is_file():
+        problem = f"has no {_NAMES[0]}" if source.is_dir() else "is not a file"
+        raise UserError(f"{source} {problem}. Give the path of a {_NAMES[0]}, or of a run folder (output_dir).")
     try:
-        table = pd.read_csv(io.StringIO(files.read_text(found)))
+        table = pd.read_csv(io.StringIO(files.read_text(file)))
         values = table.apply(pd.to_numeric).groupby("epoch").mean()
-    except (KeyError, TypeError, ValueError) as error:  # what pandas raises is one of them
-        raise UserError(f"{found} is no history of a training: it needs a column epoch, and numbers alone.") from error
-    if "step" in table:  # Lightning's logger, upstream's: steps have rows of their own, and epochs count from 0
+    except (KeyError, TypeError, ValueError) as error:  # pandas raises only these
+        raise UserError(
+            f"{file} is not a history.csv of a training. It needs a column epoch, and all its values must be numbers."
+        ) from error
+    if "step" in table:  # upstream's metrics.csv: steps have their own rows, and epochs count from 0
         values.index += 1
     return values.drop(columns="step", errors="ignore")
 
@@ -152,28 +159,28 @@ def _score_panels(table: Any, scores: Sequence[str] | dict[str, str]) -> Iterato
         yield Panel(
             _SCORES[score],
             [
-                Line(f"{start}{kind}{score}", f"{name}{of}", color, style, best=True)
-                for kind, of, style in kinds
+                Line(f"{start}{kind}{score}", f"{name}{suffix}", color, style, best=True)
+                for kind, suffix, style in kinds
                 for start, name, color in tracks
             ],
         )
 
 
 def _figure(table: Any, panels: Sequence[Panel] | Iterator[Panel], output_path: AnyPath | None) -> Figure:
-    """The panels that have values, two a row."""
+    """Draw the panels that have values, two in a row. Save the figure if there is an `output_path`."""
     with_values = [column for column in table if table[column].notna().any()]
-    drawn = [panel._replace(lines=[line for line in panel.lines if line.column in with_values]) for panel in panels]
-    drawn = [panel for panel in drawn if panel.lines]
-    if not drawn:
+    panels = [panel._replace(lines=[line for line in panel.lines if line.column in with_values]) for panel in panels]
+    panels = [panel for panel in panels if panel.lines]
+    if not panels:
         raise UserError("The history has no values to draw: no epoch has ended yet, or its columns have other names.")
-    columns = min(2, len(drawn))
-    rows = -(-len(drawn) // columns)
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
     figure = TrainingFigure(figsize=(6 * columns, 3.4 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for place, panel in zip(axes, drawn, strict=False):
-        _draw(place, table, panel)
-    for place in axes[len(drawn) :]:
-        place.remove()
+    for panel_axes, panel in zip(axes, panels, strict=False):
+        _draw(panel_axes, table, panel)
+    for unused in axes[len(panels) :]:
+        unused.remove()
     if output_path is not None:
         _save(figure, Path(output_path).expanduser())
     return figure
@@ -204,9 +211,9 @@ def _draw(axes: Any, table: Any, panel: Panel) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    kind = path.suffix.removeprefix(".").lower() or "png"
-    known = figure.canvas.get_supported_filetypes()
-    if kind not in known:
-        raise UserError(f"{path} cannot be written: matplotlib has no format {kind}. It has {', '.join(known)}.")
+    suffix = path.suffix.removeprefix(".").lower() or "png"
+    formats = figure.canvas.get_supported_filetypes()
+    if suffix not in formats:
+        raise UserError(f"{path} cannot be written: matplotlib has no format {suffix}. Use {', '.join(formats)}.")
     with files.replacing(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=150)
+        figure.savefig(temporary, format=suffix, dpi=150)

@@ -1,4 +1,4 @@
-"""Which weights are the result: the moving average (EMA) or the regular ones. Decided by two numbers, without torch."""
+"""Choosing the winner: the moving average (EMA) or the regular weights. It compares two scores, without torch."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ TRACKS = ("regular", "ema")
 
 
 def select(scores: dict[str, Any]) -> dict[str, Any]:
-    """Choose by `scores.json`; the result is the content of `selection.json`.
+    """Choose the winner from the content of scores.json. Returns the content of selection.json.
 
-    Upstream's rule (training/callbacks/best_model.py): a score that is missing or not finite never wins.
+    The rule is upstream's (training/callbacks/best_model.py). A score that is missing or not finite never wins.
 
     Raises:
-        UserError: the scores are not those of this version, or neither track has a finite score.
+        UserError: another version wrote the scores, or neither track has a finite score.
     """
     try:
         require(Scores, scores, "scores.json")
         (key,) = scores.keys() - {"epochs"}
         require(Tracks, scores[key], "scores.json", key)
     except (UserError, ValueError) as error:
-        raise UserError(f"{error}. scores.json is not of this version. Train again: dvc repro --force train") from None
-    found = {track: (_finite(scores[key][track]["score"]), scores[key][track]["epoch"]) for track in TRACKS}
+        raise UserError(f"{error}. Another version wrote scores.json. Train again: dvc repro --force train") from None
+    best = {track: (_finite(scores[key][track]["score"]), scores[key][track]["epoch"]) for track in TRACKS}
     epochs = scores["epochs"]
-    regular, ema = found["regular"][0], found["ema"][0]
+    regular, ema = best["regular"][0], best["ema"][0]
     if regular is None and ema is None:
         raise UserError(
             f"neither the regular nor the EMA weights have a finite {key}, so there is no best checkpoint: "
@@ -39,7 +39,7 @@ def select(scores: dict[str, Any]) -> dict[str, Any]:
     return {
         "winner": "ema" if ema_wins else "regular",
         "key": key,
-        **{track: {"score": score, "epoch": epoch} for track, (score, epoch) in found.items()},
+        **{track: {"score": score, "epoch": epoch} for track, (score, epoch) in best.items()},
         "epochs": epochs,
         "rule": RULE,
     }

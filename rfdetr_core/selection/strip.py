@@ -1,4 +1,4 @@
-"""The winner of the two best checkpoints, reduced to its weights and what loading them needs."""
+"""Stripping the winner's checkpoint to its weights and what loading them needs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ from rfdetr_core.lineage.records import read_run, write_record
 
 
 def strip(folder: Path, selection: dict[str, Any], output: Path, records: Path) -> None:
-    """Write `output` (checkpoint_best_total.pth) from the best file in `folder` that `selection.json` names.
+    """Write the file to deploy, checkpoint_best_total.pth, and the run record.
 
-    Left out: the epoch, optimiser state, and whatever is no part of a checkpoint; the record of the training becomes
-    part of the lineage. Equal input gives equal bytes. What is true of the run alone goes to a file in `records`, and
-    to record.json beside `output`.
+    The file is made from the winner's checkpoint. Epoch, optimiser state and unknown content are left out; the training
+    record becomes part of the lineage. Equal input gives equal bytes, so facts about the run itself go into the run
+    record.
+
+    Args:
+        folder: the run folder with the checkpoints.
+        selection: the content of selection.json.
+        output: the file to write. The run record is also written beside it, as record.json.
+        records: the folder of the run records in git.
 
     Raises:
-        UserError: the selection is not of this version, or the file it names is missing or of another epoch.
+        UserError: another version wrote the selection, or the checkpoint that it names is missing or of another epoch.
     """
     try:
         checked(selection, Selection, "selection.json")
@@ -36,7 +42,7 @@ def strip(folder: Path, selection: dict[str, Any], output: Path, records: Path) 
     if epoch != selection[winner]["epoch"]:
         raise UserError(
             f"{path} is of epoch {epoch}, selection.json of epoch {selection[winner]['epoch']}. "
-            "The two belong to different trainings. Restore them: dvc checkout, or dvc repro"
+            "They belong to different trainings. Restore them: dvc checkout, or dvc repro"
         )
     lineage = compose(checkpoint, selection)
     stripped = replace(checkpoint, epoch=None, best_total_source=winner, training_record=None, lineage=lineage)

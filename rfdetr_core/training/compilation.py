@@ -1,4 +1,4 @@
-"""Compiling the trained network (`train.compile`): its regions, what it needs, torch's settings while it trains."""
+"""`train.compile`: which parts of the network are compiled, torch's settings for it, and a check of the compilers."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from torch import nn
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.training.config import TrainConfig
 
-# Compiled variants that torch keeps of all regions: a region has one for each size of its input.
+# The most compiled variants that torch keeps. Each region has a variant for each size of its input.
 _MOST_VARIANTS = 4096
 
 
 def regions(detector: Any) -> list[nn.Module]:
-    """The encoder's blocks that run and the decoder's layers: compiled one by one, equal ones share the result."""
+    """The encoder's blocks that run, and the decoder's layers. Each is compiled alone; equal ones share code."""
     encoder = detector.encoder
     return [*encoder.blocks[: encoder.feature_indexes[-1]], *detector.decoder.layers]
 
 
 def compile_regions(detector: Any) -> None:
-    """Have the detector's regions compiled when they are first called. Copies of the detector are not compiled.
+    """Make torch compile the detector's regions when they are first called. Copies of the detector are not compiled.
 
-    Each size of the input has code of its own. With code for any size, the order in which sizes come, which a resume
-    changes, would decide which code a size gets.
+    Each size of the input gets its own code. If code could serve several sizes, the order of the sizes would decide
+    which code a size gets, and that order is another one in a resumed run.
     """
     for region in regions(detector):
         region.compile(fullgraph=True, dynamic=False)
@@ -44,45 +44,47 @@ def compile_regions(detector: Any) -> None:
 
 @contextmanager
 def compiler_settings(config: TrainConfig) -> Iterator[None]:
-    """torch's settings while a compiled detector trains; none is changed where `train.compile` is off."""
+    """Set torch's compiler while a compiled detector trains. If `train.compile` is off, nothing is changed."""
     if config.compile == "off":
         yield
         return
-    # Imported here: nothing of the compiler is needed where it is off.
+    # Imported here, because without compilation the compiler is not needed.
     import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
 
-    # With these and with fullgraph, nothing falls back to uncompiled code unseen.
-    of_dynamo: dict[str, Any] = {"fail_on_recompile_limit_hit": True, "suppress_errors": False}
-    of_dynamo |= {"recompile_limit": _MOST_VARIANTS, "accumulated_recompile_limit": _MOST_VARIANTS}
-    # DDP hears of each gradient from autograd, so regions need not be split by its buckets.
-    of_dynamo["optimize_ddp"] = False
-    # The random numbers of uncompiled code; no kernel chosen by its time; code for this number of threads alone.
-    of_inductor: dict[str, Any] = {"fallback_random": True, "deterministic": config.deterministic}
-    of_inductor["cpp.threads"] = torch.get_num_threads()
+    # With these two and with fullgraph, code that cannot be compiled is an error, not a silent fallback.
+    dynamo_settings: dict[str, Any] = {"fail_on_recompile_limit_hit": True, "suppress_errors": False}
+    dynamo_settings |= {"recompile_limit": _MOST_VARIANTS, "accumulated_recompile_limit": _MOST_VARIANTS}
+    # DDP gets each gradient from autograd, so regions need not be split at its buckets.
+    dynamo_settings["optimize_ddp"] = False
+    # Random numbers as without compilation; no kernel is chosen by its speed; code for this number of threads only.
+    inductor_settings: dict[str, Any] = {"fallback_random": True, "deterministic": config.deterministic}
+    inductor_settings["cpp.threads"] = torch.get_num_threads()
     if not hasattr(inductor, "deterministic"):  # an older torch
-        del of_inductor["deterministic"]
-    with dynamo.patch(of_dynamo), inductor.patch(of_inductor), torch.compiler.set_stance("default"):
+        del inductor_settings["deterministic"]
+    with dynamo.patch(dynamo_settings), inductor.patch(inductor_settings), torch.compiler.set_stance("default"):
         yield
 
 
 class PlainValidation(Callback):
-    """Has validation run the compiled regions as they are written: compiling them for its sizes would not pay."""
+    """Runs validation without compiled code: compiling for its batch sizes would take longer than it saves."""
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Use no compiled code."""
+        """Switch to uncompiled code."""
         torch.compiler.set_stance("force_eager")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Use it again."""
+        """Switch back to compiled code."""
         torch.compiler.set_stance("default")
 
 
 def code_generator(kind: str) -> str:
-    """What makes machine code on a kind of device, with its version: as the version of torch, it decides bits.
+    """Name and version of the compiler that makes machine code for a kind of device.
+
+    The version can change the last bits of a result, so it is part of the training record.
 
     Raises:
-        UserError: it is missing, or nothing can be compiled on such a device.
+        UserError: the compiler is missing, or torch cannot compile for such a device.
     """
     if kind == "cpu":
         return _cpp_compiler()
@@ -92,7 +94,7 @@ def code_generator(kind: str) -> str:
 
 
 def failure(error: Exception) -> UserError | None:
-    """An error of torch's compiler as a message; None: it is another error."""
+    """The message for an error of torch's compiler; None for any other error."""
     if not type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
         return None
     lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -100,7 +102,7 @@ def failure(error: Exception) -> UserError | None:
 
 
 def _cpp_compiler() -> str:
-    """The first line of its --version. CXX names it, as for torch."""
+    """The first line that the C++ compiler prints for --version. The variable CXX can name another compiler."""
     command = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     try:
         done = subprocess.run([*shlex.split(command), "--version"], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The `train` section of params.yaml (tracked: it decides the result) and the `runtime` section (it does not)."""
+"""The sections `train` (decides the result, so DVC tracks it) and `runtime` (does not) of params.yaml."""
 
 from __future__ import annotations
 
@@ -18,65 +18,73 @@ from rfdetr_core.loss.terms import TERMS
 from rfdetr_core.model.config import VARIANTS, ModelConfig
 from rfdetr_core.training.schedule import SCHEDULES
 
-# Each optimiser's class by its name. Muon, LBFGS and SparseAdam of torch cannot train every parameter of a detector.
-_OF_TORCH = ["Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "AdamW"]
-_OF_TORCH += ["ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"]
-OPTIMIZERS = {name.lower(): f"torch.optim.{name}" for name in _OF_TORCH}
+# The optimisers by name. torch's Muon, LBFGS and SparseAdam cannot train every parameter of a detector.
+_TORCH_OPTIMIZERS = ["Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "AdamW"]
+_TORCH_OPTIMIZERS += ["ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"]
+OPTIMIZERS = {name.lower(): f"torch.optim.{name}" for name in _TORCH_OPTIMIZERS}
 PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
-_OF_THE_AVERAGE = ("ema_decay", "ema_tau", "ema_update_interval", "early_stopping_use_ema", "auto_batch_ema_headroom")
-_OF_MASKS = tuple(term.coefficient for term in TERMS if term.mask)
-_OF_MASKS += ("mask_point_sample_ratio", "eval_masks_head_resolution")
+_EMA_KEYS = ("ema_decay", "ema_tau", "ema_update_interval", "early_stopping_use_ema", "auto_batch_ema_headroom")
+_MASK_KEYS = tuple(term.coefficient for term in TERMS if term.mask)
+_MASK_KEYS += ("mask_point_sample_ratio", "eval_masks_head_resolution")
 _SCHEDULES = "".join(f"{name}: {schedule.meaning}; " for name, schedule in SCHEDULES.items())
 _CLASS = "package.module.Class of an installed package or of rfdetr_core"
-# Keys of `runtime` that need a package: the extra of that name.
+# Keys of `runtime` that need a package. The extra that installs it has the same name.
 EXTRAS = ("tensorboard", "wandb", "clearml")
 
 
 class TrainConfig(Config):
-    """What training does. Names are upstream's; docs/parameters.md says where and why a default differs."""
+    """The section `train`. The names are upstream's. docs/parameters.md says which defaults differ, and why."""
 
     epochs: int = Field(100, gt=0, description="passes over the training images")
     batch_size: int | Literal["auto"] = Field(
-        4, description="images per device and step; auto: the most that fit on a CUDA device, 4 elsewhere"
+        4, description="images per device and batch; auto: as many as fit on a CUDA device, 4 on other devices"
     )
     grad_accum_steps: int = Field(1, gt=0, description="batches per optimiser step")
-    auto_batch_target_effective: int = Field(16, gt=0, description="batch_size auto: images that a step reaches")
+    auto_batch_target_effective: int = Field(
+        16, gt=0, description="batch_size auto: images per optimiser step to aim at"
+    )
     auto_batch_max_targets_per_image: int = Field(
-        100, gt=0, description="batch_size auto: objects in an image while memory is probed"
+        100, gt=0, description="batch_size auto: objects per image in the memory test"
     )
     auto_batch_ema_headroom: float = Field(
-        0.7, gt=0, le=1, description="batch_size auto: part of what fits that is taken when weights are averaged"
+        0.7, gt=0, le=1, description="batch_size auto, with use_ema: the part of the largest batch that is used"
     )
     eval_batch_size: int | None = Field(None, gt=0, description="images per validation batch; null: batch_size")
     lr: float = Field(1e-4, gt=0, description="learning rate of decoder, projector and heads")
     lr_encoder: float = Field(1.5e-4, ge=0, description="learning rate of the encoder, before its decay by depth")
     lr_vit_layer_decay: float = Field(0.8, gt=0, le=1, description="factor per encoder block, from last to first")
-    lr_component_decay: float = Field(0.7, gt=0, le=1, description="factor of the decoder, squared that of the encoder")
-    weight_decay: float = Field(1e-4, ge=0, description="of the optimiser")
+    lr_component_decay: float = Field(
+        0.7, gt=0, le=1, description="factor for the decoder's rate; its square for the encoder's"
+    )
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay of the optimiser")
     optimizer: str = Field("adamw", min_length=1, description=", ".join(OPTIMIZERS) + f", or {_CLASS}")
     optimizer_kwargs: dict[str, JsonValue] = Field({}, description="further arguments of the optimiser, such as betas")
     lr_scheduler: str = Field("step", min_length=1, description=_SCHEDULES + f"or {_CLASS}")
     lr_scheduler_kwargs: dict[str, JsonValue] = Field(
         {},
         description="; ".join(
-            f"of {name}: {key} ({one.default:g}: {one.meaning})"
+            f"of {name}: {key} ({number.default:g}: {number.meaning})"
             for name, kind in SCHEDULES.items()
-            for key, one in kind.numbers.items()
+            for key, number in kind.numbers.items()
         ),
     )
     lr_scheduler_interval: Literal["step", "epoch"] = Field(
-        "step", description="when a scheduler given as package.module.Class steps"
+        "step", description="when a scheduler named as package.module.Class steps"
     )
     lr_scheduler_monitor: str = Field("val/loss", description="the value of an epoch that ReduceLROnPlateau watches")
     warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear growth from 0")
     clip_max_norm: float = Field(0.1, ge=0, description="largest norm of the gradient; 0: no clipping")
-    drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth of the last encoder block, 0 at the first")
-    use_ema: bool = Field(True, description="average the weights; if not, both best files hold the regular weights")
-    ema_decay: float = Field(0.993, ge=0, lt=1, description="of the moving average of the weights")
-    ema_tau: float = Field(100.0, ge=0, description="optimiser steps until the decay nears ema_decay; 0: at once")
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="rate of stochastic depth in the last encoder block; it grows from 0 in the first"
+    )
+    use_ema: bool = Field(True, description="average the weights; false: both best files have the regular weights")
+    ema_decay: float = Field(0.993, ge=0, lt=1, description="decay of the moving average of the weights")
+    ema_tau: float = Field(
+        100.0, ge=0, description="optimiser steps in which the decay grows to about ema_decay; 0: constant decay"
+    )
     ema_update_interval: int = Field(1, gt=0, description="optimiser steps between two updates of the average")
-    # A field for each loss term. In a class body, locals() is the namespace that the class is made of; written there,
-    # the fields keep their place among the others, and so the order of keys in checkpoints.
+    # A field for each loss term. In a class body, locals() is the namespace of the class. Written into it,
+    # the fields keep their place between the other fields, and so the order of keys in checkpoints.
     for _term in TERMS:
         _about = f"weight of the {_term.description}{' (segmenters)' if _term.mask else ''}"
         __annotations__[_term.coefficient] = float
@@ -84,7 +92,7 @@ class TrainConfig(Config):
     del _term, _about
     mask_point_sample_ratio: int = Field(16, gt=0, description="mask pixels per sampled point (segmenters)")
     multi_scale: Literal["per-batch", "per-sample", "off"] = Field(
-        "per-batch", description="draw the input's size around the resolution; true: per-batch, false: off"
+        "per-batch", description="random input sizes around the resolution; true: per-batch, false: off"
     )
     expanded_scales: bool = Field(True, description="a wider range of those sizes")
     scale_jitter: bool = Field(True, description="crop half of the training images before they are resized")
@@ -93,36 +101,43 @@ class TrainConfig(Config):
         None, description="the classes in order, checked against the dataset's; null: the dataset's"
     )
     eval_interval: int = Field(1, gt=0, description="epochs between evaluations on valid; the last epoch is evaluated")
-    eval_max_dets: int = Field(100, gt=0, description="detections of an image and class that count, the best first")
+    eval_max_dets: int = Field(100, gt=0, description="the best detections of each image and class that count")
     eval_masks_head_resolution: bool = Field(
         False, description="score masks on valid at the mask head's resolution: cheaper, coarser (segmenters)"
     )
-    log_per_class_metrics: bool = Field(False, description="add val/AP/<class> to the history, for both tracks")
+    log_per_class_metrics: bool = Field(False, description="add val/AP/<class> to history.csv, for both tracks")
     compute_val_loss: bool | Literal["auto"] = Field(
-        "auto", description="add val/loss and val/ema_loss to the history; auto: if the schedule watches one of them"
+        "auto",
+        description="add val/loss and val/ema_loss to history.csv; auto: only if lr_scheduler_monitor is one of them",
     )
     compute_train_metrics: bool = Field(
-        False, description="add train/mAP_50_95 and others of boxes to the history, on augmented images as they pass"
+        False, description="add box scores of the augmented training batches to history.csv, such as train/mAP_50_95"
     )
     compact_train_metrics: bool = Field(
-        True, description="sum each loss term of the inner layers and proposals in the history, as train/loss_*_aux"
+        True, description="in history.csv, sum each loss term of inner decoder layers and proposals as train/loss_*_aux"
     )
     best_model_metric: Literal["map", "map_50", "mar", "f1"] = Field(
-        "map", description="what picks the best epoch; of segmenters it is the masks'"
+        "map", description="score that chooses the best epoch; for segmenters the score of masks"
     )
     skip_best_epochs: int = Field(0, ge=0, description="first epochs that cannot be the best")
     smooth_alpha: float = Field(
-        0.0, ge=0, lt=1, description="part of the smoothed score that is kept when regular weights are ranked; 0: none"
+        0.0,
+        ge=0,
+        lt=1,
+        description="smoothing of the scores by which the best regular epoch is chosen; 0: no smoothing",
     )
     early_stopping: bool = Field(False, description="stop when the best score no longer grows")
-    early_stopping_patience: int = Field(10, gt=0, description="evaluations without growth that are waited for")
+    early_stopping_patience: int = Field(10, gt=0, description="evaluations without growth after which training stops")
     early_stopping_min_delta: float = Field(0.001, ge=0, description="smallest growth that counts")
-    early_stopping_use_ema: bool = Field(False, description="watch the EMA weights alone, not the better of both")
-    seed: int = Field(0, ge=0, description="of everything random")
-    amp_dtype: Literal["auto", "bf16", "fp16"] | None = Field(
-        "auto", description="mixed precision; auto: bf16 or fp16 on CUDA, bf16 on a CPU made for it; null: all in fp32"
+    early_stopping_use_ema: bool = Field(
+        False, description="watch only the EMA score, not the better score of both tracks"
     )
-    deterministic: bool = Field(True, description="only algorithms that give equal bits again")
+    seed: int = Field(0, ge=0, description="seed of all random numbers")
+    amp_dtype: Literal["auto", "bf16", "fp16"] | None = Field(
+        "auto",
+        description="mixed precision; auto: bf16 or fp16 on CUDA, bf16 on a CPU with bf16 instructions; null: fp32",
+    )
+    deterministic: bool = Field(True, description="only algorithms that give equal results for equal inputs")
     portable: bool = Field(
         False, description="experimental: on a CPU, arithmetic that is the same on any x86-64 processor with AVX2; slow"
     )
@@ -132,9 +147,9 @@ class TrainConfig(Config):
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="kind of device")
     devices: int | Literal["auto"] = Field(1, description="devices per node")
     num_nodes: int = Field(1, gt=0, description="machines")
-    strategy: str = Field("auto", description="of Lightning: auto, ddp, fsdp, ...")
+    strategy: str = Field("auto", description="Lightning's strategy: auto, ddp, fsdp, ...")
     resume: str | None = Field(None, description="a checkpoint.pth in weights/ to resume from, up to `epochs`")
-    notes: JsonValue = Field(None, description="anything, kept in the checkpoints as args.notes")
+    notes: JsonValue = Field(None, description="any value; checkpoints keep it as args.notes")
 
     @field_validator("multi_scale", "compile", mode="before")
     @classmethod
@@ -169,9 +184,9 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves none of the {self.epochs} epochs to train in.")
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be less than epochs {self.epochs}.")
         if self.skip_best_epochs >= self.epochs:
-            raise ValueError(f"skip_best_epochs {self.skip_best_epochs} leaves none of the {self.epochs} epochs.")
+            raise ValueError(f"skip_best_epochs {self.skip_best_epochs} must be less than epochs {self.epochs}.")
         weights = [term.coefficient for term in TERMS if not term.mask]
         if not any(getattr(self, name) for name in weights):
             raise ValueError(f"{', '.join(weights)} are all 0: nothing would be learnt.")
@@ -186,16 +201,16 @@ class TrainConfig(Config):
         if self.portable:
             self._check_portable()
         if not self.use_ema:
-            self._without("use_ema is false", _OF_THE_AVERAGE)
+            self._without("use_ema is false", _EMA_KEYS)
         elif self.strategy.startswith(("fsdp", "deepspeed")):
-            raise ValueError(f"strategy {self.strategy} cuts up the weights that an average needs: add use_ema: false.")
+            raise ValueError(f"strategy {self.strategy} splits the weights, so no average: add use_ema: false.")
         return self
 
     def _check_portable(self) -> None:
         plain = self.accelerator in ("auto", "cpu") and self.amp_dtype in ("auto", None) and self.compile == "off"
         if not (plain and self.deterministic):
             raise ValueError(
-                "portable computes in fp32 on the CPU, always alike: accelerator must be auto or cpu, amp_dtype auto "
+                "portable computes in fp32 on the CPU: accelerator must be auto or cpu, amp_dtype auto "
                 "or null, compile off, deterministic true."
             )
 
@@ -205,7 +220,7 @@ class TrainConfig(Config):
             if strange := sorted(self.lr_scheduler_kwargs.keys() - numbers):
                 raise ValueError(
                     f"lr_scheduler_kwargs {', '.join(strange)} has no effect on lr_scheduler {self.lr_scheduler}, "
-                    f"which takes {', '.join(numbers) or 'none'}."
+                    f"which takes {', '.join(numbers) or 'no arguments'}."
                 )
             for name, value in self.lr_scheduler_kwargs.items():
                 most = numbers[name].most
@@ -225,25 +240,34 @@ class TrainConfig(Config):
 
     @property
     def validation_loss(self) -> bool:
-        """Whether losses are computed on valid."""
+        """Whether the loss is computed on valid."""
         watched = self.lr_scheduler == PLATEAU and self.lr_scheduler_monitor.endswith("loss")
         return watched if self.compute_val_loss == "auto" else self.compute_val_loss
 
 
 class RuntimeConfig(Config):
-    """How a training is run and watched: nothing here changes its result, except that `threads` decides bits on CPU."""
+    """The section `runtime`: how a training is run and watched.
+
+    Nothing here changes the result, except `threads`: on a CPU it can change the last bits.
+    """
 
     num_workers: int = Field(2, ge=0, description="processes that read images")
-    pin_memory: bool | None = Field(None, description="hold batches where CUDA copies from; null: if there is CUDA")
+    pin_memory: bool | None = Field(None, description="put batches into pinned memory; null: yes if training uses CUDA")
     persistent_workers: bool | None = Field(None, description="keep these processes between epochs; null: yes")
-    prefetch_factor: int | None = Field(None, gt=0, description="batches that each of them reads ahead; null: 2")
-    threads: int | None = Field(None, gt=0, description="of computation on CPU; null: as many as torch finds")
-    num_sanity_val_steps: int = Field(0, ge=0, description="validation batches tried before training; not scored")
-    checkpoint_interval: int = Field(10, gt=0, description="epochs between the kept checkpoint_<epoch>.pth")
-    progress_bar: Literal["tqdm", "rich"] | None = Field(
-        "tqdm", description="on a terminal and in notebooks; a line per epoch is printed everywhere"
+    prefetch_factor: int | None = Field(None, gt=0, description="batches that each process reads ahead; null: 2")
+    threads: int | None = Field(None, gt=0, description="threads of computation on a CPU; null: torch's number")
+    num_sanity_val_steps: int = Field(
+        0, ge=0, description="validation batches to try before training; they are not scored"
     )
-    mlflow: bool = Field(True, description="track runs in MLflow: mlflow.db here, or where MLFLOW_TRACKING_URI points")
+    checkpoint_interval: int = Field(
+        10, gt=0, description="epochs between two files checkpoint_<epoch>.pth that are kept"
+    )
+    progress_bar: Literal["tqdm", "rich"] | None = Field(
+        "tqdm", description="style of the bar on a terminal and in notebooks; a line per epoch is printed in any case"
+    )
+    mlflow: bool = Field(
+        True, description="track runs in MLflow: in mlflow.db of the project, or where MLFLOW_TRACKING_URI points"
+    )
     tensorboard: bool = Field(False, description="write output/tensorboard/; needs the extra tensorboard")
     wandb: bool = Field(False, description="log to Weights & Biases (WANDB_MODE=offline: files); needs the extra wandb")
     clearml: bool = Field(False, description="log to ClearML (CLEARML_OFFLINE_MODE=1: files); needs the extra clearml")
@@ -266,10 +290,10 @@ class RuntimeConfig(Config):
 
 
 def check_together(model: ModelConfig, train: TrainConfig) -> None:
-    """Check what no section shows alone, and what depends on the project at hand.
+    """Check the sections against each other, and the classes that they name.
 
     Raises:
-        UserError: the sections contradict each other, an option has no effect, or a class cannot be imported.
+        UserError: two options contradict each other, an option has no effect, or a class cannot be imported.
     """
     for key in CLASSES["train"]:
         if "." in (name := str(getattr(train, key))):
@@ -281,10 +305,10 @@ def check_together(model: ModelConfig, train: TrainConfig) -> None:
         raise UserError(f"model.num_channels is {model.num_channels}, but images are RGB: it must be 3 to train.")
     if train.resume is not None and model.pretrain_weights is not None:
         raise UserError(
-            "train.resume and model.pretrain_weights are both given, but a training that goes on has its weights. "
-            "Remove one."
+            "train.resume and model.pretrain_weights are both set, but a resumed training already has weights. "
+            "Remove one of them."
         )
     if not VARIANTS[model.variant].segmentation:
-        changed = [name for name in _OF_MASKS if getattr(train, name) != TrainConfig.model_fields[name].default]
+        changed = [name for name in _MASK_KEYS if getattr(train, name) != TrainConfig.model_fields[name].default]
         if changed:
             raise UserError(f"train.{changed[0]} has no effect: model.variant {model.variant} finds no masks.")

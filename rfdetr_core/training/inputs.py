@@ -1,4 +1,4 @@
-"""What a training starts from: the files of the stages before it, read and checked, and the first weights."""
+"""The inputs of a training: the files of earlier stages, read and checked, and the first weights."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from rfdetr_core.training.trainer import device_kind, devices_per_node, with_bat
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a training starts from.
+    """The inputs of a training.
 
-    asked: its parameters; config: the same with the batch size in numbers. sizes: those of multi-scale training.
-    data: the arguments of TrainingData.
+    requested: the section `train` as the user wrote it. config: the same with numbers instead of `batch_size: auto`.
+    sizes: the input sizes of multi-scale training. data: the arguments of TrainingData.
     """
 
     where: ProjectPaths
     model: ModelConfig
-    asked: TrainConfig
+    requested: TrainConfig
     config: TrainConfig
     runtime: RuntimeConfig
     architecture: Architecture
@@ -55,16 +55,16 @@ class Inputs:
 
     @property
     def samples(self) -> dict[str, list[Sample]]:
-        """Those of both splits."""
+        """The images of train and valid, with their annotations."""
         return {"train": self.data["train_samples"], "valid": self.data["valid_samples"]}
 
     @property
     def metric(self) -> str:
-        """What picks the best epoch: its name in the history, without val/."""
+        """The column of history.csv, without val/, whose value chooses the best epoch."""
         return column_of(self.config.best_model_metric, masks=self.architecture.segmentation)
 
     def detector(self) -> tuple[Detector, tuple[str, ...]]:
-        """The network with its first weights, and lines that say where they come from. Seeds torch's generator."""
+        """The network with its first weights, and lines for the user about their source. Seeds torch's generator."""
         torch.manual_seed(mixed_seed("weights", self.config.seed))
         economy = {"gradient_checkpointing": self.model.gradient_checkpointing}
         economy["freeze_encoder"] = self.model.freeze_encoder
@@ -80,7 +80,7 @@ class Inputs:
 
     def record(self) -> dict[str, Any]:
         """The training record (see `record_of`)."""
-        return record.record_of(self.where, self.model, self.asked, self.config, self.samples)
+        return record.record_of(self.where, self.model, self.requested, self.config, self.samples)
 
     def describe(self, training_record: dict[str, Any], weights: Mapping[str, Tensor]) -> Checkpoint:
         """The content of a model file with these weights."""
@@ -89,11 +89,11 @@ class Inputs:
         return replace(made, training_record=training_record)
 
     def annotations(self, split: str) -> Any:
-        """The canonical annotations of a split."""
+        """The canonical annotations of a split, as COCO."""
         return files.read_json(self.where.split(split)[0])
 
     def scoring_options(self) -> dict[str, Any]:
-        """How detections are scored: the keywords of CocoScoring."""
+        """The keyword arguments of CocoScoring."""
         side = self.architecture.resolution // self.architecture.mask_downsample_ratio
         return {
             "interval": self.config.eval_interval,
@@ -103,18 +103,23 @@ class Inputs:
         }
 
     def callbacks(self) -> list[Callback]:
-        """Those for compiled code and for scores of training images, where the parameters ask for them."""
+        """The callbacks for compiled code and for scores of training batches, if the parameters ask for them."""
         config = self.config
-        found: list[Callback] = [compilation.PlainValidation()] if config.compile != "off" else []
+        callbacks: list[Callback] = [compilation.PlainValidation()] if config.compile != "off" else []
         if config.compute_train_metrics:
-            found.append(TrainScoring(self.classes, config.eval_interval, config.eval_max_dets))
-        return found
+            callbacks.append(TrainScoring(self.classes, config.eval_interval, config.eval_max_dets))
+        return callbacks
 
 
 def read_inputs(
     where: ProjectPaths, model: ModelConfig, config: TrainConfig, runtime: RuntimeConfig, output: Path
 ) -> Inputs:
-    """Read and check what a training starts from. Sets the number of torch's threads. output: the run folder.
+    """Read and check the inputs of a training. Also sets the number of torch's threads.
+
+    Args:
+        where: the folders of the project.
+        model, config, runtime: the sections `model`, `train` and `runtime` of params.yaml.
+        output: the run folder, for the batch size of an interrupted run.
 
     Raises:
         UserError: an input is missing or wrong.
@@ -128,15 +133,15 @@ def read_inputs(
         compilation.code_generator(device_kind(config))
     if config.class_names not in (None, classes):
         raise UserError(f"train.class_names are {config.class_names}, but the dataset's are {classes}. Change one.")
-    asked, sizes = config, training_sizes(config, architecture)
+    requested, sizes = config, training_sizes(config, architecture)
     side = max(sizes, default=architecture.resolution)
     config = with_batch_size(config, model, architecture, side, output / record.STATE_FILE)
     data = data_arguments(where, config, runtime, architecture, side)
-    return Inputs(where, model, asked, config, runtime, architecture, classes, sizes, data)
+    return Inputs(where, model, requested, config, runtime, architecture, classes, sizes, data)
 
 
 def training_sizes(config: TrainConfig, architecture: Architecture) -> list[int]:
-    """The sizes of multi-scale training."""
+    """The input sizes of multi-scale training, in pixels; empty if it is off."""
     side, patch, windows = architecture.resolution, architecture.patch_size, architecture.windows
     return multi_scale_sizes(side, patch, windows, config.expanded_scales) if config.multi_scale != "off" else []
 
@@ -144,19 +149,28 @@ def training_sizes(config: TrainConfig, architecture: Architecture) -> list[int]
 def training_data(
     where: ProjectPaths, config: TrainConfig, runtime: RuntimeConfig, architecture: Architecture, side: int
 ) -> TrainingData:
-    """The data, training images at side x side pixels. UserError: an input is missing or wrong, or a split is empty."""
+    """The data of a training.
+
+    Args:
+        where, config, runtime: see `read_inputs`.
+        architecture: of the model.
+        side: training images are resized to side x side pixels.
+
+    Raises:
+        UserError: an input is missing or wrong, or a split is empty.
+    """
     return TrainingData(**data_arguments(where, config, runtime, architecture, side))
 
 
 def data_arguments(
     where: ProjectPaths, config: TrainConfig, runtime: RuntimeConfig, architecture: Architecture, side: int
 ) -> dict[str, Any]:
-    """The arguments of TrainingData. UserError: an input is missing or wrong, or valid is empty."""
+    """The arguments of TrainingData. For this function's arguments and errors see `training_data`."""
     train, valid = (read_samples(*where.split(name)) for name in ("train", "valid"))
     if not valid:
         raise UserError(
-            "the valid split has no image, yet its scores pick the best epoch. Add images and annotations to it, or "
-            "have validate split some off train."
+            "the valid split has no image, but its scores choose the best epoch. Add images and annotations to it, or "
+            "set validate.split to take some from train."
         )
     return {
         "root": where.dataset,
@@ -176,25 +190,27 @@ def data_arguments(
 
 
 def _note_crowded(samples: Sequence[Sample], queries: int) -> None:
-    """Print which images have more objects than the model can find."""
+    """Print the images that have more objects than the model can find."""
     crowded = [sample.path for sample in samples if np.count_nonzero(~sample.crowd) > queries]
     if crowded and record.first_process():
-        what = f"more objects than the {queries} that the model finds at most (model.num_queries)"
-        say(f"note: {len(crowded)} images have {what}: {listed(crowded)}")
+        limit = f"the {queries} that the model can find (model.num_queries)"
+        say(f"note: {len(crowded)} images have more objects than {limit}: {listed(crowded)}")
 
 
 def _pin_threads(runtime: RuntimeConfig, config: TrainConfig) -> None:
-    """Fix the number of threads, which decides bits on a CPU; Lightning would change it in a process of several.
+    """Set the number of threads, which can change the last bits of a result on a CPU.
+
+    With several processes Lightning would otherwise change it.
 
     Raises:
-        UserError: train.portable, for which the machine must not choose it.
+        UserError: train.portable without runtime.threads: the number must not depend on the machine.
     """
     if config.portable and runtime.threads is None:
-        raise UserError("train.portable needs runtime.threads, since the number of threads decides bits. Set a number.")
+        raise UserError("train.portable needs runtime.threads: the number of threads changes the result. Set a number.")
     processes = devices_per_node(config)
     threads = torch.get_num_threads()
     if processes > 1 and "OMP_NUM_THREADS" not in os.environ:
         threads = max(1, threads // processes)
     torch.set_num_threads(runtime.threads or threads)
     if processes > 1:
-        os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # for the processes that Lightning starts
+        os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # read by the processes that Lightning starts

@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM end a training after its step, on every rank after the same one."""
+"""How a training ends before its last epoch: by SIGINT or SIGTERM, by a shortage, or because a process ended.
+
+A signal ends the training after its current step, on every rank after the same step.
+"""
 
 from __future__ import annotations
 
@@ -18,46 +21,47 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from rfdetr_core.base.errors import UserError, causes
-from rfdetr_core.base.memory import ran_out
+from rfdetr_core.base.memory import shortage_message
 
-_AGAIN = "Run again to go on after the last finished epoch."
-# What torch waits for before a training begins, such as the other ranks, keeps Python from hearing a signal: seconds.
+_AGAIN = "Run again to resume after the last finished epoch."
+# Seconds. Before a training begins, torch waits for the other ranks, and Python cannot handle a signal meanwhile.
 _PATIENCE = 1.0
-# What the system is short of, by the words of an error or of the traceback of a worker.
+# Words in an error, or in the traceback of a worker, that reveal a shortage; and the message for the user.
 _SHORTAGES = {
     "too many open files|ancdata": "too many files are open. Raise the limit: ulimit -n 4096. Or lower "
     "runtime.num_workers or runtime.prefetch_factor.",
-    r"(</torch_\S*>|semaphore:).*(no space left|cannot allocate)|bus error": "shared memory (/dev/shm), by which "
-    "images reach the trainer, is full. Enlarge it (docker run --shm-size=8g, or --ipc=host), or set "
+    r"(</torch_\S*>|semaphore:).*(no space left|cannot allocate)|bus error": "shared memory (/dev/shm), through "
+    "which workers send images, is full. Enlarge it (docker run --shm-size=8g, or --ipc=host), or set "
     "runtime.num_workers: 0.",
 }
 _LESS_MEMORY = (
-    "Lower train.batch_size and raise train.grad_accum_steps as much, lower model.resolution or runtime.num_workers, "
-    "or set model.gradient_checkpointing."
+    "Lower train.batch_size and raise train.grad_accum_steps by the same factor, lower model.resolution or "
+    "runtime.num_workers, or set model.gradient_checkpointing."
 )
 _SEMAPHORES = "multiprocessing/synchronize.py"
-# Asking the other ranks waits for an accelerator.
+# To ask the other ranks, a rank has to wait for its accelerator.
 _STEPS_BETWEEN_QUESTIONS = 20
 
 
 class Stopped(BaseException):
-    """A signal asked to stop. No Exception: what survives its own failures must not survive this."""
+    """A signal asked the training to stop. Not an Exception, so that `except Exception` does not catch it."""
 
 
 class StopSignals(Callback):
-    """Notes the signals and stops at the end of a step. A second signal, or one before the first step, stops at once.
+    """Notes SIGINT and SIGTERM, and stops the training at the end of a step.
 
-    Lightning's own handler of SIGTERM, which this replaces, calls the other ranks from wherever it finds this one.
+    A second signal, or a signal before the first step, stops it at once. This replaces Lightning's handler of SIGTERM,
+    which calls the other ranks from any place in the code.
     """
 
     def __init__(self) -> None:
-        self.asked: signal.Signals | None = None
+        self.received: signal.Signals | None = None
         self.training = False
         self.trainer: Trainer | None = None
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Handle both signals; outside of the main thread, where Python does not allow it, leave them as they are."""
+        """Handle both signals inside the context. Outside of the main thread Python allows no handler: do nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -67,12 +71,12 @@ class StopSignals(Callback):
         fd_before = signal.set_wakeup_fd(sent.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=[received], daemon=True).start()
         self._install()
-        of_children = signal.getsignal(signal.SIGCHLD)
+        child_handler = signal.getsignal(signal.SIGCHLD)
         try:
             yield
         except BaseException:
-            # A loader's handler raises at the death of a worker wherever Python is: no more while the error is told.
-            signal.signal(signal.SIGCHLD, of_children or signal.SIG_DFL)
+            # When a worker dies, the handler of torch's loader raises anywhere. It must not interrupt error handling.
+            signal.signal(signal.SIGCHLD, child_handler or signal.SIG_DFL)
             raise
         finally:
             signal.set_wakeup_fd(fd_before)
@@ -81,34 +85,34 @@ class StopSignals(Callback):
                 signal.signal(number, handler or signal.SIG_DFL)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signals back from Lightning."""
+        """Install the handlers again: Lightning has replaced them."""
         self.training = True
         self._install()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop if any rank was asked to."""
-        asked = self.asked is not None
+        """Stop if a signal asked any rank to stop."""
+        stop = self.received is not None
         if trainer.world_size > 1:
-            soon = pl_module.device.type != "cpu" and (batch_idx + 1) % _STEPS_BETWEEN_QUESTIONS
-            asked = not soon and trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked:
+            too_soon = pl_module.device.type != "cpu" and (batch_idx + 1) % _STEPS_BETWEEN_QUESTIONS
+            stop = not too_soon and trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if stop:
             raise Stopped
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Stop this rank, whose share may differ from the others'; they end when they miss it."""
-        if self.asked is not None:
+        """Stop this rank. The ranks may have different numbers of batches; the others end when they miss this one."""
+        if self.received is not None:
             raise Stopped
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the end of a finished training go on."""
-        self.asked = None
+        """Ignore a signal that came during the last step: the training is finished."""
+        self.received = None
 
     @property
-    def told(self) -> UserError:
-        """That a signal, which another rank may have received, ended this training."""
-        return UserError(f"stopped by {self.asked.name if self.asked else 'a signal'}. {_AGAIN}")
+    def stop_error(self) -> UserError:
+        """The error that says which signal stopped this training. Another rank may have received it."""
+        return UserError(f"stopped by {self.received.name if self.received else 'a signal'}. {_AGAIN}")
 
     def _install(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -116,13 +120,13 @@ class StopSignals(Callback):
                 signal.signal(number, self._note)
 
     def _watch(self, received: socket.socket) -> None:
-        """End a process whose main thread does not come to handle a signal before its training begins."""
+        """End this process if its main thread is too busy to handle a signal before the training begins."""
         with received:
             while number := received.recv(1):
                 if number[0] not in (signal.SIGINT, signal.SIGTERM):
                     continue
                 time.sleep(_PATIENCE)
-                if self.asked is None and not self.training:
+                if self.received is None and not self.training:
                     launcher = self.trainer.strategy.launcher if self.trainer else None
                     if launcher is not None:
                         launcher.kill(signal.SIGKILL)
@@ -130,34 +134,36 @@ class StopSignals(Callback):
                     os._exit(1)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        again, self.asked = self.asked is not None, signal.Signals(number)
-        if again or not self.training:
+        is_second, self.received = self.received is not None, signal.Signals(number)
+        if is_second or not self.training:
             raise Stopped
-        # Not print, which a signal may have interrupted.
-        os.write(2, f"{self.asked.name}: stopping after this step.\n".encode())
+        # Not print: the signal may have interrupted a print.
+        os.write(2, f"{self.received.name}: stopping after this step.\n".encode())
 
 
-def _words(error: BaseException) -> str:
-    """The words of an error; those of a semaphore, which is in shared memory, do not say so themselves."""
+def _text_of(error: BaseException) -> str:
+    """The text of an error. For an error of a semaphore, which is in shared memory, the text says so."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{'semaphore: ' if frames and frames[-1].filename.endswith(_SEMAPHORES) else ''}{error}"
 
 
 def explained(error: Exception, signals: StopSignals) -> UserError | None:
-    """What the user can do about a shortage, or an error of another process of this training; None where it is none."""
-    if signals.asked:
-        return signals.told
-    # torch raises the death of a worker wherever it is, as in a file's writer, which then fails in its own words.
-    behind = list(causes(error))
-    for words, told in _SHORTAGES.items():
-        if any(re.search(words, _words(one), re.IGNORECASE) for one in behind):
-            return UserError(f"{told} {_AGAIN}")
-    if (shortage := ran_out(error)) is not None:
+    """The message for a signal, a shortage, or the end of another process of this training; None for other errors."""
+    if signals.received:
+        return signals.stop_error
+    # torch raises the death of a worker anywhere, for example while a file is written; the file's error then hides it.
+    chain = list(causes(error))
+    for pattern, message in _SHORTAGES.items():
+        if any(re.search(pattern, _text_of(cause), re.IGNORECASE) for cause in chain):
+            return UserError(f"{message} {_AGAIN}")
+    if (shortage := shortage_message(error)) is not None:
         return UserError(f"{shortage}. {_LESS_MEMORY}")
-    for one in behind:
-        if "DataLoader worker (pid" in str(one):
-            told = f"a process that reads images ended ({one}). If memory was short, lower runtime.num_workers."
-            return UserError(f"{told} {_AGAIN}")
-        if "gloo" in str(one) or isinstance(one, torch.distributed.DistError):
-            return UserError(f"another process of this training ended, see its own message ({one}). {_AGAIN}")
+    for cause in chain:
+        if "DataLoader worker (pid" in str(cause):
+            message = f"a process that reads images ended ({cause}). If memory was short, lower runtime.num_workers."
+            return UserError(f"{message} {_AGAIN}")
+        if "gloo" in str(cause) or isinstance(cause, torch.distributed.DistError):
+            return UserError(
+                f"another process of this training ended ({cause}). See the message of that process. {_AGAIN}"
+            )
     return None

@@ -1,4 +1,7 @@
-"""The steps of training and validation. The detector is given; files, scores and averages belong to the callbacks."""
+"""The steps of training and validation, as a LightningModule.
+
+It gets a detector and computes losses, gradients and detections. Files, scores and averaging are in the callbacks.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from torch.optim import Optimizer
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours
-from rfdetr_core.data.batching import Batch, at_drawn_size
+from rfdetr_core.data.batching import Batch, resize_to_drawn_size
 from rfdetr_core.data.seeding import mixed_seed
 from rfdetr_core.loss.criterion import Criterion, Losses
 from rfdetr_core.loss.terms import LossConfig
@@ -24,18 +27,24 @@ from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.postprocess import postprocess
 from rfdetr_core.ops.structures import DetectorOutput
 from rfdetr_core.training.config import PLATEAU, TrainConfig
-from rfdetr_core.training.nonfinite import NonFiniteError, Step, Watch, kept
+from rfdetr_core.training.nonfinite import NonFiniteError, Step, Watch, replay_content
 from rfdetr_core.training.optimization import build_optimizer, build_schedule
 
 Terms: TypeAlias = dict[str, Tensor]  # the loss and its terms by name
 
 
 class TrainingModule(LightningModule):
-    """Trains a detector: that of `build_detector`, or one with its interface.
+    """Trains a detector: one of `build_detector`, or one with the same interface.
 
-    `tracks` are the networks that validation runs: "regular", and "ema" once averaging is on. `sizes` are the sides of
-    the input to draw from in training; none: as it comes. `epoch_metrics` holds the epoch's values under the names of
-    history.csv, `loss` the last step's, `terms` the loss and its terms, on the device.
+    Attributes that callbacks use: `tracks` are the networks that validation runs ("regular", and "ema" if weights are
+    averaged). `epoch_metrics` has the values of the epoch under the names of history.csv. `loss` and `terms` are the
+    loss and its terms of the last step, on the device.
+
+    Args:
+        detector: the network.
+        architecture: its numbers.
+        config: the section `train`.
+        sizes: sides of the input in pixels, from which each step draws; empty: images keep their size.
     """
 
     loss: Tensor
@@ -57,7 +66,7 @@ class TrainingModule(LightningModule):
         self._steps, self._fused, self._watch = 0, False, Watch()
 
     def configure_optimizers(self) -> Any:
-        """The optimiser with upstream's groups, and its schedule."""
+        """The optimiser, with upstream's parameter groups, and its learning-rate schedule."""
         config, plain = self.config, isinstance(self.trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
         self._fused = plain and self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
         self._fused &= config.optimizer == "adamw"
@@ -67,22 +76,22 @@ class TrainingModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": build_schedule(optimizer, config, steps)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the weights of a resume file, which has them as a model file has."""
+        """Read the weights from a state, which stores them under the names of a model file."""
         if not checkpoint["state_dict"]:
             weights = {name: tensor for name, tensor in checkpoint["model"].items() if name != KEYPOINT_MASK}
             checkpoint["state_dict"] = {f"detector.{to_ours(name)}": tensor for name, tensor in weights.items()}
 
     def on_train_epoch_start(self) -> None:
-        """Make this epoch's dropout and drop path a function of (seed, epoch, rank), whatever ran before."""
+        """Seed this epoch's dropout and drop path by (seed, epoch, rank), whatever ran before."""
         torch.manual_seed(mixed_seed("epoch", self.config.seed, self.current_epoch, self.global_rank))
         self._sums, self._steps, self._watch, self.epoch_metrics = None, 0, Watch(), {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Any]:
-        """The loss of a batch, at the size drawn for this optimiser step; `compute_train_metrics` adds the output."""
+        """The loss of a batch at the size of this optimiser step; with compute_train_metrics also the output."""
         config, epoch, groups = self.config, self.current_epoch, self.architecture.groups
-        batch = batch.normalised()  # where a loader of one's own brought it, no TrainingData has done so
+        batch = batch.normalised()  # a loader that is not of TrainingData has not done it
         if (mode := config.multi_scale) != "off" and self.sizes:
-            batch = at_drawn_size(batch, self.sizes, mode, config.seed, epoch=epoch, step=self.global_step)
+            batch = resize_to_drawn_size(batch, self.sizes, mode, config.seed, epoch=epoch, step=self.global_step)
         output = self.detector(batch.images, batch.padding)
         seed = mixed_seed("points", config.seed, epoch, batch_idx, self.global_rank)
         losses = self.criterion(output, batch.targets, groups=groups, point_seed=seed)
@@ -90,27 +99,27 @@ class TrainingModule(LightningModule):
         self.loss, self._names, self._steps = values[0], ("loss", *losses.terms), self._steps + 1
         self.terms = dict(zip(self._names, values, strict=True))
         self._sums = values if self._sums is None else self._sums + values
-        self._watch.see(values, Step(batch, seed, self._names, values, batch_idx))
+        self._watch.check(values, Step(batch, seed, self._names, values, batch_idx))
         if not self._fused:
             self._stop_at(self._watch.first(last=True))
         loss = self._accumulated(losses, batch)
         if not config.compute_train_metrics:
             return loss
         first_group = slice(self.architecture.queries)
-        found = DetectorOutput(output.logits[:, first_group].detach(), output.boxes[:, first_group].detach())
-        return {"loss": loss, "output": found}
+        first_detections = DetectorOutput(output.logits[:, first_group].detach(), output.boxes[:, first_group].detach())
+        return {"loss": loss, "output": first_detections}
 
     def _accumulated(self, losses: Losses, batch: Batch) -> Tensor:
         if self.trainer.accumulate_grad_batches == 1:
             return losses.total
-        # Sums are accumulated and divided once by the objects of all batches, as if they had been one batch.
-        number = float(sum(len(target.labels) for target in batch.targets) * self.architecture.groups)
-        objects = self.trainer.strategy.reduce(torch.full((), number, device=self.device), reduce_op="mean")
+        # Sums over objects are accumulated and divided once by the objects of all batches, as in one large batch.
+        count = float(sum(len(target.labels) for target in batch.targets) * self.architecture.groups)
+        objects = self.trainer.strategy.reduce(torch.full((), count, device=self.device), reduce_op="mean")
         self._objects = objects if self._objects is None else self._objects + objects
         return losses.total * objects.clamp(min=1)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Turn accumulated sums into means over the objects, before the norm of the gradient is clipped."""
+        """Divide accumulated gradients by the number of objects, before they are clipped."""
         if self._objects is None:
             return
         scale = self.trainer.accumulate_grad_batches / self._objects.clamp(min=1)
@@ -120,30 +129,30 @@ class TrainingModule(LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip by norm. Lightning itself refuses this for a fused optimiser, which is safe where nothing is scaled."""
+        """Clip by norm. Lightning refuses it for a fused optimiser, but without a gradient scaler it is safe."""
         if not self._fused:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         if gradient_clip_val:
-            self._watch.see(torch.nn.utils.clip_grad_norm_(self._trained, gradient_clip_val))
-        cast(Any, optimizer).found_inf = self._watch.bad  # with which AdamW leaves the weights as they are
+            self._watch.check(torch.nn.utils.clip_grad_norm_(self._trained, gradient_clip_val))
+        cast(Any, optimizer).found_inf = self._watch.bad  # then AdamW does not change the weights
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop at a step that is not finite, before anything of it is scored or saved."""
+        """Stop at a step that is not finite, before its weights are scored or saved."""
         if self._fused:
             self._stop_at(self._watch.first(last=self.trainer.is_last_batch))
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the losses of the epoch before."""
+        """Remove the losses of the previous epoch."""
         self._validation = {}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[dict[str, Any]]]:
-        """What every track finds, as COCO results in pixels of the original images."""
-        found: dict[str, list[dict[str, Any]]] = {}
+        """The detections of every track, as COCO results in pixels of the original images."""
+        results: dict[str, list[dict[str, Any]]] = {}
         if not batch.samples:
-            return found
+            return results
         batch = batch.normalised()
-        # A loss is weighted by what it was divided by, so that the mean hardly depends on how batches are cut.
+        # Each batch's loss is weighted by its number of objects, so the mean hardly depends on the batch size.
         objects = max(1, sum(len(target.labels) for target in batch.targets))
         seed = mixed_seed("valid points", self.config.seed, batch_idx, self.global_rank)
         for track, network in self.tracks.items():
@@ -152,64 +161,64 @@ class TrainingModule(LightningModule):
                 loss = self.criterion(output, batch.targets, groups=1, point_seed=seed, shared=False).total
                 entry = torch.stack([loss * objects, loss.new_tensor(objects)])
                 self._validation[track] = self._validation.get(track, torch.zeros_like(entry)) + entry
-            found[track] = self.results(output, batch)
-        return found
+            results[track] = self.results(output, batch)
+        return results
 
     def results(self, output: DetectorOutput, batch: Batch) -> list[dict[str, Any]]:
-        """What an output finds in a batch, as COCO results in pixels of the original images."""
+        """The detections of an output, as COCO results in pixels of the original images."""
         rows: list[dict[str, Any]] = []
         side = self.architecture.resolution // self.architecture.mask_downsample_ratio
         mask_size = (side, side) if self.config.eval_masks_head_resolution else None
         sizes = [(sample.height, sample.width) for sample in batch.samples]
-        read = postprocess(output, sizes, self.architecture.queries, mask_size=mask_size)
-        for sample, found in zip(batch.samples, read, strict=True):
-            rows += coco_results(sample.image_id, found)
+        decoded = postprocess(output, sizes, self.architecture.queries, mask_size=mask_size)
+        for sample, detections in zip(batch.samples, decoded, strict=True):
+            rows += coco_results(sample.image_id, detections)
         return rows
 
     def on_validation_epoch_end(self) -> None:
-        """Give the mean losses per object on valid, of all ranks."""
+        """Record the mean loss per object on valid, over all ranks."""
         for track in self.tracks if self.config.validation_loss and not self.trainer.sanity_checking else ():
             sums = self._validation.get(track, torch.zeros(2, device=self.device))
             total, objects = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
             self.record({f"{PREFIX[track]}loss": total / max(objects, 1)})
 
     def record(self, metrics: Mapping[str, float]) -> None:
-        """Add values of this epoch to `epoch_metrics`, and hand them to Lightning's loggers and callbacks."""
+        """Add values of this epoch to `epoch_metrics`, and pass them to Lightning's loggers and callbacks."""
         self.epoch_metrics |= metrics
         self.log_dict({name: float(value) for name, value in metrics.items()}, on_step=False, on_epoch=True)
 
     def on_train_epoch_end(self) -> None:
-        """Give the epoch's mean losses and the learning rate."""
+        """Record the epoch's mean losses and the learning rate."""
         if self._sums is not None:
             means = self.trainer.strategy.reduce(self._sums / self._steps, reduce_op="mean").tolist()
-            named = dict(zip(self._names, means, strict=True))
-            named = compact(named) if self.config.compact_train_metrics else named
-            self.record({f"train/{name}": value for name, value in named.items()})
+            terms = dict(zip(self._names, means, strict=True))
+            terms = compact(terms) if self.config.compact_train_metrics else terms
+            self.record({f"train/{name}": value for name, value in terms.items()})
         self.record({"train/lr": max(group["lr"] for group in self.trainer.optimizers[0].param_groups)})
         monitor, validated = self.config.lr_scheduler_monitor, any(key.startswith("val/") for key in self.epoch_metrics)
         if self.config.lr_scheduler == PLATEAU and validated and monitor not in self.epoch_metrics:
             names = ", ".join(sorted(self.epoch_metrics))
-            raise UserError(f"train.lr_scheduler_monitor {monitor} is no value of an epoch. There are: {names}.")
+            raise UserError(f"train.lr_scheduler_monitor: an epoch has no value {monitor}. It has: {names}.")
 
     def _stop_at(self, step: Step | None) -> None:
         if step is None:
             return
         terms, config, epoch = step.terms(), self.config, self.current_epoch
         lr = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
-        what = "gradient" if all(map(math.isfinite, terms.values())) else "loss"
+        term_kind = "gradient" if all(map(math.isfinite, terms.values())) else "loss"
         message = (
-            f"the {what} of step {step.number} in epoch {epoch + 1} is not finite: "
+            f"the {term_kind} of step {step.number} in epoch {epoch + 1} is not finite: "
             f"{', '.join(f'{name} {value:g}' for name, value in terms.items())}; learning rate {lr:g}. "
             f"Images of the batch: {', '.join(sample.path for sample in step.batch.samples)}. "
             f"Lower train.lr (now {config.lr:g}), or train with amp_dtype null (now {config.amp_dtype})."
         )
-        about = {"epoch": epoch, "step": step.number, "lr": lr, "amp": str(self.trainer.precision)}
+        details = {"epoch": epoch, "step": step.number, "lr": lr, "amp": str(self.trainer.precision)}
         weights, args = self.detector.state_dict(), config.model_dump(mode="json")
-        raise NonFiniteError(message, kept(step, self.architecture, weights, args) | about)
+        raise NonFiniteError(message, replay_content(step, self.architecture, weights, args) | details)
 
 
 def compact(terms: Mapping[str, float]) -> dict[str, float]:
-    """The terms with those of the inner layers (_0, _1, ..) and of the proposals (_enc) summed as loss_*_aux."""
+    """The loss terms; those of inner decoder layers (_0, _1, ..) and proposals (_enc) are summed as loss_*_aux."""
     short: dict[str, float] = {}
     for name, value in terms.items():
         term, _, ending = name.rpartition("_")

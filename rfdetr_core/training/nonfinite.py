@@ -1,6 +1,6 @@
-"""A loss or gradient that is not finite: found before it changes a weight, and kept so that it can be looked into.
+"""A loss or gradient that is not finite: it is found before it changes a weight, and its batch is saved.
 
-`python -m rfdetr_core.training.nonfinite output/nonfinite_batch.pth` computes the kept batch again, on the CPU.
+`python -m rfdetr_core.training.nonfinite output/nonfinite_batch.pth` computes the saved batch again, on the CPU.
 """
 
 from __future__ import annotations
@@ -27,12 +27,16 @@ from rfdetr_core.model.detector import build_detector
 from rfdetr_core.ops.structures import Target
 
 FILE = "nonfinite_batch.pth"
-_STEPS_AHEAD = 2  # that may be queued on an accelerator before the oldest one's check is waited for
+_STEPS_AHEAD = 2  # steps that may be queued on an accelerator before the oldest check is read
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a step computed: its batch at the size it had, the seed of mask points, and the loss terms by name."""
+    """A training step, so that it can be computed again.
+
+    batch: at the size that the step used. point_seed: of the mask points. names, values: the loss and its terms.
+    number: the step's place in its epoch.
+    """
 
     batch: Batch
     point_seed: int
@@ -46,24 +50,24 @@ class Step:
 
 
 class NonFiniteError(UserError):
-    """A step that is not finite. `saved` writes what is needed to compute it again."""
+    """A step that is not finite. `saved` writes the file from which it can be computed again."""
 
     def __init__(self, message: str, content: dict[str, Any]) -> None:
         super().__init__(message)
         self.content = content
 
     def saved(self, folder: Path) -> str:
-        """Write the file and tell of it."""
+        """Write the file. Returns the message, which names it."""
         path = folder / FILE
         write_plain(path, self.content)
         return f"{self} The batch and the weights are in {path}; python -m {__name__} {path} computes it again."
 
 
 class Watch:
-    """Looks at every step without waiting for the device: a value is read when two later steps are queued.
+    """Checks every step without waiting for the device: a check is read when two later steps are queued.
 
-    `bad` (0 or 1, on the device) stays 1 from the first step on that is not finite. A fused AdamW takes it as
-    `found_inf` and then changes nothing, so the weights are still those of that step when it is found.
+    `bad` is a number on the device: 0, or 1 from the first step that is not finite. A fused AdamW takes it as
+    `found_inf` and then changes no weight. So the weights are still those of the bad step when it is found.
     """
 
     def __init__(self) -> None:
@@ -71,14 +75,14 @@ class Watch:
         self._step: Step | None = None
         self._waiting: deque[tuple[Step, Tensor, torch.cuda.Event | None]] = deque()
 
-    def see(self, values: Tensor, step: Step | None = None) -> None:
-        """Take the values of a step or, without it, more values of the last one, such as the norm of its gradient."""
+    def check(self, values: Tensor, step: Step | None = None) -> None:
+        """Check the values of a step. step None: more values of the last one, such as the norm of its gradient."""
         self._step = step or self._step
         bad = (~values.isfinite().all()).float()
         self.bad = bad if self.bad is None else torch.maximum(self.bad, bad)
 
     def first(self, last: bool = False) -> Step | None:
-        """Close the step; the first one that is known by now not to be finite. With `last`, wait for all."""
+        """End the step. Returns the first step known not to be finite. last: wait for the checks of all steps."""
         assert self._step is not None
         assert self.bad is not None
         host, event = self.bad, None
@@ -96,8 +100,15 @@ class Watch:
         return None
 
 
-def kept(step: Step, architecture: Architecture, weights: Mapping[str, Tensor], args: Any) -> dict[str, Any]:
-    """What computes a step again, as plain values: a model file with the keys batch and losses. args: of training."""
+def replay_content(step: Step, architecture: Architecture, weights: Mapping[str, Tensor], args: Any) -> dict[str, Any]:
+    """The content of a file from which `replay` computes a step again: a model file with the keys batch and losses.
+
+    Args:
+        step: the step.
+        architecture: of the model.
+        weights: those that the step used.
+        args: the section `train`.
+    """
     batch = step.batch.to("cpu")
     content = {
         "images": batch.images,
@@ -111,7 +122,11 @@ def kept(step: Step, architecture: Architecture, weights: Mapping[str, Tensor], 
 
 
 def replay(path: Path) -> dict[str, float]:
-    """The loss terms of a kept batch, in fp32 on the CPU; with drop_path, of another draw. UserError: no such file."""
+    """Compute the loss terms of a saved batch, in fp32 on the CPU. With drop_path, the random paths differ.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     checkpoint, batch = read_checkpoint(path, finite=False), read_plain(path)["batch"]
     architecture = architecture_of(checkpoint)
     detector = build_detector(architecture, drop_path=checkpoint.args["drop_path"]).train()
@@ -125,10 +140,10 @@ def replay(path: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[1])
-    before = read_plain(place)
-    about = f"step {before['step']}, learning rate {before['lr']:g}, amp_dtype {before['amp']}"
-    say(f"epoch {before['epoch'] + 1}, {about}")
-    say(*before["batch"]["paths"])
-    for name, value in replay(place).items():
-        say(f"{name:20} {before['losses'][name]:12g} then, {value:12g} in fp32")
+    path = Path(sys.argv[1])
+    content = read_plain(path)
+    details = f"step {content['step']}, learning rate {content['lr']:g}, amp_dtype {content['amp']}"
+    say(f"epoch {content['epoch'] + 1}, {details}")
+    say(*content["batch"]["paths"])
+    for name, value in replay(path).items():
+        say(f"{name:20} {content['losses'][name]:12g} then, {value:12g} in fp32")

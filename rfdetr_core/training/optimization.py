@@ -1,4 +1,4 @@
-"""The optimiser, its learning rate over the steps, and classes that params.yaml names."""
+"""The optimiser, its learning-rate schedule, and the classes for them that params.yaml can name."""
 
 from __future__ import annotations
 
@@ -23,75 +23,89 @@ _EMBEDDINGS = ("encoder.cls_token", "encoder.mask_token", "encoder.position_embe
 def load_class(option: str, name: str, base: type | tuple[type, ...]) -> type:
     """The class package.module.Class that an option names.
 
+    Args:
+        option: key of params.yaml, for messages.
+        name: package.module.Class.
+        base: the class must be a subclass of it.
+
     Raises:
-        UserError: no such class, not one of `base`, or in no installed package and not in the project's own.
+        UserError: there is no such class, it is not a subclass of `base`, or it is neither in an installed package nor
+            in rfdetr_core.
     """
     module, _, attribute = name.rpartition(".")
     check_class(name)
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        loaded = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{option} {name} cannot be imported: {error}.") from error
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise UserError(f"{option} {name} is no class for it.")
-    return found
+    if not (isinstance(loaded, type) and issubclass(loaded, base)):
+        raise UserError(f"{option} {name} is not a class of the right kind.")
+    return loaded
 
 
 def installed_classes(config: TrainConfig) -> dict[str, dict[str, str | None]]:
-    """The classes of installed packages that params.yaml names, by their key: module, package, version, file's SHA-256.
+    """The classes of installed packages that params.yaml names: module, package, version and SHA-256 of the file.
 
-    Those of the project are not among them: the digests of code have their modules.
+    Classes of the project are not included: the digests of code have their modules. The keys are those of params.yaml.
     """
     kinds: dict[str, Any] = {"optimizer": Optimizer, "lr_scheduler": (LRScheduler, ReduceLROnPlateau)}
-    named = {key: str(getattr(config, key)) for key in CLASSES["train"]}
-    found: dict[str, dict[str, str | None]] = {}
-    for key, name in named.items():
+    names = {key: str(getattr(config, key)) for key in CLASSES["train"]}
+    classes: dict[str, dict[str, str | None]] = {}
+    for key, name in names.items():
         if "." in name and name.rpartition(".")[0] not in Code().modules:
             module = load_class(f"train.{key}", name, kinds[key]).__module__
             package = next(iter(metadata.packages_distributions().get(module.partition(".")[0], ())), None)
             file = module_file(module)
-            found[key] = {
+            classes[key] = {
                 "module": module,
                 "package": package,
                 "version": metadata.version(package) if package else None,
                 "sha256": files.sha256_file(file) if file else None,
             }
-    return found
+    return classes
 
 
-def make(option: str, name: str, base: type | tuple[type, ...], *arguments: Any, **keywords: Any) -> Any:
+def instantiate(option: str, name: str, base: type | tuple[type, ...], *arguments: Any, **keywords: Any) -> Any:
     """An instance of the class package.module.Class that an option names.
 
+    Args:
+        option, name, base: see `load_class`.
+        arguments, keywords: for the class.
+
     Raises:
-        UserError: see `load_class`; or it does not take the arguments.
+        UserError: see `load_class`; or the class does not take the arguments.
     """
-    found = load_class(option, name, base)
+    loaded = load_class(option, name, base)
     try:
-        return found(*arguments, **keywords)
+        return loaded(*arguments, **keywords)
     except (TypeError, ValueError) as error:
         raise UserError(f"{option} {name} does not take {option}_kwargs {keywords}: {error}.") from error
 
 
 def build_optimizer(detector: nn.Module, config: TrainConfig, *, fused: bool = False) -> Optimizer:
-    """An optimiser of OPTIMIZERS, or a class by its path, over `parameter_groups`.
+    """The optimiser that `train.optimizer` names, over `parameter_groups`.
 
-    fused: torch's one-kernel step of AdamW, which no GradScaler (16-mixed) may drive.
+    Args:
+        detector: the network.
+        config: the section `train`.
+        fused: use torch's AdamW of one kernel. It does not work with a GradScaler (16-mixed).
 
     Raises:
-        UserError: a class that does not exist or does not take optimizer_kwargs.
+        UserError: the class does not exist or does not take optimizer_kwargs.
     """
     keywords = config.optimizer_kwargs | ({"fused": True} if fused else {})
     path, groups = OPTIMIZERS.get(config.optimizer, config.optimizer), parameter_groups(detector, config)
-    made: Optimizer = make("train.optimizer", path, Optimizer, groups, **keywords)
-    return made
+    optimizer: Optimizer = instantiate("train.optimizer", path, Optimizer, groups, **keywords)
+    return optimizer
 
 
 def parameter_groups(detector: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """The parameters that are trained, (name, parameter) pairs in groups of one `lr` and `weight_decay`.
+    """The trained parameters as (name, parameter) pairs, in groups with one `lr` and one `weight_decay`.
 
-    The encoder's rate falls with the distance from its end and by lr_component_decay^2, the decoder's by
-    lr_component_decay. In the encoder, embeddings, norms and biases are not decayed (its layer scales are); elsewhere
-    everything is. After upstream's training/param_groups.py and models/backbone/backbone.py.
+    The encoder's rate is lr_encoder lr_component_decay^2, and falls by lr_vit_layer_decay with each block from the end.
+    The decoder's rate is lr lr_component_decay. All other rates are lr. In the encoder, embeddings, norms and biases
+    have no weight decay, but layer scales have. Elsewhere every parameter has. After upstream's
+    training/param_groups.py and models/backbone/backbone.py.
     """
     features: tuple[int, ...] = cast(Any, detector.get_submodule("encoder")).feature_indexes
     # Upstream counts one level more than the blocks that run, so the last block is two steps from the end.
@@ -114,19 +128,24 @@ def parameter_groups(detector: nn.Module, config: TrainConfig) -> list[dict[str,
 
 
 def build_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: int) -> dict[str, Any]:
-    """The schedule that `lr_scheduler` names, as Lightning takes it; those of SCHEDULES follow from the step alone.
+    """The schedule that `train.lr_scheduler` names, as Lightning takes it.
+
+    Args:
+        optimizer: its learning rates are scheduled.
+        config: the section `train`.
+        steps_per_epoch: optimiser steps in an epoch.
 
     Raises:
-        UserError: a class that does not exist or does not take lr_scheduler_kwargs.
+        UserError: the class does not exist or does not take lr_scheduler_kwargs.
     """
     if "." not in config.lr_scheduler:
         numbers = {"epochs": config.epochs, "warmup_epochs": config.warmup_epochs, **config.lr_scheduler_kwargs}
         fixed: dict[str, Any] = {"kind": config.lr_scheduler, "steps_per_epoch": steps_per_epoch, **numbers}
         return {"scheduler": LambdaLR(optimizer, lambda step: learning_rate_factor(step, **fixed)), "interval": "step"}
     kinds, kwargs = (LRScheduler, ReduceLROnPlateau), config.lr_scheduler_kwargs
-    scheduler = make("train.lr_scheduler", config.lr_scheduler, kinds, optimizer, **kwargs)
+    scheduler = instantiate("train.lr_scheduler", config.lr_scheduler, kinds, optimizer, **kwargs)
     if isinstance(scheduler, ReduceLROnPlateau):
-        # Not strict: between evaluations there is no new value. The module checks that there ever is one.
+        # Not strict: epochs without evaluation have no value. The module checks that an evaluated epoch has it.
         watched = {"monitor": config.lr_scheduler_monitor, "strict": False}
         return {"scheduler": scheduler, "interval": "epoch", **watched}
     if warmup := int(steps_per_epoch * config.warmup_epochs):

@@ -1,4 +1,4 @@
-"""The files of a run folder."""
+"""The files of a run folder: a callback that writes them after each epoch."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from rfdetr_core.training.steps import Steps
 
 @dataclass
 class Best:
-    """The best epoch of a track so far; no score: none above zero yet.
+    """The best epoch of a track so far. score None: no epoch has a score above zero yet.
 
-    ranked: see `BestEpoch`. threshold: of the detections, that of the epoch's best F1.
+    ranked: see `BestEpoch`. threshold: the score threshold with the epoch's best F1.
     """
 
     score: float | None = None
@@ -39,14 +39,19 @@ class Best:
 
 
 class RunFiles(LightningCheckpoint):
-    """Writes a run folder: both best files, history.csv, steps.csv, scores.json, and the state to go on from.
+    """Writes a run folder: both best files, history.csv, steps.csv, scores.json, and the state for a resume.
 
-    The best epoch of a track is the first with the highest score. A score of zero, or none, is no better than
-    nothing: if it stays so, the last epoch's weights are written, so that both best files exist after every run.
-    Without an average of the weights, both files have the regular ones.
+    The best epoch of a track is the first one with the highest score above zero. If no epoch scores above zero, the
+    last epoch is written, so that both best files exist after every run. If weights are not averaged, both files have
+    the regular weights.
 
-    key: the name of the value in the history that picks the best epoch. describe: makes a model file of weights.
-    interval: epochs between kept states. skip, smooth: see skip_best_epochs and smooth_alpha of TrainConfig.
+    Args:
+        folder: the run folder.
+        key: name of the value in history.csv that chooses the best epoch, without val/ or val/ema_.
+        describe: makes the content of a model file from weights.
+        fingerprint: of the training; the state has it for a resume.
+        interval: epochs between two states that are kept.
+        skip, smooth: see skip_best_epochs and smooth_alpha of TrainConfig.
     """
 
     def __init__(
@@ -70,19 +75,19 @@ class RunFiles(LightningCheckpoint):
         self.steps = Steps()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the epoch's steps."""
+        """Begin to count the epoch's steps."""
         self.steps.begin(trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Note the step that the batch ended, if it did."""
+        """Note the optimiser step that this batch ended, if it ended one."""
         assert isinstance(pl_module, TrainingModule)
         weights = pl_module.detector.state_dict
-        of_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+        steps_of_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
         digest = (lambda: tensor_digest(weights())) if trainer.is_global_zero else None
-        self.steps.see(trainer.global_step, of_epoch, pl_module.terms, digest)
+        self.steps.add_batch(trainer.global_step, steps_of_epoch, pl_module.terms, digest)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take in the epoch and write what changed."""
+        """Add the epoch to the history, and write the files that changed."""
         assert isinstance(pl_module, TrainingModule)
         epoch = trainer.current_epoch
         metrics = sorted(pl_module.epoch_metrics.items(), key=lambda entry: not entry[0].startswith("train/"))
@@ -109,19 +114,23 @@ class RunFiles(LightningCheckpoint):
             files.copy(self.folder / STATE_FILE, self.folder / f"checkpoint_{epoch}.pth")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to train if the ranks, each of which looked for a state to go on from, found different ones."""
+        """Stop if the ranks found different states to resume from. Each rank has looked for one by itself."""
         epochs = trainer.strategy.broadcast(len(self.history))
         if epochs != len(self.history):
             raise UserError(
-                f"rank {trainer.global_rank} goes on after epoch {len(self.history)}, rank 0 after {epochs}: they "
-                f"differ in machine or folder. Remove {self.folder / STATE_FILE}, or name it as train.resume."
+                f"rank {trainer.global_rank} resumes after epoch {len(self.history)}, rank 0 after {epochs}: they run "
+                f"on different machines or folders. Remove {self.folder / STATE_FILE}, or set train.resume to it."
             )
 
     def rewrite(self, state: Mapping[str, Any], path: Path) -> None:
-        """Write the files of a training that has no epoch left to train, from its resume state, which is at `path`.
+        """Write the files of a finished training again, from its state.
+
+        Args:
+            state: content of the state.
+            path: of the state, for messages.
 
         Raises:
-            UserError: the state has not what they are written from.
+            UserError: the state is incomplete.
         """
         callbacks, name = state.get("callbacks"), type(self).__name__
         own = callbacks.get(name) if isinstance(callbacks, dict) else None
@@ -131,19 +140,19 @@ class RunFiles(LightningCheckpoint):
         self._write()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the files are written from."""
+        """Everything from which the files can be written again."""
         best = {track: vars(best) for track, best in self.best.items()}
         return {"history": self.history, "steps": self.steps.lines, "best": best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the files of a stopped run; they are written again, since DVC removes them when a stage starts."""
+        """Restore the files of an interrupted run. They are written again: DVC removes them when a stage starts."""
         self.history = [dict(row) for row in state_dict["history"]]
         self.steps.lines = list(state_dict.get("steps", []))
         self.best = {track: Best(**best) for track, best in state_dict["best"].items()}
         self.unwritten = {track for track, best in self.best.items() if best.weights is not None}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the weights as a model file does, so that the state also loads as a model; add what decides a resume."""
+        """Store the weights as in a model file, so that the state loads as a model too, and add the fingerprint."""
         weights = {name.removeprefix("detector."): tensor for name, tensor in checkpoint["state_dict"].items()}
         checkpoint |= file_content(self.describe(weights)) | {"state_dict": {}}
         checkpoint["run"] = {"fingerprint": self.fingerprint, "finished": self.finished}
@@ -158,7 +167,7 @@ class RunFiles(LightningCheckpoint):
             checkpoint = replace(self.describe(best.weights), epoch=best.epoch, threshold=best.threshold)
             write_checkpoint(self.folder / f"checkpoint_best_{track}.pth", checkpoint)
         self.unwritten.clear()
-        # Epochs count from 1 in what people read, the progress and these files; in checkpoints from 0, as upstream's.
+        # Epochs count from 1 where people read them (progress, these files), from 0 in checkpoints, as upstream's do.
         files.write_table(self.folder / "history.csv", [row | {"epoch": int(row["epoch"]) + 1} for row in self.history])
         self.steps.write(self.folder)
         tracks = {track: (best.score, best.epoch) for track, best in self.best.items()}

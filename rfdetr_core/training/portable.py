@@ -1,7 +1,7 @@
-"""`train.portable`: arithmetic of which every x86-64 processor with AVX2 is meant to give the same bits. Experimental.
+"""`train.portable` (experimental): arithmetic that should give the same bits on every x86-64 processor with AVX2.
 
-Of the libraries that compute on a CPU, torch's own kernels are those for AVX2, MKL keeps to the branch that Intel
-documents for processors of other makers, and oneDNN, which has no such branch, is switched off.
+torch uses its kernels for AVX2. MKL uses the branch that Intel documents for processors of other makers. oneDNN has no
+such branch, so it is switched off.
 """
 
 from __future__ import annotations
@@ -12,37 +12,37 @@ import sys
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.training.config import TrainConfig
 
-# Read once, when a library first computes.
+# A library reads its variable once, before its first computation.
 VARIABLES = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "COMPATIBLE", "MKL_DYNAMIC": "FALSE"}
 
 
 def set_variables(config: TrainConfig) -> None:
-    """Set VARIABLES in this process, which has not imported torch yet, if the config asks for portable arithmetic."""
+    """If `train.portable` is set, set VARIABLES in this process. It must not have imported torch yet."""
     if config.portable:
         assert "torch" not in sys.modules
         os.environ.update(VARIABLES)
 
 
 def use_portable(config: TrainConfig) -> None:
-    """Compute portably from now on, in the whole process, if the config asks for it.
+    """If `train.portable` is set, use portable arithmetic in the whole process from now on.
 
     Raises:
-        UserError: the variables are not set, were set too late, or this processor has other instructions.
+        UserError: the variables are not set, were set too late, or the processor does not have AVX2.
     """
     if not config.portable:
         return
     import torch
 
     if any(os.environ.get(name) != value for name, value in VARIABLES.items()):
-        given = " ".join(f"{name}={value}" for name, value in VARIABLES.items())
+        variables = " ".join(f"{name}={value}" for name, value in VARIABLES.items())
         raise UserError(
-            "train.portable: this process computes otherwise, and cannot change it now. Start Python anew: "
-            f"env {given} python ..."
+            "train.portable: the libraries of this process were loaded without its variables. Start Python again: "
+            f"env {variables} python ..."
         )
     with_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-    if (found := torch.backends.cpu.get_cpu_capability()) != "AVX2" or not with_mkl:
+    if (capability := torch.backends.cpu.get_cpu_capability()) != "AVX2" or not with_mkl:
         raise UserError(
-            f"train.portable needs an x86-64 processor with AVX2 and a torch with MKL, and its variables from the "
-            f"start of Python on; torch computes with {found} here. Set train.portable: false, or start Python anew."
+            "train.portable needs an x86-64 processor with AVX2, a torch with MKL, and its variables set before Python "
+            f"starts. Here torch computes with {capability}. Set train.portable: false, or start Python again."
         )
     setattr(torch.backends.mkldnn, "enabled", False)  # noqa: B010 - a property of a module

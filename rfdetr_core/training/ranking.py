@@ -1,4 +1,4 @@
-"""The best epoch of each track, by the history of a training alone. Without torch."""
+"""The best epoch of each track, computed from the rows of history.csv. Without torch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from rfdetr_core.metrics.names import PREFIX
 
 @dataclass(frozen=True)
 class BestEpoch:
-    """epoch: from 0. score: its value, None if it is not finite. ranked: the value that was compared; None: there was
-    none, and it is the last epoch."""
+    """The best epoch.
+
+    epoch: from 0. score: its value, None if it is not finite. ranked: the value that was compared; None if no epoch had
+    a value above zero, so that the last epoch was taken.
+    """
 
     epoch: int
     score: float | None
@@ -21,11 +24,14 @@ class BestEpoch:
 
 
 def best_epoch(values: Sequence[float], *, skip: int = 0, smooth: float = 0.0, finished: bool) -> BestEpoch | None:
-    """The first epoch with the highest value above zero. If none is above zero: the last epoch of a finished training.
+    """The first epoch with the highest value above zero. If there is none: the last epoch of a finished training.
 
-    values: of each epoch, NaN where it was not scored. skip: the first epochs that cannot be the best. smooth: the part
-    of the smoothed value that is kept: from 0, each value moves it by 1 - smooth, and smoothed values are compared
-    (upstream's training/callbacks/best_model.py); 0: values are compared as they are.
+    Args:
+        values: the score of each epoch; NaN if it was not evaluated.
+        skip: so many first epochs cannot be the best.
+        smooth: compare smoothed values s = smooth s + (1 - smooth) value, beginning with s = 0 (upstream's
+            training/callbacks/best_model.py); 0: compare the values.
+        finished: whether the training is over. Otherwise None is returned if no value is above zero.
     """
     best, smoothed = None, 0.0
     for epoch, value in enumerate(values):
@@ -41,14 +47,26 @@ def best_epoch(values: Sequence[float], *, skip: int = 0, smooth: float = 0.0, f
 
 
 def recommended_threshold(row: Mapping[str, float], track: str, key: str) -> float | None:
-    """The score to exceed that an epoch recommends: that of its best F1, if it is above 0. key: see `scores_of`."""
+    """The score threshold with the epoch's best F1; None if that F1 is 0.
+
+    Args:
+        row: the epoch's row of history.csv.
+        track: regular or ema.
+        key: see `scores_of`.
+    """
     start = PREFIX[track] + ("segm_" if key.startswith("segm_") else "")
     return round(row[f"{start}threshold"], 2) if row.get(f"{start}F1", 0.0) > 0 else None
 
 
 def scores_content(key: str, tracks: Mapping[str, tuple[float | None, int | None]], epochs: int) -> dict[str, Any]:
-    """The content of scores.json. tracks: score and epoch, from 0, of the best. epochs: how many were trained."""
-    # Epochs count from 1 in what people read; in checkpoints from 0, as upstream's.
+    """The content of scores.json.
+
+    Args:
+        key: see `scores_of`.
+        tracks: score and number, from 0, of the best epoch of each track.
+        epochs: how many were trained.
+    """
+    # Epochs count from 1 where people read them, and from 0 in checkpoints, as upstream's do.
     rows = {
         track: {"score": score, "epoch": None if epoch is None else epoch + 1}
         for track, (score, epoch) in tracks.items()
@@ -57,10 +75,13 @@ def scores_content(key: str, tracks: Mapping[str, tuple[float | None, int | None
 
 
 def scores_of(history: Sequence[Mapping[str, float]], key: str, *, ema: bool, skip: int, smooth: float) -> Any:
-    """The content of scores.json of a finished training. key: the column, without PREFIX, that picks the best epoch.
+    """The content of scores.json of a finished training.
 
-    history: the rows of history.csv. ema: whether the weights were averaged; if not, both tracks are the regular one.
-    skip, smooth: see `best_epoch`; only regular weights are ranked by smoothed values.
+    Args:
+        history: the rows of history.csv.
+        key: the column that chooses the best epoch, without its PREFIX.
+        ema: whether the weights were averaged; if not, both tracks are the regular one.
+        skip, smooth: see `best_epoch`. Only the values of regular weights are smoothed.
     """
     tracks: dict[str, tuple[float | None, int | None]] = {}
     for track, prefix in PREFIX.items():

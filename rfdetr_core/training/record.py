@@ -1,4 +1,8 @@
-"""The training record: every input that determines the result; resuming from it; who may write to a run folder."""
+"""The training record (every input that determines a training's result), resuming by it, and the lock of a run folder.
+
+The fingerprint is the part of a record that decides the result. An interrupted run resumes only if the fingerprint in
+its state equals that of the new run.
+"""
 
 from __future__ import annotations
 
@@ -33,21 +37,21 @@ from rfdetr_core.training.optimization import installed_classes
 from rfdetr_core.training.schedule import SCHEDULES, learning_rate_factor
 from rfdetr_core.training.trainer import cpu_kind, device_kind, devices, resolved_precision
 
-# The rest follows from these, or names what they digest.
+# The parts of a record that decide the result. The other parts follow from these, or describe the same files.
 _DECIDING = ("params", "inputs", "weights", "code", "classes", "packages", "machine", "custom")
-# How many generations of parents a record holds, for whoever has the file alone. Each adds kilobytes, and four of the
-# MOST_LEVELS that a file may have. Earlier ones are found in git by the digests that are kept of them.
+# How many generations of parents a record has, for a reader who has only the file. Each generation adds kilobytes, and
+# four of the MOST_LEVELS that a file may have. Earlier generations are found in git by the digests that are kept.
 GENERATIONS = 10
-_KEPT_OF_PARENTS = ("name", "sha256", "tensors", "record")
+_KEPT_PARENT_KEYS = ("name", "sha256", "tensors", "record")
 STATE_FILE = "checkpoint.pth"
 LOCK_FILE = ".lock"
-PATIENCE = 15.0  # seconds: a trainer that was told to stop finishes its step
-_held: dict[Path, int] = {}  # by folder, the thread that writes to it
+PATIENCE = 15.0  # seconds: a trainer that received a signal first finishes its step
+_writers: dict[Path, int] = {}  # the thread that writes to each folder
 _MOST_EPOCHS = 10**9
-_SMALL_CHANGE = 0.02  # of the learning rate, as a part of its full value: not worth a word
-_CODE_SHOWN = 3  # files named of those that changed
-# What must not differ when a training is gone on with on purpose, but for its length and where its weights came from.
-_KEPT = ("params.", "inputs.annotations/classes.json ")
+_SMALL_CHANGE = 0.02  # of the full learning rate: a smaller change is not mentioned
+_NAMED_CODE_FILES = 3  # so many changed files of code are named
+# With train.resume, keys that start with _REQUIRED must match, except those of _LENGTH (length, source of the weights).
+_REQUIRED = ("params.", "inputs.annotations/classes.json ")
 _LENGTH = (
     *(f"params.train.{name}" for name in ("epochs ", "resume ", "early_stopping", "eval_interval ")),
     *("params.model.pretrain_weights ", "weights."),
@@ -55,53 +59,65 @@ _LENGTH = (
 
 
 def fingerprint(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a record that decides the result, with dotted keys."""
+    """The part of a record that decides the result, as dotted keys and values."""
     return provenance.flattened({key: record[key] for key in _DECIDING if key in record})
 
 
 def record_of(
-    where: ProjectPaths, model: ModelConfig, asked: TrainConfig, sized: TrainConfig, samples: Mapping[str, list[Sample]]
+    where: ProjectPaths,
+    model: ModelConfig,
+    requested: TrainConfig,
+    resolved: TrainConfig,
+    samples: Mapping[str, list[Sample]],
 ) -> dict[str, Any]:
-    """Everything that decides the result, as it is; equal for equal inputs on equal machines.
+    """The training record. Equal inputs on equal machines give an equal record.
 
-    Besides the parts of the fingerprint: files (size of each input and the name git gives to its content), counts,
-    parents (of weights: name, digests, lineage or training record), roots (of Merkle trees over the images of each
-    split, see `base.manifest.trees`), lock (the SHA-256 of requirements/numeric.lock), and classes where params name
-    one that is installed (see `installed_classes`). A training that a script changed has the part `custom` as well (see
-    rfdetr_core/api/custom_record.py).
-    sized: the params with the batch size that `auto` came to.
+    Beside the parts of the fingerprint it has: files (the size of each input, and the name that git gives to its
+    content), counts, parents (name, digests, and lineage or training record of the weights), roots (of Merkle trees
+    over the images of each split, see `base.manifest.trees`), lock (the SHA-256 of requirements/numeric.lock), and
+    classes if params name a class of an installed package (see `installed_classes`). A training that a script changed
+    also has the part `custom` (see rfdetr_core/api/custom_record.py).
+
+    Args:
+        where: the folders of the project.
+        model: the section `model`.
+        requested: the section `train` as the user wrote it.
+        resolved: the same with numbers instead of `batch_size: auto`.
+        samples: the images of train and valid.
     """
     code, keys = Code(), set(CLASSES["train"])
     identities = provenance.identities(where.inputs("train", "valid"))
-    weights = {"pretrain_weights": model.pretrain_weights, "resume": asked.resume}
+    weights = {"pretrain_weights": model.pretrain_weights, "resume": requested.resume}
     paths = {key: resolve_weights(name, where.weights) for key, name in weights.items()}
     parents = {key: parent_of(path) for key, path in paths.items() if path is not None}
-    kind, size = device_kind(asked), int(sized.batch_size)
+    kind, size = device_kind(requested), int(resolved.batch_size)
     machine = {
         "device": torch.cuda.get_device_name() if kind == "cuda" else kind,
         "cuda": torch.version.cuda if kind == "cuda" else None,
-        "cpu": cpu_kind(portable=asked.portable),
-        **({"processor": processor()} if kind == "cpu" and not asked.portable else {}),
+        "cpu": cpu_kind(portable=requested.portable),
+        **({"processor": processor()} if kind == "cpu" and not requested.portable else {}),
         "settings": settings(),
         "threads": torch.get_num_threads(),
-        "precision": resolved_precision(asked),
+        "precision": resolved_precision(requested),
         "batch_size": size,
-        "grad_accum_steps": sized.grad_accum_steps,
-        "effective_batch_size": size * sized.grad_accum_steps * devices(asked),
-        **({} if asked.compile == "off" else {"compiler": code_generator(kind)}),
+        "grad_accum_steps": resolved.grad_accum_steps,
+        "effective_batch_size": size * resolved.grad_accum_steps * devices(requested),
+        **({} if requested.compile == "off" else {"compiler": code_generator(kind)}),
     }
     return {
-        "params": {"model": model.model_dump(mode="json"), "train": asked.model_dump(mode="json")},
+        "params": {"model": model.model_dump(mode="json"), "train": requested.model_dump(mode="json")},
         "inputs": {name: identity["sha256"] for name, identity in identities.items()},
         "weights": {key: parents[key]["sha256"] if key in parents else None for key in paths},
-        "code": code.digests("stages.train", "rfdetr_core.training.run", *code.named(asked.model_dump(include=keys))),
-        **({"classes": classes} if (classes := installed_classes(asked)) else {}),
+        "code": code.digests(
+            "stages.train", "rfdetr_core.training.run", *code.class_modules(requested.model_dump(include=keys))
+        ),
+        **({"classes": classes} if (classes := installed_classes(requested)) else {}),
         **provenance.environment(),
         "machine": machine,
         "files": {name: {"size": identity["size"], "git": identity["git"]} for name, identity in identities.items()},
         "counts": {
-            split: {"images": len(found), "objects": sum(len(sample.labels) for sample in found)}
-            for split, found in samples.items()
+            split: {"images": len(split_samples), "objects": sum(len(sample.labels) for sample in split_samples)}
+            for split, split_samples in samples.items()
         },
         "parents": parents,
         "roots": {split: roots(read_manifest(where.split(split)[1])) for split in samples},
@@ -109,46 +125,51 @@ def record_of(
 
 
 def parent_of(path: Path) -> dict[str, Any]:
-    """The entry in `parents` of a training record for the weights of a file.
+    """The entry for a weights file in `parents` of a training record.
 
-    name, sha256: of the file. tensors: digest of its weights. record: digest of its training record. lineage or
-    training: as the file has them, with GENERATIONS generations of its own parents.
+    It has name and sha256 of the file, tensors (the digest of its weights), record (the digest of its training record),
+    and lineage or training as in the file, with GENERATIONS generations of its parents.
 
     Raises:
-        UserError: no checkpoint.
+        UserError: the file is not a checkpoint.
     """
     checkpoint = read_checkpoint(path)
-    found: dict[str, Any] = {"name": path.name, "sha256": files.sha256_file(path)}
-    found |= {"tensors": tensor_digest(checkpoint.weights), "lineage": checkpoint.lineage}
-    found |= {"record": files.digest(checkpoint.origin)} if checkpoint.origin else {}
-    return _nearest(found | ({"training": checkpoint.training_record} if checkpoint.training_record else {}))
+    entry: dict[str, Any] = {"name": path.name, "sha256": files.sha256_file(path)}
+    entry |= {"tensors": tensor_digest(checkpoint.weights), "lineage": checkpoint.lineage}
+    entry |= {"record": files.digest(checkpoint.training)} if checkpoint.training else {}
+    return _nearest(entry | ({"training": checkpoint.training_record} if checkpoint.training_record else {}))
 
 
 def _nearest(parent: Mapping[str, Any], generations: int = GENERATIONS) -> dict[str, Any]:
-    """The entry of a parent with so many generations, its own included; of earlier ones the name and digests stay."""
+    """A parent's entry, shortened to this many generations. Of earlier ones, only name and digests stay."""
 
     def cut(training: Mapping[str, Any]) -> dict[str, Any]:
         parents = (training.get("parents") or {}).items()
-        return {**training, "parents": {key: _nearest(one, generations - 1) for key, one in parents}}
+        return {**training, "parents": {key: _nearest(grandparent, generations - 1) for key, grandparent in parents}}
 
     if not generations:
-        return {key: parent[key] for key in _KEPT_OF_PARENTS if key in parent} | {"lineage": None}
+        return {key: parent[key] for key in _KEPT_PARENT_KEYS if key in parent} | {"lineage": None}
     lineage, training = parent.get("lineage"), parent.get("training")
     kept = {**parent} | ({"lineage": {**lineage, "training": cut(lineage["training"])}} if lineage else {})
     return kept | ({"training": cut(training)} if training else {})
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """A phrase for each key in which two fingerprints differ. An option that one does not have has its default.
+    """A phrase for each key in which two fingerprints differ.
 
-    What a script changed and nobody knows, which is None in `custom`, always differs.
-    A size of the model that one leaves to the variant is the variant's: a model that is read from a file has each size.
+    An option that a fingerprint lacks counts as its default. A size of the model that it lacks counts as the variant's:
+    a model that was read from a file states each size. A key of `custom` whose value is None (unknown) always differs.
     """
     old, new = _sized(old, new), _sized(new, old)
     defaults = {f"params.train.{name}": field.get_default() for name, field in TrainConfig.model_fields.items()}
     common = {name: value for name, value in defaults.items() if name in old or name in new}
     old, new = {**common, **old}, {**common, **new}
-    unknown = {key for one in (old, new) for key in one if key.startswith("custom.") and one[key] is None}
+    unknown = {
+        key
+        for record_part in (old, new)
+        for key in record_part
+        if key.startswith("custom.") and record_part[key] is None
+    }
     keys = [key for key in sorted(old.keys() | new.keys()) if key in unknown or old.get(key) != new.get(key)]
     return [
         f"{key} is unknown"
@@ -158,19 +179,20 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _sized(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """A fingerprint with the variant's own number for each size of the model that only the other one gives."""
-    variant = VARIANTS.get(str(one.get("params.model.variant")))
+def _sized(fingerprint: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The fingerprint, completed by the variant's number for each size of the model that only `other` gives."""
+    variant = VARIANTS.get(str(fingerprint.get("params.model.variant")))
     if variant is None:
-        return {**one}
+        return {**fingerprint}
     sizes = {"resolution": variant.resolution, "num_queries": variant.queries, "group_detr": variant.groups}
-    own = {f"params.model.{name}": number for name, number in sizes.items()}
-    return {**one, **{key: own[key] for key in own if one.get(key) is None and other.get(key) is not None}}
+    defaults = {f"params.model.{name}": number for name, number in sizes.items()}
+    missing = [key for key in defaults if fingerprint.get(key) is None and other.get(key) is not None]
+    return {**fingerprint, **{key: defaults[key] for key in missing}}
 
 
 @dataclass(frozen=True)
 class State:
-    """The resume state at `path`: the epochs that it has trained, and whether that was all."""
+    """The resume state at `path`: the epochs that are trained, and whether the training is finished."""
 
     path: Path
     epochs: int
@@ -178,10 +200,10 @@ class State:
 
 
 def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State | None, str]:
-    """What an interrupted training of the same inputs left in a folder, and a sentence for the user.
+    """The state that an interrupted training of the same inputs left in a folder, and a sentence for the user.
 
-    A finished one counts as interrupted only if DVC was, before it recorded the result: else to run again is to train
-    again.
+    A finished training counts as interrupted only if DVC did not record its result. Otherwise running again means
+    training again.
     """
     path = folder / STATE_FILE
     if not path.exists():
@@ -190,82 +212,96 @@ def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State
         content = read_plain(path, ResumeState)
         _check_unchanged(content, path, required=True)
     except UserError as error:
-        return None, f"{path} cannot be gone on from ({error}): starting anew."
+        return None, f"cannot resume from {path} ({error}): starting from scratch."
     run, state = content["run"], State(path, content["epoch"] + 1, content["run"]["finished"])
     changed = differences(run["fingerprint"], fingerprint)
     recorded = state.finished and _recorded(run.get("result", ()))
     if changed and state.finished and not recorded:
-        # DVC has since restored another result, so what differs is not what changed since the last one.
-        return None, f"starting anew; {path} is of another training than dvc.lock."
+        # DVC has restored another result since, so the differences are not those from the user's last run.
+        return None, f"starting from scratch: {path} belongs to another training than dvc.lock."
     if changed:
         kind = "finished" if state.finished else "interrupted"
-        code = [one for one in changed if one.startswith("code.")]
-        listed = "; ".join([one for one in changed if one not in code] + code[:_CODE_SHOWN])
-        listed += f"; and {len(code) - _CODE_SHOWN} more files of code" if len(code) > _CODE_SHOWN else ""
-        told = f"starting anew, since the {kind} training in {folder} differs: {listed}."
-        if any(one.startswith("params.train.epochs ") for one in changed):
-            told += f" To go on to more epochs: python -m rfdetr_core promote {path}"
-        return None, told
+        code = [phrase for phrase in changed if phrase.startswith("code.")]
+        listed = "; ".join([phrase for phrase in changed if phrase not in code] + code[:_NAMED_CODE_FILES])
+        listed += f"; and {len(code) - _NAMED_CODE_FILES} more files of code" if len(code) > _NAMED_CODE_FILES else ""
+        message = f"starting from scratch, because the {kind} training in {folder} differs: {listed}."
+        if any(phrase.startswith("params.train.epochs ") for phrase in changed):
+            message += f" To resume it for more epochs: python -m rfdetr_core promote {path}"
+        return None, message
     if recorded:
         return None, ""
     if state.finished:
         return state, f"the training in {folder} had finished, but DVC had not recorded it: writing its files again."
-    return state, f"going on after epoch {state.epochs} of the interrupted training in {folder}."
+    return state, f"resuming after epoch {state.epochs} of the interrupted training in {folder}."
 
 
 def named_state(path: Path, config: TrainConfig, fingerprint: Mapping[str, Any]) -> tuple[State, str]:
-    """The state that `train.resume` names, to be gone on with up to `train.epochs`, and sentences for the user.
+    """The state that `train.resume` names, from which training resumes up to `train.epochs`; sentences for the user.
+
+    Args:
+        path: the file.
+        config: the section `train`.
+        fingerprint: that of the new training.
 
     Raises:
-        UserError: it is no checkpoint.pth of a training, or of one with other parameters than the length, other
-            classes, or more epochs.
+        UserError: the file is not a checkpoint.pth of a training; or a parameter other than the length, or the
+            classes, differ; or it has more epochs.
     """
     content = read_plain(path)
     if content.get("run") is None:
         raise UserError(
-            f"{path} has no state of a training; train.resume needs a checkpoint.pth. To start from its weights, name "
-            "it as model.pretrain_weights."
+            f"{path} has no state of a training. train.resume needs a checkpoint.pth. To start from its weights, set "
+            "model.pretrain_weights to this file instead."
         )
     check_content(content, ResumeState, path)
     _check_unchanged(content, path, required=False)
     changed = differences(content["run"]["fingerprint"], fingerprint)
-    changes = [one for one in changed if not one.startswith(_LENGTH)]
-    if refused := [one for one in changes if one.startswith(_KEPT)]:
+    changes = [phrase for phrase in changed if not phrase.startswith(_LENGTH)]
+    if refused := [phrase for phrase in changes if phrase.startswith(_REQUIRED)]:
         raise UserError(
-            f"train.resume goes on with the same parameters, but {'; '.join(refused)}. For a new training from its "
-            f"weights, name {path.name} as model.pretrain_weights."
+            f"train.resume needs the same parameters, but {'; '.join(refused)}. For a new training from its weights, "
+            f"set model.pretrain_weights: {path.name}"
         )
     state = State(path, content["epoch"] + 1, finished=False)
     if state.epochs > config.epochs:
         raise UserError(f"{path} has trained {state.epochs} epochs, more than train.epochs: {config.epochs}. Raise it.")
-    told = [f"going on after epoch {state.epochs} of {path}.", *(f"{one}." for one in changes)]
+    messages = [f"resuming after epoch {state.epochs} of {path}.", *(f"{phrase}." for phrase in changes)]
     planned, steps = content["run"]["fingerprint"].get("params.train.epochs"), content.get("global_step", 0)
     if type(planned) is not int or not 0 < planned < _MOST_EPOCHS:
         raise UserError(f"{path}: run.fingerprint.params.train.epochs: it must be a whole number above 0.")
     if state.epochs < config.epochs and planned != config.epochs and config.lr_scheduler in SCHEDULES:
-        told += _rate_change(max(steps, state.epochs), state.epochs, planned, config)
+        messages += _rate_change(max(steps, state.epochs), state.epochs, planned, config)
     if state.epochs < min(planned, config.epochs) and config.early_stopping and content["run"]["finished"]:
-        told.append("It had stopped early: early stopping waits anew.")
-    return state, " ".join(told)
+        messages.append("It had stopped early: early stopping counts again from 0.")
+    return state, " ".join(messages)
 
 
 def _check_unchanged(content: Mapping[str, Any], path: Path, *, required: bool) -> None:
-    """Compare a state with the digest in it. required: whether a state without one, as of older versions, is refused.
+    """Compare a state with the digest in it.
+
+    Args:
+        content: of the file.
+        path: of the file, for messages.
+        required: refuse a state without a digest, which an older version wrote.
 
     Raises:
-        UserError: it is not as it was written.
+        UserError: the content is not as it was written.
     """
-    told = content["run"].get("digest")
-    if told is None and required:
+    recorded_digest = content["run"].get("digest")
+    if recorded_digest is None and required:
         raise UserError(f"{path} was written by an older version, without a digest of its content.")
-    if told is not None and told != content_digest(content):
-        raise UserError(f"{path} was changed after the training wrote it: its content is not that of its digest.")
+    if recorded_digest is not None and recorded_digest != content_digest(content):
+        raise UserError(f"{path} was changed after the training wrote it: its content does not match its digest.")
 
 
 def _rate_change(step: int, trained: int, planned: int, config: TrainConfig) -> Iterator[str]:
-    """A sentence on the learning rate, if it changes where a training of `planned` epochs gets another length.
+    """A sentence for the user if the learning rate jumps because the resumed training gets another length.
 
-    step: optimiser steps in the epochs that are trained.
+    Args:
+        step: optimiser steps so far.
+        trained: epochs so far.
+        planned: epochs that the training had planned.
+        config: the section `train`, with the new number of epochs.
     """
     numbers: dict[str, Any] = {"warmup_epochs": config.warmup_epochs, **config.lr_scheduler_kwargs}
     numbers |= {"kind": config.lr_scheduler, "steps_per_epoch": step // trained}
@@ -278,24 +314,24 @@ def _rate_change(step: int, trained: int, planned: int, config: TrainConfig) -> 
 
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder, if its file system has locks; the system releases it when the process ends.
+    """Hold the lock of a run folder, if its file system has locks. The system releases it when the process ends.
 
-    A thread that holds it may take it again: `train` of the API holds it from its first file to its last, and
-    `train_model` within it.
+    The thread that holds the lock may take it again: `train` of the API holds it from its first file to its last, and
+    calls `train_model`, which takes it too.
 
     Raises:
-        UserError: another process or thread writes there, or the folder cannot be written.
+        UserError: another process or thread writes to the folder, or the folder cannot be written.
     """
     if not first_process():
-        yield  # that of rank 0 holds the lock for all
+        yield  # rank 0 holds the lock for all ranks
         return
     place = folder.resolve()
-    # The system's lock is the process's, and gone when any file on it is closed.
+    # The system's lock belongs to the process, and ends when any handle of the file is closed.
     thread = threading.get_ident()
-    if _held.get(place) == thread:
+    if _writers.get(place) == thread:
         yield
         return
-    if _held.setdefault(place, thread) != thread:
+    if _writers.setdefault(place, thread) != thread:
         raise UserError(
             f"another training or evaluation of this process ({os.getpid()}) writes to {folder}. Wait for it."
         )
@@ -303,18 +339,18 @@ def sole_writer(folder: Path) -> Iterator[None]:
         with _locked(folder):
             yield
     finally:
-        del _held[place]
+        del _writers[place]
 
 
 def first_process() -> bool:
-    """Whether this is rank 0, by the variables of torchrun, Kubeflow, SLURM, LSF, MPI, or Lightning's own launcher."""
-    others = ("SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "NODE_RANK", "LOCAL_RANK")
-    names = ("RANK",) if "RANK" in os.environ else others
+    """Whether this is rank 0, from the variables of torchrun, Kubeflow, SLURM, LSF, MPI or Lightning's launcher."""
+    variables = ("SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "NODE_RANK", "LOCAL_RANK")
+    names = ("RANK",) if "RANK" in os.environ else variables
     return not any(int(os.environ.get(name) or 0) for name in names)
 
 
 def _locked(folder: Path) -> TextIO:
-    """The lock file, locked and with this process's id, in a folder that has no half-written file."""
+    """Lock the folder: write this process's id into the lock file, and remove half-written files."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK_FILE).open("a+")
@@ -322,37 +358,39 @@ def _locked(folder: Path) -> TextIO:
         while not _acquired(lock):
             if time.monotonic() > deadline:
                 lock.seek(0)
-                who = f"process {lock.read() or 'unknown'}"
+                writer = f"process {lock.read() or 'unknown'}"
                 lock.close()
-                raise UserError(f"another training or evaluation ({who}) writes to {folder}. Wait for it, or end it.")
+                raise UserError(
+                    f"another training or evaluation ({writer}) writes to {folder}. Wait for it, or end it."
+                )
             time.sleep(0.1)
         for name in ("checkpoint*.pth", "history.csv", "steps.csv", "scores.json"):
-            for path in folder.glob(f".{name}.????????"):  # what `files.replacing` of a killed trainer left
+            for path in folder.glob(f".{name}.????????"):  # left by `files.replacing` of a killed trainer
                 path.unlink()
         lock.truncate(0)
         print(os.getpid(), end="", file=lock, flush=True)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}). Make it a folder that can be.") from error
+        raise UserError(f"{folder} cannot be written ({error.strerror}). Make it a writable folder.") from error
     return lock
 
 
 def _acquired(lock: TextIO) -> bool:
-    """False where another process holds the lock. A file system without locks, which is said, refuses nobody."""
+    """False if another process holds the lock. A file system without locks: a note to the user, and True."""
     try:
-        # Unlike flock, this lock is not inherited by loader workers, which may outlive a killed trainer.
+        # Unlike flock, this lock is not inherited by loader workers, which can outlive a killed trainer.
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
-        what = f"the file system of {Path(lock.name).parent} has no locks ({error.strerror})"
-        say(f"{what}: start no second training there while this one runs.")
+        note = f"the file system of {Path(lock.name).parent} has no locks ({error.strerror})"
+        say(f"{note}: start no second training there while this one runs.")
     return True
 
 
 def _recorded(result: Sequence[str]) -> bool:
-    """Whether DVC, if it runs this process, has files of these MD5s in dvc.lock."""
+    """Whether dvc.lock has these MD5s. True if DVC does not run this process."""
     if (root := os.environ.get("DVC_ROOT")) is None:
         return True
     lock = Path(root) / "dvc.lock"

@@ -1,4 +1,4 @@
-"""One training, from the files of the stages before it to the files of a run folder."""
+"""One training: from the files of earlier stages to the files of a run folder. Start reading the package here."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ from rfdetr_core.training.trainer import build_trainer, check_launched
 
 @dataclass(frozen=True)
 class Training:
-    """What `Trainer.fit` takes, and the callbacks that score the epochs and write the run folder.
+    """The arguments of `Trainer.fit`, with the callbacks that score the epochs and write the run folder.
 
-    start: lines that say which weights the first epoch starts from.
+    files: the callback that writes the run folder. record: the training record. start: lines for the user about the
+    weights with which the first epoch starts.
     """
 
     module: TrainingModule
@@ -55,13 +56,17 @@ def train_model(
     output: Path,
     callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Train, and leave the files of a run in `output`; go on where an interrupted training of the same inputs ended.
+    """Train, and write the files of a run. An interrupted training of the same inputs is resumed.
 
-    callbacks: of Lightning, for a script that watches its training.
+    Args:
+        where: the folders of the project.
+        model, config, runtime: the sections `model`, `train` and `runtime` of params.yaml.
+        output: the run folder.
+        callbacks: more callbacks of Lightning, for a script that watches its training.
 
     Raises:
-        UserError: an input is missing or wrong, a loss is not finite, memory is short, another process of
-            the training ended, none was started on other nodes, or a signal asked to stop.
+        UserError: an input is missing or wrong; a loss is not finite; memory is short; another process of the training
+            ended, or was not started on other nodes; or a signal asked to stop.
     """
     check_launched(config)
     quiet_lightning()
@@ -72,23 +77,29 @@ def train_model(
 
 @contextmanager
 def errors_explained(config: TrainConfig, output: Path, signals: StopSignals) -> Iterator[None]:
-    """Have the errors of a training say what to do; what explains a loss that is not finite is saved in `output`."""
+    """Turn the errors of a training into messages that say what to do.
+
+    Args:
+        config: the section `train`.
+        output: the run folder. The batch of a loss that is not finite is saved there.
+        signals: the callback that notes signals.
+    """
     try:
         yield
     except Stopped:
-        raise signals.told from None
+        raise signals.stop_error from None
     except NonFiniteError as error:
         raise UserError(error.saved(output)) from None
     except UserError as error:
         # torch puts the traceback of a loader worker before its message.
-        _, of_worker, message = str(error).rpartition("rfdetr_core.base.errors.UserError: ")
-        if not of_worker:
+        _, traceback_of_worker, message = str(error).rpartition("rfdetr_core.base.errors.UserError: ")
+        if not traceback_of_worker:
             raise
         raise UserError(message.strip()) from error
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"out of memory on the device. Lower train.batch_size (now {config.batch_size}) and raise "
-            "train.grad_accum_steps as much, lower model.resolution, or set model.gradient_checkpointing."
+            "train.grad_accum_steps by the same factor, lower model.resolution, or set model.gradient_checkpointing."
         ) from error
     except Exception as error:
         if (explanation := explained(error, signals) or compilation.failure(error)) is None:
@@ -97,29 +108,29 @@ def errors_explained(config: TrainConfig, output: Path, signals: StopSignals) ->
 
 
 def quiet_lightning() -> None:
-    """Have Lightning print warnings alone."""
+    """Let Lightning print only warnings."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _fit(
-    training: Training, weights: Path, runtime: RuntimeConfig, signals: StopSignals, others: Sequence[Callback]
+    training: Training, weights: Path, runtime: RuntimeConfig, signals: StopSignals, extra_callbacks: Sequence[Callback]
 ) -> None:
-    """Train from the state that the folder or, in the folder `weights`, `train.resume` has; if there is none, anew."""
+    """Train from the state in the run folder, else from that of `train.resume`, else from scratch."""
     config, folder, fingerprint = training.module.config, training.files.folder, training.files.fingerprint
-    state, told = record.state_to_resume(folder, fingerprint)
-    if state is None and (named := resolve_weights(config.resume, weights)) is not None:
-        state, told = record.named_state(named, config, fingerprint)
-    lines = [*([told] if told else []), *(training.start if state is None else [])]
+    state, message = record.state_to_resume(folder, fingerprint)
+    if state is None and (path := resolve_weights(config.resume, weights)) is not None:
+        state, message = record.named_state(path, config, fingerprint)
+    lines = [*([message] if message else []), *(training.start if state is None else [])]
     if lines and record.first_process():
         say(*lines)
     if state is not None and (state.finished or state.epochs == config.epochs):
         if record.first_process():
             training.files.rewrite(read_plain(state.path), state.path)
         return
-    # Loaded by name: what watches a training is no dependency of its result.
+    # Loaded by name: the observers of a training do not change its result, so its code digest does not include them.
     observers = importlib.import_module("rfdetr_core.observers").observers(runtime, training.record, folder)
-    callbacks = [*training.callbacks, signals, *observers, *others]
+    callbacks = [*training.callbacks, signals, *observers, *extra_callbacks]
     trainer = build_trainer(config, callbacks=callbacks, num_sanity_val_steps=runtime.num_sanity_val_steps)
     signals.trainer = trainer
     say_batch_size(training.record)
@@ -136,18 +147,23 @@ def _fit(
 
 
 def say_batch_size(training_record: Mapping[str, Any]) -> None:
-    """Print the images of an optimiser step."""
+    """Print how many images an optimiser step has."""
     if record.first_process():
-        machine, asked = training_record["machine"], training_record["params"]["train"]["batch_size"]
+        machine, batch_size = training_record["machine"], training_record["params"]["train"]["batch_size"]
         size, batches, effective = machine["batch_size"], machine["grad_accum_steps"], machine["effective_batch_size"]
-        step = f"{size} images{' (auto)' if asked == 'auto' else ''} x {batches} batches a step"
+        step = f"{size} images{' (auto)' if batch_size == 'auto' else ''} x {batches} batches a step"
         say(f"effective batch size {effective}: {step} x {effective // (size * batches)} devices")
 
 
 def prepare_training(
     where: ProjectPaths, model: ModelConfig, config: TrainConfig, runtime: RuntimeConfig, output: Path
 ) -> Training:
-    """Build everything but the Trainer. Seeds torch's global generator and sets its number of threads.
+    """Build everything except the Trainer. Seeds torch's global generator and sets its number of threads.
+
+    Args:
+        where: the folders of the project.
+        model, config, runtime: the sections `model`, `train` and `runtime` of params.yaml.
+        output: the run folder.
 
     Raises:
         UserError: an input is missing or wrong.
@@ -158,11 +174,11 @@ def prepare_training(
     detector, start = inputs.detector()
     options: dict[str, Any] = {"skip": config.skip_best_epochs, "smooth": config.smooth_alpha}
     options |= {"fingerprint": record.fingerprint(training_record), "interval": runtime.checkpoint_interval}
-    written = RunFiles(output, key, partial(inputs.describe, training_record), **options)
+    run_files = RunFiles(output, key, partial(inputs.describe, training_record), **options)
     scoring = CocoScoring(inputs.annotations("valid"), architecture.segmentation, **inputs.scoring_options())
-    callbacks: list[Callback] = [scoring, written, *inputs.callbacks()]
+    callbacks: list[Callback] = [scoring, run_files, *inputs.callbacks()]
     if config.early_stopping:
         patience, delta = config.early_stopping_patience, config.early_stopping_min_delta
         callbacks.append(EarlyStopping(key, patience, delta, config.early_stopping_use_ema))
     module = TrainingModule(detector, architecture, config, inputs.sizes)
-    return Training(module, data, callbacks, written, training_record, start)
+    return Training(module, data, callbacks, run_files, training_record, start)

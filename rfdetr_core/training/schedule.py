@@ -1,4 +1,4 @@
-"""Learning-rate schedules as functions of the optimiser step. To add one: its function, and a row of SCHEDULES."""
+"""Learning-rate schedules as functions of the optimiser step. To add one, write a function and a row of SCHEDULES."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Number(NamedTuple):
-    """A key of lr_scheduler_kwargs, whose smallest value is 0."""
+    """A key of lr_scheduler_kwargs: default, meaning and largest value. The smallest value is 0."""
 
     default: float
     meaning: str
@@ -16,9 +16,10 @@ class Number(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """factor: what to multiply the learning rate with after the warm-up, of (step, warmup, per_epoch, steps, numbers).
+    """A schedule: its meaning, its keys of lr_scheduler_kwargs, and its function.
 
-    All are optimiser steps: the present one, counted from 0, and the lengths of the warm-up, an epoch and the training.
+    The function `factor` gives the factor of the learning rate after the warm-up. Its arguments are the present step
+    (from 0), the lengths of the warm-up, of an epoch and of the training, all in optimiser steps, and the numbers.
     """
 
     meaning: str
@@ -45,9 +46,15 @@ SCHEDULES = {
 def learning_rate_factor(
     step: int, *, kind: str, steps_per_epoch: int, epochs: int, warmup_epochs: float = 0.0, **numbers: float
 ) -> float:
-    """What to multiply the learning rate with: grows linearly from 0 over the warm-up, then follows the schedule.
+    """The factor of the learning rate at a step: it grows linearly from 0 in the warm-up, then follows the schedule.
 
-    step: of the optimiser, counted from 0. kind: in SCHEDULES. numbers: its lr_scheduler_kwargs.
+    Args:
+        step: of the optimiser, from 0.
+        kind: a key of SCHEDULES.
+        steps_per_epoch: optimiser steps in an epoch.
+        epochs: length of the training.
+        warmup_epochs: length of the warm-up.
+        numbers: the schedule's lr_scheduler_kwargs.
     """
     schedule, warmup = SCHEDULES[kind], int(steps_per_epoch * warmup_epochs)
     if step < warmup:

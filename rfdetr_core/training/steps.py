@@ -1,4 +1,8 @@
-"""steps.csv: loss terms of the optimiser steps and digests of the weights, each row chained to those before it."""
+"""steps.csv: loss terms of optimiser steps, and digests of the weights.
+
+Each row has a digest of itself and all rows before it (its chain). So the first row in which two files differ shows
+where two trainings begin to differ.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +11,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rfdetr_core.base import files
-from rfdetr_core.base.chain import FILE, chained
+from rfdetr_core.base.chain import FILE, chain_link
 from rfdetr_core.metrics.names import PREFIX
 from rfdetr_core.training.module import Terms, compact
 
-_ROWS = 20  # of an epoch, about: the file is in git
-_APART = 200  # steps, at least, from one digest of weights to the next within an epoch: it takes as long as a step
+_ROWS = 20  # per epoch, about: the file is in git
+_DIGEST_DISTANCE = 200  # steps between two digests of weights in an epoch, at least: a digest costs as much as a step
 
 
 class Steps:
     """Collects the rows of steps.csv, without waiting for the device before an epoch ends.
 
-    A row has the epoch and the optimiser step (both from 1), the loss terms of the step's last batch on rank 0, in the
-    last row of an epoch the digests of the weights of both tracks (see `tensor_digest`), and the chain: see `chained`.
-    An epoch has its steps at equal distances, 20 or up to twice as many, and its last step. Where they are 200 steps
-    apart or more, each row has the digest of the regular weights. So a row depends on the training alone.
+    A row has the epoch and the optimiser step (both from 1), the loss terms of the step's last batch on rank 0, and the
+    chain (see `chained`). The last row of an epoch also has the digests of the weights of both tracks (see
+    `tensor_digest`). An epoch has 20 to 40 rows at equal distances, and a row for its last step. If the distance is 200
+    steps or more, each row has the digest of the regular weights. So a row depends only on the training.
 
-    lines: the lines of the file, of the epochs that are over; the first one names the columns.
+    lines: the lines of the file for the finished epochs. The first line names the columns.
     """
 
     def __init__(self) -> None:
@@ -33,24 +37,27 @@ class Steps:
         self._terms: Terms = {}
 
     def begin(self, step: int) -> None:
-        """Start an epoch; step: the optimiser steps before it."""
+        """Start an epoch. step: the optimiser steps before it."""
         self._rows, self._start, self._step = {}, step, step
 
-    def see(self, step: int, of_epoch: float, terms: Terms, digest: Callable[[], str] | None) -> None:
+    def add_batch(self, step: int, steps_of_epoch: float, terms: Terms, digest: Callable[[], str] | None) -> None:
         """Take the terms of a batch.
 
-        step: the optimiser steps so far. of_epoch: how many an epoch has; infinity where nobody knows. digest: that of
-        the weights, which costs as much as a step; None on a rank that writes no file.
+        Args:
+            step: optimiser steps so far.
+            steps_of_epoch: optimiser steps in an epoch; infinity if unknown.
+            terms: the loss and its terms, on the device.
+            digest: computes the digest of the weights; None on a rank that writes no file.
         """
         if step == self._step:
             return
         self._step, self._terms = step, terms
-        distance = max(1, int(of_epoch) // _ROWS) if math.isfinite(of_epoch) else _APART
+        distance = max(1, int(steps_of_epoch) // _ROWS) if math.isfinite(steps_of_epoch) else _DIGEST_DISTANCE
         if (step - self._start) % distance == 0:
-            self._rows[step] = terms, digest() if digest and distance >= _APART else ""
+            self._rows[step] = terms, digest() if digest and distance >= _DIGEST_DISTANCE else ""
 
     def end(self, epoch: int, digests: Mapping[str, str]) -> None:
-        """Add the rows of an epoch, which counts from 1. digests: of the weights at its end, by track."""
+        """Add the rows of an epoch. epoch: its number, from 1. digests: of the weights at its end, by track."""
         if self._step == self._start:
             return
         last = {self._step: (self._terms, digests.get("regular", ""))}
@@ -60,8 +67,8 @@ class Steps:
                 self.lines = [",".join(("epoch", "step", *values, *PREFIX, "chain"))]
             average = digests.get("ema", "") if step == self._step else ""
             row = ",".join((str(epoch), str(step), *map(repr, values.values()), regular, average))
-            self.lines.append(f"{row},{chained(self.lines[-1], row)}")
+            self.lines.append(f"{row},{chain_link(self.lines[-1], row)}")
 
     def write(self, folder: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file. It is replaced at once, never left half written."""
         files.write_text(folder / FILE, "".join(f"{line}\n" for line in self.lines))

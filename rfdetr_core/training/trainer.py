@@ -1,4 +1,4 @@
-"""The Lightning Trainer of this project: its devices, its precision, and the images that fit (`batch_size: auto`)."""
+"""Builds the Lightning Trainer: devices, launchers of several processes, precision, and `batch_size: auto`."""
 
 from __future__ import annotations
 
@@ -39,77 +39,77 @@ from rfdetr_core.training.portable import use_portable
 
 # Of glibc's malloc.h, for mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-CPU_BATCH_SIZE = 4  # images per batch, where memory is not probed: the default of batch_size
-_LIMIT = 128
-_KUBEFLOW = {"MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"}  # without the LOCAL_RANK that other launchers set
+CPU_BATCH_SIZE = 4  # images per batch on devices whose memory is not probed: the default of batch_size
+_MOST_IMAGES = 128  # in a batch of `batch_size: auto`
+_KUBEFLOW = {"MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"}  # other launchers set LOCAL_RANK as well
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-_PART = 0.9  # of what fits: real batches differ from the probed one
+_USED_PART = 0.9  # of the largest batch that fits: real batches differ from the probed one
 
 
 def keep_freed_memory() -> bool:
-    """Have this process keep the memory that it frees; False where the C library is not glibc, which changes nothing.
+    """Make this process keep the memory that it frees. Returns False, without effect, if the C library is not glibc.
 
-    What glibc gives back to the system after a step is faulted in again, page by page, in the next one: 4 to 15 % of
-    its time. As GLIBC_TUNABLES with thresholds beyond any tensor's size, but without starting the process anew.
+    Otherwise glibc gives freed memory back to the system after a step, and the next step has to fault it in again, page
+    by page: 4 to 15 % of the step's time. GLIBC_TUNABLES would do the same, but only for a process that starts.
     """
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         return False
-    # No block gets a mapping of its own, and the heap is never trimmed.
+    # No block gets its own mapping, and the heap is never trimmed.
     return bool(library.mallopt(_MMAP_MAX, 0) and library.mallopt(_TRIM_THRESHOLD, -1))
 
 
 class PlainCheckpoints(TorchCheckpointIO):
-    """Lightning's checkpoints as plain values, whole or not at all, read without running anything of them."""
+    """Reads and writes Lightning's checkpoints as plain values. Files are replaced at once. Reading runs no code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write what Lightning collected; a state to go on from with its own digest."""
+        """Write a checkpoint. A state for a resume gets a digest of its content."""
         if "run" in checkpoint:
             checkpoint["run"]["digest"] = content_digest(checkpoint)
         write_plain(Path(path), checkpoint)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read it, tensors on the CPU."""
+        """Read a checkpoint, with its tensors on the CPU."""
         return read_plain(Path(path))
 
 
 def device_kind(config: TrainConfig) -> str:
-    """The kind of device that training will use: cpu, cuda or mps. UserError: it is asked for and not there."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    found = "cuda" if there["cuda"] and not config.portable else "cpu"
-    kind = found if config.accelerator == "auto" else config.accelerator
-    if not there[kind]:
+    """The kind of device that training will use: cpu, cuda or mps. UserError: torch does not find the chosen kind."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    automatic = "cuda" if available["cuda"] and not config.portable else "cpu"
+    kind = automatic if config.accelerator == "auto" else config.accelerator
+    if not available[kind]:
         raise UserError(f"train.accelerator is {kind}, but torch finds no such device here. Use auto or cpu.")
     return kind
 
 
 def cpu_kind(*, portable: bool = False) -> str:
-    """The instructions by which this CPU computes: what is trained in bfloat16 has other bits with AMX.
+    """The vector instructions with which torch computes on this CPU. With AMX, bfloat16 gives other last bits.
 
-    portable: of a training with `train.portable`, which does not use them.
+    portable: for a training with `train.portable`, which does not use AMX.
     """
     amx = " with AMX" if torch.cpu._is_amx_tile_supported() and not portable else ""
     return torch.backends.cpu.get_cpu_capability() + amx
 
 
 def devices_per_node(config: TrainConfig) -> int:
-    """How many devices, and so processes, a node trains with."""
+    """How many devices train on each node. Each device has one process."""
     if config.devices != "auto":
         return config.devices
     return torch.cuda.device_count() if device_kind(config) == "cuda" else 1
 
 
 def launcher() -> ClusterEnvironment:
-    """What started the processes of this training; LightningEnvironment: nothing did, so Lightning starts them.
+    """The launcher that started the processes of this training. LightningEnvironment: Lightning starts them itself.
 
-    A task of SLURM that is alone is one process, whatever its allocation has: a batch script that does not call srun,
-    an interactive shell, `srun --ntasks=1`.
+    A single task of SLURM is one process, however many nodes are allocated: a batch script that does not call srun, an
+    interactive shell, or `srun --ntasks=1`.
     """
-    tasks = os.environ.get("SLURM_NTASKS", "1") if "SLURM_STEP_ID" in os.environ else "1"  # which srun alone sets
+    tasks = os.environ.get("SLURM_NTASKS", "1") if "SLURM_STEP_ID" in os.environ else "1"  # set only by srun
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
     if tasks != "1" and SLURMEnvironment.detect():
-        # SLURM's own requeue would save the middle of an epoch and go on from it whatever has changed since.
+        # SLURM's requeue would save the middle of an epoch, and resume from it even if inputs have changed since.
         return SLURMEnvironment(auto_requeue=False)
     for cluster in (LSFEnvironment, MPIEnvironment):
         if cluster.detect():
@@ -120,46 +120,52 @@ def launcher() -> ClusterEnvironment:
 
 
 def check_launched(config: TrainConfig) -> None:
-    """Check that as many processes were started as train: Lightning would wait for them for ever, or each would train.
+    """Check that the number of started processes is devices x num_nodes.
+
+    Otherwise Lightning would wait for ever, or each process would train alone.
 
     Raises:
-        UserError: there are more or fewer, or what the launcher says of itself is not whole.
+        UserError: the numbers differ, or the launcher's variables are incomplete.
     """
-    started, asked = _launched(), devices(config)
-    if started not in (None, asked):
+    started, expected = _launched(), devices(config)
+    if started not in (None, expected):
         raise UserError(
-            f"{started} processes were started, but train.devices x train.num_nodes is {asked}. Start as many, or set "
-            f"train.devices to the processes of a node (for {started} on one node, train.devices: {started})."
+            f"{started} processes were started, but train.devices x train.num_nodes is {expected}. Start {expected}, "
+            f"or set train.devices to the processes of a node (for {started} on one node, train.devices: {started})."
         )
-    # By hand: an address that the nodes share; Lightning itself sets it for the processes that it starts.
+    # MASTER_ADDR and MASTER_PORT can be set by hand; Lightning sets them for the processes that it starts itself.
     if started is None and config.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         raise UserError(
-            f"train.num_nodes is {config.num_nodes}, and several nodes need a launcher. Run on each of them, where "
-            f"HOST is one of them and PORT is free there: torchrun --nnodes={config.num_nodes} "
+            f"train.num_nodes is {config.num_nodes}, but several nodes need a launcher. Choose a node HOST and a "
+            f"free PORT of it, and run on each node: torchrun --nnodes={config.num_nodes} "
             f"--nproc-per-node={devices_per_node(config)} --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT "
-            "-m stages.train. Or start python -m stages.train by srun. For this machine alone: train.num_nodes: 1"
+            "-m stages.train. Or start python -m stages.train by srun. For only this machine: train.num_nodes: 1"
         )
 
 
 def _launched() -> int | None:
-    """How many processes a launcher started; None: nothing did. UserError: the launcher's variables are not whole."""
+    """How many processes a launcher started; None: no launcher. UserError: its variables are incomplete."""
     try:
-        found = launcher()
-        if not isinstance(found, LightningEnvironment):
-            found.global_rank(), found.local_rank(), found.node_rank()
-            return found.world_size()
+        environment = launcher()
+        if not isinstance(environment, LightningEnvironment):
+            environment.global_rank(), environment.local_rank(), environment.node_rank()
+            return environment.world_size()
     except Exception as error:
         raise UserError(
-            f"a launcher started this process, but not as Lightning needs it ({_reason(error)}). Use torchrun; or srun "
-            "with --nodes and --ntasks-per-node; or, for one process, start it without a launcher."
+            f"a launcher started this process, but Lightning cannot use it ({_reason(error)}). Use torchrun, or srun "
+            "with --nodes and --ntasks-per-node. For one process, start it without a launcher."
         ) from error
     interactive = int(os.environ.get("SLURM_PROCID", "0")) > 0
-    alone = next((name for name in _MPI_SIZES if os.environ.get(name, "1") != "1"), None)
-    if interactive or alone:
-        what = "SLURM_PROCID is not 0 in an interactive job" if interactive else f"{alone} is {os.environ[str(alone)]}"
+    mpi_size = next((name for name in _MPI_SIZES if os.environ.get(name, "1") != "1"), None)
+    if interactive or mpi_size:
+        cause = (
+            "SLURM_PROCID is not 0 in an interactive job"
+            if interactive
+            else f"{mpi_size} is {os.environ[str(mpi_size)]}"
+        )
         raise UserError(
-            f"{what}, yet this process would train alone, as would the others. For mpirun install mpi4py; else start "
-            "one process, or use torchrun or srun."
+            f"{cause}, but each process would train alone. For mpirun install mpi4py. Otherwise start one process, or "
+            "use torchrun or srun."
         )
     return None
 
@@ -169,7 +175,7 @@ def _reason(error: Exception) -> str:
 
 
 def resolved_precision(config: TrainConfig) -> str:
-    """What `amp_dtype` means here, for Lightning. UserError: fp16 on a CPU, which cannot scale its gradients."""
+    """Lightning's precision for `amp_dtype` on this machine. UserError: fp16 on a CPU, which cannot scale gradients."""
     kind = device_kind(config)
     if config.amp_dtype == "fp16" and kind == "cpu":
         raise UserError("train.amp_dtype fp16 needs a GPU. Use null or bf16 on a CPU.")
@@ -179,7 +185,7 @@ def resolved_precision(config: TrainConfig) -> str:
         return {None: "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[config.amp_dtype]
     if kind == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    # These instructions of a CPU multiply bfloat16, which halves a training step.
+    # CPU instructions that multiply bfloat16: they halve the time of a training step.
     multiplies_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16-mixed" if kind == "cpu" and multiplies_bf16 else "32-true"
 
@@ -191,28 +197,36 @@ def build_trainer(
     trainer_class: type[Trainer] | None = None,
     **options: Any,
 ) -> Trainer:
-    """A Trainer for a TrainingModule: averaging comes with it, other callbacks and any Trainer option can be added.
+    """A Lightning Trainer for a TrainingModule. It averages the weights if `train.use_ema` is set.
+
+    Args:
+        config: the section `train`.
+        callbacks: more callbacks.
+        trainer_class: a subclass of Trainer.
+        options: more arguments of the Trainer. They override those from the config.
 
     Raises:
-        UserError: a device or precision that this machine does not have.
+        UserError: this machine does not have the device or the precision.
     """
     use_portable(config)
-    # Lightning's advice (workers, logging intervals) is about choices that are made here on purpose.
+    # Lightning warns of choices that are made here on purpose (workers, logging intervals).
     warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - a property of a module
     if "spawn" in config.strategy:
-        raise UserError(f"train.strategy is {config.strategy}, but a training cannot be copied to a process. Use ddp.")
+        raise UserError(
+            f"train.strategy is {config.strategy}, but a training cannot be copied to another process. Use ddp."
+        )
     kind = device_kind(config)
     if kind == "cpu":
         keep_freed_memory()
     average = [WeightAveraging(config.ema_decay, config.ema_tau, config.ema_update_interval)] if config.use_ema else []
-    everything = [*average, *callbacks]
-    given = options.pop("plugins", None) or []
-    plugins: list[Any] = [*given] if isinstance(given, list | tuple) else [given]
-    if not any(isinstance(one, ClusterEnvironment) for one in plugins):
+    all_callbacks = [*average, *callbacks]
+    option = options.pop("plugins", None) or []
+    plugins: list[Any] = [*option] if isinstance(option, list | tuple) else [option]
+    if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
         check_launched(config)
         plugins.append(launcher())
-    if not any(isinstance(one, CheckpointIO) for one in plugins):
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(PlainCheckpoints())
     defaults: dict[str, Any] = {
         "max_epochs": config.epochs,
@@ -227,27 +241,32 @@ def build_trainer(
         "check_val_every_n_epoch": config.eval_interval,
         "num_sanity_val_steps": 0,
         "use_distributed_sampler": False,
-        "enable_checkpointing": any(isinstance(one, Checkpoint) for one in everything),
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in all_callbacks),
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "logger": False,
         "plugins": plugins,
     }
-    if any(isinstance(one, Precision) for one in plugins):
-        del defaults["precision"]  # Lightning takes one of the two
+    if any(isinstance(plugin, Precision) for plugin in plugins):
+        del defaults["precision"]  # Lightning takes either the plugin or the option
     try:
-        return (trainer_class or Trainer)(**defaults | options, callbacks=everything)
+        return (trainer_class or Trainer)(**defaults | options, callbacks=all_callbacks)
     except (MisconfigurationException, ImportError, ValueError) as error:
-        told = ", ".join(f"{name} {defaults[name]}" for name in ("strategy", "accelerator", "devices", "num_nodes"))
-        raise UserError(f"Lightning cannot train with {told}: {error}") from error
+        settings = ", ".join(f"{name} {defaults[name]}" for name in ("strategy", "accelerator", "devices", "num_nodes"))
+        raise UserError(f"Lightning cannot train with {settings}: {error}") from error
 
 
 def with_batch_size(
     config: TrainConfig, model: ModelConfig, architecture: Architecture, side: int, state: Path
 ) -> TrainConfig:
-    """The config with numbers for `batch_size: auto`, which on CUDA is the largest that trains at side x side pixels.
+    """The config with numbers instead of `batch_size: auto`. On CUDA the batch is as large as fits into memory.
 
-    state: the file an interrupted training goes on from; its size is kept, since free memory differs by the moment.
+    Args:
+        config: the section `train`.
+        model: the section `model`.
+        architecture: of the model.
+        side: largest side of the input in pixels.
+        state: file of an interrupted training. Its batch size is used again, because free memory changes.
 
     Raises:
         UserError: not even one image fits.
@@ -267,7 +286,7 @@ def with_batch_size(
 
 
 def largest(fits: Callable[[int], bool]) -> int:
-    """The largest batch up to 128 that fits, if none larger fits where a smaller one does not.
+    """The largest batch size up to 128 for which `fits` is true. If a size fits, each smaller size must fit.
 
     Raises:
         UserError: one image does not fit.
@@ -278,9 +297,9 @@ def largest(fits: Callable[[int], bool]) -> int:
             "model.gradient_checkpointing."
         )
     low, high = 1, 2
-    while high <= _LIMIT and fits(high):
+    while high <= _MOST_IMAGES and fits(high):
         low, high = high, 2 * high
-    high = min(high, _LIMIT + 1)
+    high = min(high, _MOST_IMAGES + 1)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -288,18 +307,26 @@ def largest(fits: Callable[[int], bool]) -> int:
 
 
 def usable(most: int, config: TrainConfig) -> int:
-    """What to take of the most that fits: a part, less with an averaged copy of the weights (upstream's rule)."""
-    size = math.floor(most * _PART)
+    """The batch size to use if at most `most` images fit: a part of it, smaller with EMA (upstream's rule)."""
+    size = math.floor(most * _USED_PART)
     return max(1, math.floor(size * config.auto_batch_ema_headroom) if config.use_ema else size)
 
 
 def devices(config: TrainConfig) -> int:
-    """Devices of all nodes."""
+    """The number of devices on all nodes."""
     return config.num_nodes * devices_per_node(config)
 
 
 class Probe:
-    """Whether a batch of some size trains on CUDA: a whole step, of a detector of its own with any weights."""
+    """Tests whether a batch of some size fits into memory: it trains a whole step of a separate, untrained detector.
+
+    Args:
+        config: the section `train`.
+        model: the section `model`.
+        architecture: of the model.
+        side: side of the input in pixels.
+        device: where to train.
+    """
 
     def __init__(
         self, config: TrainConfig, model: ModelConfig, architecture: Architecture, side: int, device: str = "cuda"
@@ -307,12 +334,12 @@ class Probe:
         self.config, self.architecture, self.side, self.device = config, architecture, side, device
         economy = {"gradient_checkpointing": model.gradient_checkpointing, "freeze_encoder": model.freeze_encoder}
         self.detector = build_detector(architecture, drop_path=config.drop_path, **economy).to(device).train()
-        still = TrainConfig().model_copy(update={"lr": 0.0, "lr_encoder": 0.0, "weight_decay": 0.0})
-        self.optimizer = build_optimizer(self.detector, still)
+        no_change = TrainConfig().model_copy(update={"lr": 0.0, "lr_encoder": 0.0, "weight_decay": 0.0})
+        self.optimizer = build_optimizer(self.detector, no_change)
         self.criterion = Criterion(LossConfig.of(vars(config)))
 
     def __call__(self, images: int) -> bool:
-        """Try a batch of this many images, twice: the first makes the optimiser's state, the next has it beside it."""
+        """Try two steps with this many images. The second needs more: the optimiser's state exists."""
         try:
             self._step(images)
             self._step(images)

@@ -1,8 +1,8 @@
-"""The attestation of a model file: a statement of what made it, and two signatures. Offline, with a key of one's own.
+"""The command `attest`: write and check a statement of how a model file was made, and sign both. Works offline.
 
-A consistent rewrite of weights, lineage and history cannot be told from the truth by comparing them with each other:
-only a signature over the file, made before, finds it. Both signatures are verified by tools of others, too: the
-statement's (DSSE) by openssl, the model's by model_signing.
+If weights, lineage and history are rewritten consistently, comparing them with each other finds nothing. Only a
+signature that was made before reveals it. There are two signatures, made with the user's key. Other tools can verify
+them, too: openssl the one over the statement (DSSE), model_signing the one over the model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".intoto.json"
 _ENVELOPE = ".dsse"
-_OLDER = "a signature of an older form. Sign again: python -m rfdetr_core attest FILE --sign-key KEY.pem"
+_OLDER = "a signature in an older format. Sign again: python -m rfdetr_core attest FILE --sign-key KEY.pem"
 
 
 def attest(
@@ -40,33 +40,41 @@ def attest(
     own_word: bool = False,
     documents: Path | None = None,
 ) -> list[Path]:
-    """Write the statement beside the file, and with a private key the signatures of both; the paths.
+    """Write the statement of a model file, and with a private key both signatures. Returns the paths.
 
-    root: the project whose history must vouch for the file. own_word: a file for which no commit vouches is attested,
-    too, and the statement says so. documents: a folder whose files, but for hidden ones, the model and its
-    statement, become subjects of the statement as well.
+    Args:
+        file: The model file.
+        output: The path of the statement; default: beside the file.
+        key: The private key; None to write the statement without signatures.
+        root: The project whose history must confirm the file.
+        own_word: Also attest a file that no commit confirms. The statement then says so.
+        documents: A folder whose files become subjects of the statement, too. Hidden files, the model and the files of
+            the statement are left out.
 
     Raises:
-        UserError: no model file, without lineage or with that of another; no commit vouches for it; a folder without
-            documents; a key that is none, or the signing extra is not installed.
+        UserError: The file is not a model file, has no lineage, or has the lineage of another model. No commit confirms
+            it. The folder has no documents. The key cannot be read, or the signing extra is not installed.
     """
-    statement_of(file)  # first: what the file itself contradicts
+    statement_of(file)  # raises if the file contradicts itself
     history_facts = _history_facts(file, root, own_word)
     path = output or file.with_name(f"{file.name}{SUFFIX}")
     envelope, signature = path.with_name(f"{path.name}{_ENVELOPE}"), path.with_name(f"{file.name}.sig")
-    own = [path, envelope, signature, *parts_of(file)]
-    more = document_subjects(documents, path.parent, without=own) if documents else []
+    own_files = [path, envelope, signature, *parts_of(file)]
+    document_entries = document_subjects(documents, path.parent, without=own_files) if documents else []
     if key is None:
         if envelope.exists():
-            raise UserError(f"{envelope} signs the present statement. Sign the new one (--sign-key), or remove it.")
-        files.write_json(path, _with(statement_of(file, history_facts), more))
+            raise UserError(
+                f"{envelope} signs the existing statement. Sign the new statement, too (--sign-key), "
+                f"or delete {envelope}."
+            )
+        files.write_json(path, _add_subjects(statement_of(file, history_facts), document_entries))
         return [path]
-    with _explained(f"{key} cannot sign"):
+    with _library_errors(f"{key} cannot sign"):
         private = dsse.read_private_key(key)
     statement = files.json_text(
-        _with(statement_of(file, history_facts, dsse.key_id(private.public_key())), more)
+        _add_subjects(statement_of(file, history_facts, dsse.key_id(private.public_key())), document_entries)
     ).encode()
-    with tempfile.TemporaryDirectory() as temporary, _explained(f"{key} cannot sign"):
+    with tempfile.TemporaryDirectory() as temporary, _library_errors(f"{key} cannot sign"):
         from model_signing import signing
 
         signed = Path(temporary) / "signature"
@@ -80,15 +88,15 @@ def attest(
     return [path, envelope, signature]
 
 
-def _with(statement: dict[str, Any], subjects: list[dict[str, Any]]) -> dict[str, Any]:
+def _add_subjects(statement: dict[str, Any], subjects: list[dict[str, Any]]) -> dict[str, Any]:
     return statement | {"subject": [*statement["subject"], *subjects]}
 
 
 def _history_facts(file: Path, root: Path, own_word: bool) -> HistoryFacts | None:
-    """What the history knows of a file; None, where the file's own word is asked for, if there is no history.
+    """What the history says about a file. With own_word, None if there is no history.
 
     Raises:
-        UserError: no commit vouches for the file, or one contradicts it, or the journal is not committed.
+        UserError: No commit confirms the file, a commit contradicts it, or the journal is not committed.
     """
     try:
         history_facts = HistoryFacts.of(file, root)
@@ -100,53 +108,62 @@ def _history_facts(file: Path, root: Path, own_word: bool) -> HistoryFacts | Non
     if traced.contradicted or not (traced.confirmed or own_word):
         reason = traced.notes[0] if traced.notes else "no commit has it"
         remedy = "" if traced.contradicted else (
-            " If its result is not committed yet, commit it; if it is another project's, name that: --repo DIR. "
-            "To attest what the file says of itself all the same: --own-word"
+            " If its result is not committed yet, commit it. If another project made it, name that project: "
+            "--repo DIR. To attest the file without a commit that confirms it: --own-word"
         )  # fmt: skip
         raise UserError(f"{file} is not attested: {reason}.{remedy}")
-    if traced.confirmed and (fresh := [*uncommitted(history_facts.heads, history_facts.history)]):
-        raise UserError(f"{file} is not attested: not committed: {listed(fresh)}. Commit them: git add journal records")
+    if traced.confirmed and (uncommitted_names := [*uncommitted(history_facts.heads, history_facts.history)]):
+        raise UserError(
+            f"{file} is not attested, because these files are not committed: {listed(uncommitted_names)}. "
+            "Commit them: git add journal records"
+        )
     return history_facts
 
 
 def check_attestation(report: Report, file: Path, key: Path | None, root: Path = Path()) -> None:
-    """The statement beside a file against its lineage and the history of the project at `root`, and the signatures:
-    that they are there, and with a public key that they are of that key."""
+    """Check the statement beside a model file, and that its signatures exist. With a public key, verify them.
+
+    Args:
+        report: Receives the mismatches.
+        file: The model file.
+        key: The public key; None to skip the signatures.
+        root: The project whose history is compared with the statement.
+    """
     path = file.with_name(f"{file.name}{SUFFIX}")
     public = None if key is None else _public_key(key)
     if not path.is_file():
         if key is not None:
             report.wrong(str(path), "a statement", None, "--key")
         return
-    gone = next((part for part in parts_of(file) if not part.is_file()), None)
-    if gone is not None:
+    missing = next((part for part in parts_of(file) if not part.is_file()), None)
+    if missing is not None:
         if key is not None:
-            report.wrong(str(gone), "the file that was signed", None, "--key")
-        report.skip(str(path), f"gone: {'the model' if gone == file else gone} is not here")
+            report.wrong(str(missing), "the file that was signed", None, "--key")
+        report.skip(str(path), f"missing: {'the model' if missing == file else missing} is not in this clone")
         return
-    told: Any = None
+    stored: Any = None
     try:
-        told, history_facts = files.read_json(path), HistoryFacts.of(file, root)
-        compare(report, told, statement_of(file, history_facts), history_facts, path)
-        _check_documents(report, told["subject"][len(parts_of(file)) :], path)
+        stored, history_facts = files.read_json(path), HistoryFacts.of(file, root)
+        compare(report, stored, statement_of(file, history_facts), history_facts, path)
+        _check_documents(report, stored["subject"][len(parts_of(file)) :], path)
     except (UserError, TypeError, KeyError, AttributeError, ValueError, IndexError, OSError) as error:
         report.wrong(str(path), "a statement of the model", str(error), "its name")
-    _check_signatures(report, file, path, told, key, public)
+    _check_signatures(report, file, path, stored, key, public)
 
 
 def _check_documents(report: Report, subjects: list[dict[str, Any]], path: Path) -> None:
-    """The documents that a statement names beside the model, where they are at hand."""
+    """Compare the digests of the documents that a statement names, if they are local."""
     for subject in subjects:
         document, expected = path.parent / subject["name"], subject["digest"]["sha256"]
         name = f"document {os.path.normpath(document)}"
         if document.is_file():
             report.equal(name, expected, files.sha256_file(document), str(path))
         else:
-            report.skip(name, "gone: the document is not at hand")
+            report.skip(name, "missing: the document is not in this clone")
 
 
 def check_envelope(report: Report, attestation: Path, key: Path) -> None:
-    """Check the signature of a statement alone, by the envelope beside it or that it is in. No model is needed."""
+    """Check only the signature of a statement. `attestation` is the envelope, or the envelope is beside it."""
     public = _public_key(key)
     envelope = (
         attestation if attestation.suffix == _ENVELOPE else attestation.with_name(f"{attestation.name}{_ENVELOPE}")
@@ -160,43 +177,48 @@ def check_envelope(report: Report, attestation: Path, key: Path) -> None:
 def _check_statement(
     report: Report, path: Path, envelope: Path, key: Path | None, public: EllipticCurvePublicKey | None
 ) -> None:
-    """Whether an envelope is around this statement and, with a key, signed by it."""
-    with _wrong(report, f"statement in {envelope}", f"that of {path}", str(envelope)):
+    """Check that an envelope contains this statement and, with a key, that the key signed it."""
+    with _mismatch_on_error(report, f"statement in {envelope}", f"the statement {path}", str(envelope)):
         if path != envelope and dsse.payload_of(envelope) != files.read_bytes(path):
-            raise UserError("another one")
+            raise UserError("another statement")
     if public is None:
         return
-    with _wrong(report, f"signature of {path}", f"one of {key} over the statement", str(envelope)):
+    with _mismatch_on_error(report, f"signature of {path}", f"a valid signature of {key}", str(envelope)):
         if not dsse.is_signed_by(envelope, public):
-            raise UserError("it does not verify")
+            raise UserError("an invalid signature")
 
 
 def _check_signatures(
-    report: Report, file: Path, path: Path, told: Any, key: Path | None, public: EllipticCurvePublicKey | None
+    report: Report, file: Path, path: Path, stored: Any, key: Path | None, public: EllipticCurvePublicKey | None
 ) -> None:
     envelope, signature, older = (
         path.with_name(name) for name in (f"{path.name}{_ENVELOPE}", f"{file.name}.sig", f"{path.name}.sig")
     )
-    signed_with = key_of(told)
+    signed_with = key_of(stored)
     source = str(path) if key is None else "--key"
-    found = _OLDER if older.is_file() else None
-    for one in (envelope, signature):
-        if one.is_file():
+    actual = _OLDER if older.is_file() else None
+    for signature_file in (envelope, signature):
+        if signature_file.is_file():
             if key is None:
-                report.skip(str(one), "no key given: --key PUBLIC.pem")
+                report.skip(str(signature_file), "no key given: --key PUBLIC.pem")
         elif key is not None or signed_with is not None:
-            report.wrong(str(one), f"a signature of key {signed_with}" if signed_with else "a signature", found, source)
-    if found and key is None and not envelope.is_file():
-        report.skip(str(older), found)
+            report.wrong(
+                str(signature_file),
+                f"a signature of key {signed_with}" if signed_with else "a signature",
+                actual,
+                source,
+            )
+    if actual and key is None and not envelope.is_file():
+        report.skip(str(older), actual)
     if envelope.is_file():
         _check_statement(report, path, envelope, key, public)
     if key is None:
         return
-    with _wrong(report, f"signature of {file}", f"one of {key} over the model", str(signature)):
+    with _mismatch_on_error(report, f"signature of {file}", f"a valid signature of {key}", str(signature)):
         if signature.is_file():
-            subjects = told["subject"][: len(parts_of(file))] if told else []
-            names = [Path(one["name"]).name for one in subjects]
-            with _staged(file, names) as staged, _explained("it does not verify"):
+            subjects = stored["subject"][: len(parts_of(file))] if stored else []
+            names = [Path(subject["name"]).name for subject in subjects]
+            with _staged(file, names) as staged, _library_errors("an invalid signature"):
                 from model_signing import verifying
 
                 config = verifying.Config()  # type: ignore[no-untyped-call]
@@ -207,27 +229,27 @@ def _public_key(path: Path) -> EllipticCurvePublicKey:
     """Read a public key.
 
     Raises:
-        UserError: the file has none, or the signing extra is not installed.
+        UserError: The file has no public key, or the signing extra is not installed.
     """
-    with _explained(f"{path} is no public key in PEM form"):
+    with _library_errors(f"{path} is not a public key in PEM form"):
         return dsse.read_public_key(path)
 
 
 @contextlib.contextmanager
-def _wrong(report: Report, what: str, expected: str, source: str) -> Iterator[None]:
-    """A comparison: what raises an error does not hold."""
+def _mismatch_on_error(report: Report, subject: str, expected: str, source: str) -> Iterator[None]:
+    """Count a comparison; an error in the block becomes a mismatch."""
     report.checked += 1
     try:
         yield
     except (UserError, KeyError, TypeError, ValueError, OSError) as error:
-        report.wrong(what, expected, str(error), source)
+        report.wrong(subject, expected, str(error), source)
 
 
 @contextlib.contextmanager
 def _staged(file: Path, names: Sequence[str]) -> Iterator[Path]:
-    """The model alone, under these names of its parts: a file; or a folder, where it has several parts.
+    """The model alone in a temporary folder, with its parts under these names: a file, or a folder for several parts.
 
-    model-signing refuses links, and of a folder it signs all files.
+    model-signing refuses links, and it signs all files of a folder.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / file.stem
@@ -243,11 +265,11 @@ def _staged(file: Path, names: Sequence[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Errors of the signing library as one message."""
+def _library_errors(failure: str) -> Iterator[None]:
+    """Turn errors of the signing library into one message."""
     try:
         yield
     except ImportError:
         raise UserError("signing needs an extra: pip install -e '.[signing]'") from None
-    except Exception as error:  # the library raises what its parts do: ValueError, InvalidSignature, OSError
-        raise UserError(f"{what}: {type(error).__name__} {error}".strip()) from error
+    except Exception as error:  # the library raises many types, such as ValueError, InvalidSignature, OSError
+        raise UserError(f"{failure}: {type(error).__name__} {error}".strip()) from error

@@ -1,4 +1,4 @@
-"""Whether the files that DVC keeps are those of this commit, or of another one, as after a `git checkout` alone."""
+"""A check for files from another commit: after `git checkout` without `dvc checkout`, DVC's files are not updated."""
 
 from __future__ import annotations
 
@@ -14,24 +14,28 @@ from rfdetr_core.verification.report import Report
 
 
 def check_checkout(report: Report, contents: Contents, pipeline: Pipeline) -> bool:
-    """Name in one mismatch the files that are those of another commit, which then are not compared with anything else;
-    whether there are none."""
-    found = dict(_of_other_commits(contents, pipeline))
-    if found:
-        others = f"those of commit {listed(dict.fromkeys(found.values()))}"
-        report.wrong(f"files that DVC keeps: {listed(found)}", f"those of {LOCK}", others, "run: dvc checkout")
-    for path in found:
-        report.skip(path, "that of another commit: dvc checkout")
+    """Report all files from another commit as one mismatch. Returns True if there are none.
+
+    These files are added to `contents.of_other_commits`, so that no other check compares them.
+    """
+    commits = dict(_files_of_other_commits(contents, pipeline))
+    if commits:
+        actual = f"those of commit {listed(dict.fromkeys(commits.values()))}"
+        report.wrong(f"files that DVC keeps: {listed(commits)}", f"those of {LOCK}", actual, "run: dvc checkout")
+    for path in commits:
+        report.skip(path, "it is from another commit: dvc checkout")
         contents.of_other_commits.add(path)
-    return not found
+    return not commits
 
 
-def _of_other_commits(contents: Contents, pipeline: Pipeline) -> Iterator[tuple[str, str]]:
-    """The files and folders at hand that are not those of dvc.lock and .dvc files, and that another commit has at the
-    same path, with that commit. What .dvc files name may be a large dataset: it is read only if all outs are right."""
+def _files_of_other_commits(contents: Contents, pipeline: Pipeline) -> Iterator[tuple[str, str]]:
+    """Local files and folders that differ from dvc.lock or their .dvc file, each with another commit that has them.
+
+    A .dvc file may name a large dataset, so these are read only if all outs of dvc.lock are right.
+    """
     cached = {path for stage in pipeline.stages.values() for path, in_cache in stage.outs.items() if in_cache}
     outs = {path: md5 for _, path, md5 in pipeline.lock.outs() if path in cached}
-    differing = {path: now for path, md5 in outs.items() if (now := contents.md5(path)) not in (None, md5)}
+    differing = {path: actual for path, md5 in outs.items() if (actual := contents.md5(path)) not in (None, md5)}
     if differing:
         history = History(contents.root)
         named = Archive(history).commits_by_md5
@@ -41,9 +45,9 @@ def _of_other_commits(contents: Contents, pipeline: Pipeline) -> Iterator[tuple[
                 yield path, commit[:10]
         return
     for path, md5 in contents.pointers.items():
-        now = contents.md5(path)
-        past = contents.events(f"{path}.dvc", "--all") if now not in (None, md5) else ()
-        for commit, blob in reversed(past):
-            if blob and str(now).encode() in (contents.blob(blob) or b""):
+        actual = contents.md5(path)
+        events = contents.events(f"{path}.dvc", "--all") if actual not in (None, md5) else ()
+        for commit, blob in reversed(events):
+            if blob and str(actual).encode() in (contents.blob(blob) or b""):
                 yield path, commit[:10]
                 break

@@ -1,4 +1,4 @@
-"""A statement of a model file, part by part, against what the file and the history say now."""
+"""Compare a stored statement of a model file with one that is computed now from the file and the history."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ from rfdetr_core.verification.report import Report
 from rfdetr_core.verification.statement import GIT, OWN_WORD, REPOSITORY, SIGNING_KEY, HistoryFacts
 
 
-def compare(report: Report, told: Any, again: dict[str, Any], history_facts: HistoryFacts, path: Path) -> None:
-    """Compare a statement that was read from `path` with the one that would be written now.
+def compare(report: Report, stored: Any, recomputed: dict[str, Any], history_facts: HistoryFacts, path: Path) -> None:
+    """Compare a stored statement with the one that would be written now.
 
-    A renamed file is the same subject. The address of the repository is not compared: every clone has its own.
+    A renamed file is the same subject. The address of the repository is not compared: every clone has another.
+
+    Args:
+        report: Receives the mismatches.
+        stored: The statement as read from `path`.
+        recomputed: The statement as it would be written now.
+        history_facts: What the history says about the model file.
+        path: The file of the stored statement.
 
     Raises:
-        UserError, KeyError, TypeError, AttributeError, ValueError, IndexError: it is not a statement.
+        UserError, KeyError, TypeError, AttributeError, ValueError, IndexError: The content is not a statement.
     """
     facts, materials = list[dict[str, Any]](), list[dict[str, Any]]()
-    for statement in (told, again):
+    for statement in (stored, recomputed):
         build, run = (statement["predicate"][part] for part in ("buildDefinition", "runDetails"))
-        given = build["resolvedDependencies"]
-        named = {one["name"]: one for one in given}
-        report.equal(f"materials of {path}", len(given), len(named), "each has one name")
+        dependencies = build["resolvedDependencies"]
+        named = {dependency["name"]: dependency for dependency in dependencies}
+        report.equal(f"materials of {path}", len(dependencies), len(named), "names are unique")
         internal = build["internalParameters"]
         facts.append(
             {
@@ -36,78 +43,87 @@ def compare(report: Report, told: Any, again: dict[str, Any], history_facts: His
                 "metadata": run.get("metadata", {}),
             }
         )
-        materials.append({name: one for name, one in named.items() if name != REPOSITORY})
+        materials.append({name: material for name, material in named.items() if name != REPOSITORY})
     for name in sorted(materials[0].keys() | materials[1].keys()):
         report.equal(f"material {name} of {path}", materials[1].get(name), materials[0].get(name), "lineage")
-    before, after = (_of_the_file(one, len(again["subject"])) for one in (again, told))
+    before, after = (_fields_from_file(statement, len(recomputed["subject"])) for statement in (recomputed, stored))
     for name in sorted(before.keys() | after.keys()):
         report.equal(f"{name} of {path}", before.get(name), after.get(name), "the file and its lineage")
     _compare_history(report, facts[0], facts[1], history_facts, path)
 
 
 def key_of(statement: Any) -> str | None:
-    """The id of the key that a statement says to be signed with."""
+    """The id of the key that the statement names as its signing key."""
     try:
         named = statement["predicate"]["runDetails"]["builder"].get("builderDependencies", [])
-        return next((str(one["digest"]["sha256"]) for one in named if one["name"] == SIGNING_KEY), None)
+        return next(
+            (str(dependency["digest"]["sha256"]) for dependency in named if dependency["name"] == SIGNING_KEY), None
+        )
     except (KeyError, TypeError, AttributeError):
         return None
 
 
-def _of_the_file(statement: Any, parts: int) -> dict[str, Any]:
-    """The part of a statement that its file says as well, as one level; without materials, and of the subjects the
-    model's parts alone: documents come after them."""
+def _fields_from_file(statement: Any, parts: int) -> dict[str, Any]:
+    """The fields of a statement that follow from the model file alone, flattened.
+
+    Materials are left out. Of the subjects, only the first `parts` are kept: documents come after them.
+    """
     predicate = statement["predicate"]
     build, run = dict(predicate["buildDefinition"]), dict(predicate["runDetails"])
     build.pop("resolvedDependencies")
     hidden = ("lineageFrom", "journal")
-    build["internalParameters"] = {key: one for key, one in build["internalParameters"].items() if key not in hidden}
-    run["builder"] = {key: one for key, one in run["builder"].items() if key != "builderDependencies"}
+    build["internalParameters"] = {
+        key: value for key, value in build["internalParameters"].items() if key not in hidden
+    }
+    run["builder"] = {key: value for key, value in run["builder"].items() if key != "builderDependencies"}
     run.pop("metadata", None)
-    subject = [one["digest"] for one in statement["subject"][:parts]]
+    subject = [entry["digest"] for entry in statement["subject"][:parts]]
     return flattened(
         {**statement, "subject": subject, "predicate": {**predicate, "buildDefinition": build, "runDetails": run}}
     )
 
 
 def _compare_history(
-    report: Report, told: dict[str, Any], again: dict[str, Any], history_facts: HistoryFacts, path: Path
+    report: Report, stored: dict[str, Any], recomputed: dict[str, Any], history_facts: HistoryFacts, path: Path
 ) -> None:
-    """The part of a statement that the history knows and the file does not."""
-    if told["source"] is None:
-        report.skip(f"commit and run in {path}", "it is of an older form, without them. Write it again: attest")
+    """Compare the fields of a statement that follow from the history, not from the file."""
+    if stored["source"] is None:
+        report.skip(f"commit and run in {path}", "the statement has an older form without them. Write it again: attest")
         return
-    check_heads(report, told["journal"], history_facts.history, str(path))
-    if told["source"] == OWN_WORD:
-        report.note(f"{path} is the file's own word: no commit vouched for it")
+    check_heads(report, stored["journal"], history_facts.history, str(path))
+    if stored["source"] == OWN_WORD:
+        report.note(f"{path} repeats only what the file says: no commit confirmed it")
         return
-    report.equal(f"lineageFrom in {path}", GIT, told["source"], "the two that there are")
+    report.equal(f"lineageFrom in {path}", GIT, stored["source"], "the only two values")
     if not history_facts.confirmed:
-        report.skip(f"commit and run in {path}", "no commit here vouches for the model")
+        report.skip(f"commit and run in {path}", "no commit here confirms the model")
         return
-    run, found = (flattened(one["metadata"]) for one in (again, told))
-    for name in sorted(run.keys() | found.keys()):
-        report.equal(f"{name} in {path}", run.get(name), found.get(name), "records/")
-    _check_commit(report, told["repository"], history_facts, path)
+    run, stored_run = (flattened(facts["metadata"]) for facts in (recomputed, stored))
+    for name in sorted(run.keys() | stored_run.keys()):
+        report.equal(f"{name} in {path}", run.get(name), stored_run.get(name), "records/")
+    _check_commit(report, stored["repository"], history_facts, path)
 
 
-def _check_commit(report: Report, told: Any, history_facts: HistoryFacts, path: Path) -> None:
-    """The commit of a statement: its dvc.lock has the file, or that of its weights. It need not be the first."""
+def _check_commit(report: Report, stored: Any, history_facts: HistoryFacts, path: Path) -> None:
+    """Check that dvc.lock at the statement's commit has the file, or the checkpoint with its weights.
+
+    It need not be the first such commit.
+    """
     link = history_facts.traced.links[0] if history_facts.traced.links else None
-    if told is None or link is None:
-        report.equal(f"commit in {path}", link and link.commit.id, told, LOCK)
+    if stored is None or link is None:
+        report.equal(f"commit in {path}", link and link.commit.id, stored, LOCK)
         return
-    commit = told["digest"]["gitCommit"]
-    plain = {"name": REPOSITORY, "uri": told.get("uri"), "digest": {"gitCommit": commit}}
-    report.equal(f"repository in {path}", plain, {"uri": None, **told}, "a commit and an address")
+    commit = stored["digest"]["gitCommit"]
+    plain = {"name": REPOSITORY, "uri": stored.get("uri"), "digest": {"gitCommit": commit}}
+    report.equal(f"repository in {path}", plain, {"uri": None, **stored}, "a commit and an address")
     if not re.fullmatch("[0-9a-f]{40}([0-9a-f]{24})?", commit):
         report.wrong(f"commit in {path}", "the id of a commit", commit, "git")
         return
     ((_, lock),) = history_facts.history.read([f"{commit}:./{LOCK}"])
     if lock is None:
         report.skip(
-            f"commit {commit} in {path}", "not here: the history was rewritten, or its branch is not in this clone"
+            f"commit {commit} in {path}", "not in this clone: the history was rewritten, or its branch was not fetched"
         )
         return
-    wanted = link.lock.out(link.path)
-    report.equal(f"{link.path} at the commit in {path}", wanted, Lock.parse(lock).out(link.path), LOCK)
+    expected = link.lock.out(link.path)
+    report.equal(f"{link.path} at the commit in {path}", expected, Lock.parse(lock).out(link.path), LOCK)

@@ -1,4 +1,4 @@
-"""The dataset at hand against the manifests and annotations: images by their bytes, labels by converting them again."""
+"""Checks of the local dataset: the SHA-256 of each image, and the labels by validating and converting them again."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from rfdetr_core.ingest.validate import PageWriter, validate_dataset
 from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline, check_size
-from rfdetr_core.verification.recomputed import PAGE, other_making
+from rfdetr_core.verification.recomputed import PAGE, reason_for_other_bytes
 from rfdetr_core.verification.report import Report
 
 _REPORTS = ("findings.csv", "findings.json", "statistics.json", "index.html")
 
 
 def check_dataset(report: Report, contents: Contents, pipeline: Pipeline, name: str) -> None:
-    """Compare the dataset folder `name`. Other bytes that mean the same are a note."""
+    """Compare the dataset folder `name` with manifests and annotations. Other bytes of equal content are a note."""
     folder = contents.root / name
     manifests = contents.root / "manifest"
     if not folder.is_dir():
-        report.skip(f"images and labels in {name}", "gone: the folder is not here")
+        report.skip(f"images and labels in {name}", "missing: the folder is not in this clone")
         return
     try:
         rows = {split: read_manifest(manifests / f"{split}.json") for split in SPLITS}
@@ -45,39 +45,41 @@ def check_dataset(report: Report, contents: Contents, pipeline: Pipeline, name: 
         report.skip(f"images and labels in {name}", str(error))
         return
     listing = contents.listing(name) or {}
-    gone = _check_images(report, contents, name, rows, listing)
+    missing = _check_images(report, contents, name, rows, listing)
     locked = pipeline.lock.dep("validate", name)
     same = locked is not None and contents.md5(name) == locked
-    found = len(report.mismatches)
-    other = other_making(contents, pipeline, "validate", {"report": None, "numeric": {"pandas", "pillow"}})
-    if same and other and not gone:
-        report.skip(PAGE, other)
+    mismatches_before = len(report.mismatches)
+    difference = reason_for_other_bytes(
+        contents, pipeline, "validate", {"report": None, "numeric": {"pandas", "pillow"}}
+    )
+    if same and difference and not missing:
+        report.skip(PAGE, difference)
     with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stdout(io.StringIO()):
-        made = Path(temporary)
+        output = Path(temporary)
         try:
-            if gone:
-                _convert_without_images(folder, config, manifests, rows, made)
+            if missing:
+                _convert_without_images(folder, config, manifests, rows, output)
             else:
                 validate_dataset(
                     folder,
                     config,
-                    made / "dataset",
-                    manifests=made / "manifest",
-                    metadata=made / "metadata",
-                    write_page=None if other or not same else page_writer(),
+                    output / "dataset",
+                    manifests=output / "manifest",
+                    metadata=output / "metadata",
+                    write_page=None if difference or not same else page_writer(),
                 )
-                convert_dataset(folder, config, manifests=made / "manifest", annotations=made / "annotations")
+                convert_dataset(folder, config, manifests=output / "manifest", annotations=output / "annotations")
         except UserError as error:
             report.wrong(f"{name}", "a dataset that passes", " ".join(str(error).split()), "validated again")
-        _compare(report, contents, pipeline, rows, made, with_reports=same)
-    if locked is not None and not same and not gone:
-        _explain(report, contents, name, locked, listing, harmless=len(report.mismatches) == found)
+        _compare(report, contents, pipeline, rows, output, with_reports=same)
+    if locked is not None and not same and not missing:
+        _explain(report, contents, name, locked, listing, harmless=len(report.mismatches) == mismatches_before)
     elif same:
         check_size(report, contents, name, pipeline.lock.stages["validate"].files[name], f"{LOCK}: validate")
 
 
 def page_writer() -> PageWriter:
-    """The writer of the dataset's page, whose packages are imported only where a page is made."""
+    """The function that writes the dataset page. Its packages are imported only when a page is written."""
     from rfdetr_core.report.dataset import write_page
 
     return write_page
@@ -86,45 +88,45 @@ def page_writer() -> PageWriter:
 def _check_images(
     report: Report, contents: Contents, name: str, rows: dict[str, list[ManifestRow]], listing: dict[str, str]
 ) -> bool:
-    """The SHA-256 of every image of the manifests; whether some are missing."""
-    known = {row.path for split in rows.values() for row in split}
+    """Compare the SHA-256 of every image in the manifests. Returns whether images are missing."""
+    known_paths = {row.path for split in rows.values() for row in split}
     extra = {}
-    if any(not (contents.root / name / path).is_file() for path in known):
-        unknown = (path for path in listing if path not in known and path.lower().endswith(SUFFIXES))
+    if any(not (contents.root / name / path).is_file() for path in known_paths):
+        unknown = (path for path in listing if path not in known_paths and path.lower().endswith(SUFFIXES))
         extra = {contents.sha256(f"{name}/{path}"): path for path in unknown}
-    gone = []
+    missing = []
     for split, entries in rows.items():
         for row in entries:
-            found, by = contents.sha256(f"{name}/{row.path}"), f"manifest/{split}.json"
-            if found is not None:
-                report.equal(f"{name}/{row.path}", row.sha256, found, by)
+            actual, source = contents.sha256(f"{name}/{row.path}"), f"manifest/{split}.json"
+            if actual is not None:
+                report.equal(f"{name}/{row.path}", row.sha256, actual, source)
             elif row.sha256 in extra:
-                report.wrong(f"name of {name}/{row.path}", row.path, extra.pop(row.sha256), by)
+                report.wrong(f"name of {name}/{row.path}", row.path, extra.pop(row.sha256), source)
             else:
-                gone.append(row.path)
-                report.skip(f"image {name}/{row.path}", "gone: the file is not here")
-    if gone:
+                missing.append(row.path)
+                report.skip(f"image {name}/{row.path}", "missing: the file is not in this clone")
+    if missing:
         for path in extra.values():
             report.wrong(f"{name}/{path}", None, "an image", "manifest/")
-    return bool(gone)
+    return bool(missing)
 
 
 def _convert_without_images(
-    root: Path, config: ValidateConfig, manifests: Path, rows: dict[str, list[ManifestRow]], made: Path
+    root: Path, config: ValidateConfig, manifests: Path, rows: dict[str, list[ManifestRow]], output: Path
 ) -> None:
-    """Rows and annotations from the labels at hand, and from the manifests what only images tell."""
+    """Write manifests and annotations from the local labels; sizes and digests of images come from the manifests."""
     facts = {row.path: facts_of(row) for split in rows.values() for row in split}
-    kept = {row.path: split for split, entries in rows.items() for row in entries}
+    split_of = {row.path: split for split, entries in rows.items() for row in entries}
     findings = Findings(config)
-    dataset = clean(root, findings, lambda _: facts.items(), kept)
+    dataset = clean(root, findings, lambda _: facts.items(), split_of)
     if dataset is None:
         raise UserError("its annotations cannot be read")
-    write_metadata_of(dataset, read_metadata_csv(root, dataset.named, findings), made / "metadata")
+    write_metadata_of(dataset, read_metadata_csv(root, dataset.named, findings), output / "metadata")
     for split, images in dataset.splits.items():
-        write_manifest(made / "manifest" / f"{split}.json", (image.row() for image in images))
-        write_split(made / "annotations" / f"{split}.json", images, dataset.classes)
+        write_manifest(output / "manifest" / f"{split}.json", (image.row() for image in images))
+        write_split(output / "annotations" / f"{split}.json", images, dataset.classes)
     for part in ("manifest", "annotations"):
-        write_classes(made / part / "classes.json", dataset.classes)
+        write_classes(output / part / "classes.json", dataset.classes)
 
 
 def _compare(
@@ -132,78 +134,84 @@ def _compare(
     contents: Contents,
     pipeline: Pipeline,
     rows: dict[str, list[ManifestRow]],
-    made: Path,
+    output: Path,
     *,
     with_reports: bool,
 ) -> None:
-    """What was made again with what is there, and with dvc.lock; rows by their image."""
-    by = "validated again"
+    """Compare the recomputed files with the existing files and dvc.lock. Manifest rows are compared by image."""
+    source = "validated again"
     comparable = not (decoders := _other_decoder(contents))
     if not comparable:
         report.skip("pixels of images", decoders)
     for split in SPLITS:
-        if not (made / "manifest" / f"{split}.json").exists():
+        if not (output / "manifest" / f"{split}.json").exists():
             continue
         before = {row.path: row for row in rows[split]}
-        after = _made_rows(made / "manifest" / f"{split}.json", before, comparable=comparable)
+        after = _made_rows(output / "manifest" / f"{split}.json", before, comparable=comparable)
         for path in sorted(before.keys() | after.keys()):
-            where, old, new = f"{path} in manifest/{split}.json", before.get(path), after.get(path)
+            subject, old, new = f"{path} in manifest/{split}.json", before.get(path), after.get(path)
             if old is None or new is None:
-                report.wrong(where, "a row" if old else None, "a row" if new else None, by)
+                report.wrong(subject, "a row" if old else None, "a row" if new else None, source)
                 continue
-            for key in ("labels", "width", "height", "pixels"):  # the bytes of images were compared before
-                report.equal(f"{key} of {where}", getattr(old, key), getattr(new, key), by)
-    for file in sorted(made.glob("*/*")):
-        name = file.relative_to(made).as_posix()
+            for key in ("labels", "width", "height", "pixels"):  # the SHA-256 of images was compared before
+                report.equal(f"{key} of {subject}", getattr(old, key), getattr(new, key), source)
+    for file in sorted(output.glob("*/*")):
+        name = file.relative_to(output).as_posix()
         if file.parent.name == "dataset":
             if file.name not in _REPORTS or not with_reports:
                 continue
             name = f"reports/{name}"
         if file.name == "classes.json":
             _compare_classes(report, contents, name, file)
-        locked, again = pipeline.lock.out(name), files.md5_file(file)
+        locked, recomputed = pipeline.lock.out(name), files.md5_file(file)
         if locked is not None:
-            report.equal(f"{name}, made again", locked, again, LOCK)
+            report.equal(f"{name}, recomputed", locked, recomputed, LOCK)
 
 
 def _other_decoder(contents: Contents) -> str:
-    """Why pixels that are decoded here may be others than those of the manifests; empty: they should be the same."""
-    here, wanted = version("pillow"), locked_versions(contents.root / "requirements" / "numeric.lock").get("pillow")
-    if wanted is None or is_version(here, wanted):
+    """Why decoding here may give other pixels than the manifests have; empty if they should be equal."""
+    installed, locked = (
+        version("pillow"),
+        locked_versions(contents.root / "requirements" / "numeric.lock").get("pillow"),
+    )
+    if locked is None or is_version(installed, locked):
         return ""
-    return f"decoded with Pillow {here} here, while requirements/numeric.lock has {wanted}"
+    return f"decoded with Pillow {installed}; requirements/numeric.lock has {locked}"
 
 
-def _made_rows(path: Path, before: dict[str, ManifestRow], *, comparable: bool) -> dict[str, ManifestRow]:
-    """A manifest that was made again, by path. Of an image with the same bytes, `before` has the digest of pixels where
-    that cannot be compared: with another decoder, or where the manifest is older than such digests."""
+def _made_rows(path: Path, old_rows: dict[str, ManifestRow], *, comparable: bool) -> dict[str, ManifestRow]:
+    """The rows of a recomputed manifest, by path.
+
+    The pixel digest of an image with unchanged bytes is taken from `old_rows` if it cannot be compared: with another
+    decoder, or if the old manifest has no pixel digests.
+    """
     rows = read_manifest(path)
-    for at, row in enumerate(rows):
-        old = before.get(row.path)
+    for index, row in enumerate(rows):
+        old = old_rows.get(row.path)
         if old and old.sha256 == row.sha256 and (old.pixels is None or not comparable):
-            rows[at] = replace(row, pixels=old.pixels)
+            rows[index] = replace(row, pixels=old.pixels)
     write_manifest(path, rows)
     return {row.path: row for row in rows}
 
 
-def _compare_classes(report: Report, contents: Contents, name: str, made: Path) -> None:
+def _compare_classes(report: Report, contents: Contents, name: str, recomputed: Path) -> None:
     if not (contents.root / name).is_file():
         return
-    old, new = ({entry.index: entry for entry in read_classes(path)} for path in (contents.root / name, made))
+    old, new = ({entry.index: entry for entry in read_classes(path)} for path in (contents.root / name, recomputed))
     for index in sorted(old.keys() | new.keys()):
-        before, after = (f"{one.id} {one.name}" if (one := table.get(index)) else None for table in (old, new))
+        before, after = (f"{entry.id} {entry.name}" if (entry := table.get(index)) else None for table in (old, new))
         report.equal(f"class {index} of {name}", before, after, "validated again")
 
 
 def _explain(
     report: Report, contents: Contents, name: str, md5: str, listing: dict[str, str], *, harmless: bool
 ) -> None:
-    """A folder that is not what dvc.lock knows: which files, and whether it matters."""
+    """Report which files of a dataset folder differ from dvc.lock. harmless: the content is equal, so only a note."""
     expected = contents.cached_listing(md5)
-    differing = list(files.changes(expected, listing)) if expected is not None else []
+    differing = list(files.changed_digests(expected, listing)) if expected is not None else []
     for path, before, after in differing:
         if path.lower().endswith(SUFFIXES) or not harmless:
             report.wrong(f"{name}/{path}", before, after, f"{LOCK}: validate")
     if harmless and not any(path.lower().endswith(SUFFIXES) for path, _, _ in differing):
         named = f" ({', '.join(path for path, _, _ in differing[:3])})" if differing else ""
-        report.note(f"{name} has other bytes than {LOCK} knows and the same content{named}: dvc repro validate")
+        report.note(f"{name} has other bytes than in {LOCK}, but equal content{named}: dvc repro validate")

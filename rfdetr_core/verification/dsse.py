@@ -1,7 +1,7 @@
-"""DSSE envelopes: a statement and its signature in one file, by a key on an elliptic curve.
+"""DSSE envelopes: a statement and its signature in one file, made with an elliptic-curve key.
 
-The format is that of https://github.com/secure-systems-lab/dsse, version 1.0. What is signed is not the statement alone
-but `signed_bytes`, which any tool can put together and verify.
+The format is that of https://github.com/secure-systems-lab/dsse, version 1.0. The signature
+covers `signed_bytes`, not the statement alone. Any tool can build and verify these bytes.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     )
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-_HASHES = {256: "SHA256", 384: "SHA384", 521: "SHA512"}  # by the size of the key, as model-signing has it
+_HASHES = {256: "SHA256", 384: "SHA384", 521: "SHA512"}  # by key size in bits, as in model-signing
 
 
 def signed_bytes(payload: bytes) -> bytes:
-    """What a signature covers: the type and the payload, each after its length in bytes."""
+    """The bytes that a signature covers: the type and the payload, each preceded by its length in bytes."""
     kind = PAYLOAD_TYPE.encode()
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
@@ -34,8 +34,8 @@ def read_private_key(path: Path) -> EllipticCurvePrivateKey:
     """Read a private key in PEM form, without a password.
 
     Raises:
-        ImportError: cryptography is not installed.
-        TypeError, ValueError, OSError: the file is not such a key.
+        ImportError: The package cryptography is not installed.
+        TypeError, ValueError, OSError: The file is not such a key.
     """
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -58,14 +58,14 @@ def read_public_key(path: Path) -> EllipticCurvePublicKey:
 
 
 def key_id(key: EllipticCurvePublicKey) -> str:
-    """The SHA-256 of the public key in PEM form, as openssl writes it; model-signing names keys so, too."""
+    """The SHA-256 of the public key in PEM form as openssl writes it. model-signing uses the same key ids."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     return files.sha256_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
 
 
 def seal(payload: bytes, key: EllipticCurvePrivateKey) -> dict[str, Any]:
-    """The envelope of a payload."""
+    """Sign a payload and return its envelope."""
     signature = key.sign(signed_bytes(payload), _algorithm(key.key_size))
     return {
         "payload": base64.b64encode(payload).decode(),
@@ -75,16 +75,16 @@ def seal(payload: bytes, key: EllipticCurvePrivateKey) -> dict[str, Any]:
 
 
 def payload_of(path: Path) -> bytes:
-    """The payload of the envelope in a file, whoever signed it.
+    """The payload of the envelope in a file. The signature is not verified.
 
     Raises:
-        UserError: the file is not an envelope of an in-toto statement.
+        UserError: The file is not an envelope of an in-toto statement.
     """
     return _read(path)[0]
 
 
 def is_signed_by(path: Path, key: EllipticCurvePublicKey) -> bool:
-    """Whether a signature of the envelope in a file is one of this key. Raises what `payload_of` does."""
+    """Whether this key made a signature of the envelope in a file. Raises what `payload_of` does."""
     from cryptography.exceptions import InvalidSignature
 
     payload, signatures = _read(path)
@@ -108,8 +108,8 @@ def _read(path: Path) -> tuple[bytes, list[bytes]]:
     try:
         envelope = files.read_json(path)
         if envelope["payloadType"] != PAYLOAD_TYPE:
-            raise ValueError(f"its payload is of the type {envelope['payloadType']!r}, not {PAYLOAD_TYPE}")
-        signatures = [base64.b64decode(one["sig"], validate=True) for one in envelope["signatures"]]
+            raise ValueError(f"its payload type is {envelope['payloadType']!r}, not {PAYLOAD_TYPE}")
+        signatures = [base64.b64decode(signature["sig"], validate=True) for signature in envelope["signatures"]]
         return base64.b64decode(envelope["payload"], validate=True), signatures
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a DSSE envelope of a statement: {type(error).__name__} {error}") from None

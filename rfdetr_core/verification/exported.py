@@ -1,4 +1,4 @@
-"""Exported model files (ONNX, OpenVINO): their content against their description, git, and the checkpoint they name."""
+"""Checks of exported model files (ONNX, OpenVINO) against their description, git and their source checkpoint."""
 
 from __future__ import annotations
 
@@ -17,45 +17,51 @@ from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
 from rfdetr_core.verification.claims import read_json
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.report import Report
-from rfdetr_core.verification.results import check_making, check_own, check_unrecorded
+from rfdetr_core.verification.results import check_own_lineage, check_trainings, check_unrecorded
 
 _AGAIN = "exported again from its source"
 
 
 def check_exported_file(report: Report, path: Path, archive: Archive) -> None:
-    """An exported file from anywhere: by itself, the history, and its source where that is at hand."""
+    """Check any exported file: its own content, the history, and its source checkpoint if that is local."""
     exported = _read(report, path, str(path))
     if exported is None:
         return
     tensors = exported.description.tensors
-    runs = check_making(report, path, exported.checkpoint, tensors, archive) or []
+    runs = check_trainings(report, path, exported.checkpoint, tensors, archive) or []
     if not runs:
         check_unrecorded(report, f"weights of {path}", tensors, archive.history)
     _check_content(report, exported, str(path), runs)
-    known = find_export(files.sha256_file(path), archive) or archive.first_link(files.md5_file(path))
-    if known:
+    recorded = find_export(files.sha256_file(path), archive) or archive.first_link(files.md5_file(path))
+    if recorded:
         report.checked += 1
     else:
-        report.skip(f"bytes of {path}", f"no {EXPORT} of this history has them")
-    _check_source(report, exported, _source(exported, archive, runs), confirmed=known is not None)
+        report.skip(f"bytes of {path}", f"no {EXPORT} in the history has them")
+    _check_source(report, exported, _source(exported, archive, runs), confirmed=recorded is not None)
 
 
 def check_exports(report: Report, contents: Contents, model: Mapping[str, Any] | None, record: Any) -> None:
-    """output/export.json and the files that it names; model: the digests of the present checkpoint, if it is at hand;
-    record: its record."""
-    told = read_json(report, contents, EXPORT, Export) if (contents.root / EXPORT).is_file() else None
-    if told is None:
+    """Check output/export.json and the files that it names.
+
+    Args:
+        report: Receives the mismatches.
+        contents: The working tree.
+        model: The digests of the local checkpoint; None if there is none.
+        record: The run record of that checkpoint; None if there is none.
+    """
+    stored = read_json(report, contents, EXPORT, Export) if (contents.root / EXPORT).is_file() else None
+    if stored is None:
         return
-    source = told.get("source") or {}
+    source = stored.get("source") or {}
     for key in ("sha256", "tensors") if model is not None and source else ():
         report.equal(f"{key} of {MODEL}", source[key], (model or {}).get(key), EXPORT)
     folder = contents.root / FOLDER
-    for more in sorted({one.name for one in folder.glob("*")} - told["files"].keys()):
-        report.wrong(f"{FOLDER}/{more}", None, "a file that was not exported", EXPORT)
-    for file, row in told["files"].items():
+    for unlisted in sorted({file.name for file in folder.glob("*")} - stored["files"].keys()):
+        report.wrong(f"{FOLDER}/{unlisted}", None, "a file that was not exported", EXPORT)
+    for file, row in stored["files"].items():
         name, path = f"{FOLDER}/{file}", folder / file
         if not path.is_file():
-            report.skip(name, "gone: it is not here")
+            report.skip(name, "missing: not in this clone")
             continue
         md5, sha256, size = contents.digests(path)
         for key, value in {"sha256": sha256, "md5": md5, "size": size}.items():
@@ -64,7 +70,7 @@ def check_exports(report: Report, contents: Contents, model: Mapping[str, Any] |
         if exported is not None:
             tensors = exported.description.tensors
             report.equal(f"weights of {name}", source.get("tensors"), tensors, EXPORT)
-            check_own(report, exported.checkpoint, tensors, name, record)
+            check_own_lineage(report, exported.checkpoint, tensors, name, record)
             _check_content(report, exported, name, [record] if record else [])
             for key in sorted(row.keys() & type(exported.description).model_fields.keys()):
                 report.equal(f"{key} in {name}", row[key], getattr(exported.description, key), EXPORT)
@@ -81,30 +87,30 @@ def _read(report: Report, path: Path, name: str) -> Exported | None:
 
 
 def _check_content(report: Report, exported: Exported, name: str, runs: list[dict[str, Any]]) -> None:
-    """Constants and graph against the description, and that against what the source says."""
-    told = exported.description
-    for what, expected, found in claims(exported, runs):
-        report.equal(f"{what} of {name}", expected, found, "its source")
-    report.equal(f"graph of {name}", told.graph, exported.graph, "its description")
+    """Compare constants and graph with the description, and the description with the source."""
+    description = exported.description
+    for subject, expected, actual in claims(exported, runs):
+        report.equal(f"{subject} of {name}", expected, actual, "its source")
+    report.equal(f"graph of {name}", description.graph, exported.graph, "its description")
     if is_derived(exported):
         for note in limits(exported, None, exported.path):
             report.note(f"{name} is {note}")
-        report.skip(f"constants of {name}", "its graph is another, and may need others")
+        report.skip(f"constants of {name}", "its graph differs and may need other constants")
         return
-    _compare_constants(report, name, told.constants, exported.constants, "its description")
+    _compare_constants(report, name, description.constants, exported.constants, "its description")
 
 
 def _compare_constants(
-    report: Report, name: str, expected: Mapping[str, str], found: Mapping[str, str], source: str
+    report: Report, name: str, expected: Mapping[str, str], actual: Mapping[str, str], source: str
 ) -> None:
-    for constant in sorted(expected.keys() | found.keys()):
-        report.equal(f"constant {constant} of {name}", expected.get(constant), found.get(constant), source)
+    for constant in sorted(expected.keys() | actual.keys()):
+        report.equal(f"constant {constant} of {name}", expected.get(constant), actual.get(constant), source)
 
 
 def _source(exported: Exported, archive: Archive, runs: list[dict[str, Any]]) -> Path | None:
-    """A file with the weights that an exported file names: the project's model, or an earlier one in DVC's cache."""
+    """The checkpoint that a file was exported from: the project's model, or an earlier one in DVC's cache."""
     root = archive.history.root
-    for path in (root / MODEL, *(cache_path(root, one["file"]["md5"]) for one in runs)):
+    for path in (root / MODEL, *(cache_path(root, record["file"]["md5"]) for record in runs)):
         try:
             if path.is_file() and tensor_digest(read_checkpoint(path).weights) == exported.description.tensors:
                 return path
@@ -114,34 +120,40 @@ def _source(exported: Exported, archive: Archive, runs: list[dict[str, Any]]) ->
 
 
 def _check_source(report: Report, exported: Exported, source: Path | None, *, confirmed: bool) -> None:
-    """Export the source again, in memory, and compare each constant.
+    """Export the source checkpoint again, in memory, and compare each constant.
 
-    confirmed: git has the bytes of the file, so that another graph is due to other code of this project.
+    confirmed: git has the digest of the file. Then a different graph comes from different code in this project.
     """
-    name, told = f"{exported.path}, {_AGAIN}", exported.description
+    name, description = f"{exported.path}, {_AGAIN}", exported.description
     if is_derived(exported):
-        report.skip(name, "its graph is not the exported one")
+        report.skip(name, "its graph is not the exported graph")
         return
     if source is None:
-        report.skip(name, f"gone: neither {MODEL} nor DVC's cache has its source. Restore it: dvc pull")
+        report.skip(
+            name,
+            f"missing: the checkpoint that it was exported from is neither {MODEL} nor in DVC's cache. "
+            "Restore it: dvc pull",
+        )
         return
-    if other := "; ".join(_other_packages(told.packages)):
-        report.skip(name, f"other packages are installed: {other}")
+    if packages := "; ".join(_other_packages(description.packages)):
+        report.skip(name, f"other packages are installed: {packages}")
         return
     try:
         constants, graph = _export_again(exported, source)
     except UserError as error:  # a package is missing, or the code here does not know the model
         report.skip(name, str(error))
         return
-    if told.precision != "fp32":
+    if description.precision != "fp32":
         shared = constants.keys() & exported.constants.keys()
-        constants, found = ({key: one[key] for key in shared} for one in (constants, exported.constants))
-        _compare_constants(report, str(exported.path), constants, found, _AGAIN)
-        report.skip(name, f"its {len(exported.constants) - len(shared)} constants of {told.precision} are not compared")
+        constants, actual = ({key: digests[key] for key in shared} for digests in (constants, exported.constants))
+        _compare_constants(report, str(exported.path), constants, actual, _AGAIN)
+        report.skip(
+            name, f"its {len(exported.constants) - len(shared)} constants of {description.precision} are not compared"
+        )
     elif graph == exported.graph:
         _compare_constants(report, str(exported.path), constants, exported.constants, _AGAIN)
     elif confirmed:
-        report.skip(name, "the code of this project exports another graph now")
+        report.skip(name, "the project's code now exports another graph")
     else:
         report.wrong(f"graph of {exported.path}", graph, exported.graph, _AGAIN)
 
@@ -149,20 +161,20 @@ def _check_source(report: Report, exported: Exported, source: Path | None, *, co
 def _other_packages(packages: Mapping[str, str]) -> Iterator[str]:
     for package, version in sorted(packages.items()):
         try:
-            here = metadata.version(package)
+            installed = metadata.version(package)
         except metadata.PackageNotFoundError:
-            here = "none"
-        if here != version:
-            yield f"{package} {here}, not {version}"
+            installed = "none"
+        if installed != version:
+            yield f"{package} {installed}, not {version}"
 
 
 def _export_again(exported: Exported, source: Path) -> tuple[dict[str, str], str]:
-    """The constants and the graph of the source, exported as float32 by the code here."""
+    """Export the source as float32 with the code here; returns its constants and graph."""
     from rfdetr_core.export.config import ExportConfig
     from rfdetr_core.export.run import Source, export_draft
 
-    told = exported.description
-    images = "uint8" if told.images == "normalised" else told.images
-    config = ExportConfig(postprocess=told.postprocess, images=images, batch_size=told.batch_size)
+    description = exported.description
+    images = "uint8" if description.images == "normalised" else description.images
+    config = ExportConfig(postprocess=description.postprocess, images=images, batch_size=description.batch_size)
     digests = export_draft(Source.read(source), config, exported.format).digests()
     return digests["constants"], digests["graph"]

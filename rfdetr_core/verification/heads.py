@@ -1,7 +1,7 @@
-"""The heads of the journal, as an attestation has them: what they lead to is in the history, unchanged.
+"""Check that the journal heads in an attestation, and every entry that they refer to, are unchanged in git.
 
-An entry of the journal names the entries before it by their digests. So a signature over the latest ones, the heads,
-covers all of them: whoever rewrites one of them later is found.
+A journal entry names the entries before it by digest. The heads are the latest entries. So a signature over the heads
+covers all entries: if one of them is rewritten later, its digest no longer matches.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import Field
 
 from rfdetr_core.audit.history import History
 from rfdetr_core.base import files, git
-from rfdetr_core.base.schema import Fields, Sha256, checked
+from rfdetr_core.base.schema import FileSchema, Sha256, checked
 from rfdetr_core.lineage.journal import FOLDER as JOURNAL
 from rfdetr_core.lineage.records import FOLDER as RECORDS
 from rfdetr_core.verification.report import Report
@@ -23,14 +23,14 @@ _FOLDERS = (JOURNAL.as_posix(), RECORDS.as_posix())
 _Name = Annotated[str, Field(pattern=rf"^({'|'.join(_FOLDERS)})/[^/\x00-\x1f]+\.json$")]
 
 
-class Named(Fields):
-    """Entries and records by their path, with the SHA-256 of the file."""
+class PreviousEntries(FileSchema):
+    """The previous entries and records that an entry names: SHA-256 by path."""
 
     previous: dict[_Name, Sha256]
 
 
 def uncommitted(heads: Mapping[str, str], history: History) -> Iterator[str]:
-    """The heads that HEAD does not have as they are."""
+    """The heads that HEAD does not have, or has with other content."""
     contents = history.read(f"HEAD:./{name}" for name in heads)
     for (name, sha256), (_, content) in zip(heads.items(), contents, strict=True):
         if content is None or files.sha256_bytes(content) != sha256:
@@ -38,64 +38,78 @@ def uncommitted(heads: Mapping[str, str], history: History) -> Iterator[str]:
 
 
 def check_heads(report: Report, heads: object, history: History, source: str) -> None:
-    """Compare heads, and all that they lead to, with the files of the project, else with its history.
+    """Compare the heads, and every entry that they refer to, with the files of the project or its history.
+
+    Args:
+        report: Receives the mismatches.
+        heads: SHA-256 by path, as the statement has them.
+        history: The commits of the project.
+        source: The path of the statement.
 
     Raises:
-        UserError: they are not laid out as heads.
+        UserError: The heads have another layout.
     """
-    waiting = list(checked({"previous": heads}, Named, source)["previous"].items())
+    waiting = list(checked({"previous": heads}, PreviousEntries, source)["previous"].items())
     versions, seen = _Versions(history), set(waiting)
     while waiting:
         name, sha256 = waiting.pop()
         content = versions.read(name, sha256)
         if content is None and history.shallow:
             report.skip(name, "this clone is shallow: git fetch --unshallow")
-        found = None if content is None else files.sha256_bytes(content)
-        if (content is None and history.shallow) or not report.equal(name, sha256, found, source):
+        actual = None if content is None else files.sha256_bytes(content)
+        if (content is None and history.shallow) or not report.equal(name, sha256, actual, source):
             continue
         if name.startswith(f"{JOURNAL}/"):
-            before = checked(files.parse_json(content or b""), Named, name)["previous"].items()
-            waiting += before - seen
-            seen |= before
+            previous = checked(files.parse_json(content or b""), PreviousEntries, name)["previous"].items()
+            waiting += previous - seen
+            seen |= previous
 
 
 class _Versions:
-    """The bytes of entries and records: of the working tree, and of every commit."""
+    """The contents of journal entries and run records, from the working tree and from every commit."""
 
     def __init__(self, history: History) -> None:
         self.history = history
 
     def read(self, name: str, sha256: str) -> bytes | None:
-        """A file that is there, unless it is one that a commit added, as on another branch that ran the same; else the
-        version with this digest, or any; None where no commit has the file."""
+        """Choose the version of a file to compare with a digest.
+
+        1. The local file, if it has the digest.
+        2. The local file, if no commit added it with this content: it was changed.
+        3. The committed version with the digest. Another branch may have run the same stage and added another version.
+        4. Any committed version.
+        5. None: no commit has the file.
+        """
         path = self.history.root / name
-        here = files.read_bytes(path) if path.is_file() else None
-        if here is not None and files.sha256_bytes(here) == sha256:
-            return here
-        if here is not None and here not in self._contents(name, self._added):
-            return here
-        past = self._contents(name, self._blobs)
-        return next((one for one in past if files.sha256_bytes(one) == sha256), next(iter(past), None))
+        present = files.read_bytes(path) if path.is_file() else None
+        if present is not None and files.sha256_bytes(present) == sha256:
+            return present
+        if present is not None and present not in self._contents(name, self._added):
+            return present
+        versions = self._contents(name, self._blobs)
+        return next(
+            (version for version in versions if files.sha256_bytes(version) == sha256), next(iter(versions), None)
+        )
 
     def _contents(self, name: str, blobs: Mapping[str, Mapping[str, None]]) -> list[bytes]:
         return [content for _, content in self.history.read(blobs.get(name, ())) if content is not None]
 
     @cached_property
     def _added(self) -> dict[str, dict[str, None]]:
-        """By path, the contents with which commits, merges aside, added it."""
-        return self._found("--no-merges", "--diff-filter=A")
+        """By path, the blob ids with which commits other than merges added the file."""
+        return self._blobs_by_path("--no-merges", "--diff-filter=A")
 
     @cached_property
     def _blobs(self) -> dict[str, dict[str, None]]:
-        """By path, git's names of the contents that it had, newest first."""
-        return self._found("-m", "--diff-filter=d")
+        """By path, all blob ids that the file had, newest first."""
+        return self._blobs_by_path("-m", "--diff-filter=d")
 
-    def _found(self, *chosen: str) -> dict[str, dict[str, None]]:
+    def _blobs_by_path(self, *chosen: str) -> dict[str, dict[str, None]]:
         options = ("--full-history", "--raw", "--no-abbrev", "--no-renames", "--relative", *chosen)
         text = git.text(self.history.root, "log", "--all", *options, "--format=", "--", *_FOLDERS)
-        found: dict[str, dict[str, None]] = {}
+        blobs: dict[str, dict[str, None]] = {}
         for line in text.splitlines():
             meta, _, path = line.partition("\t")
             if path:
-                found.setdefault(path, {})[meta.split()[3]] = None
-        return found
+                blobs.setdefault(path, {})[meta.split()[3]] = None
+        return blobs

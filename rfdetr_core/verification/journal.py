@@ -1,4 +1,4 @@
-"""The journal against its names, git's history and dvc.lock: results that nothing computes again are those of a run."""
+"""Checks of the journal: entries are unchanged since their commit, and every result in dvc.lock belongs to a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from rfdetr_core.audit.history import History
 from rfdetr_core.base import files, git
 from rfdetr_core.base.code import STAGE
-from rfdetr_core.base.environment import unexpected
+from rfdetr_core.base.environment import unexpected_startup
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.schema import checked
 from rfdetr_core.lineage.journal import FOLDER, JournalEntry, contents, entry_path, json_params
@@ -21,13 +21,14 @@ from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
 from rfdetr_core.verification.report import Report
 
-_NONE = "none was written: made before there was a journal or by a stage of your own, or its entry is in another clone"
+_NONE = "no entry: the result is older than the journal, a custom stage made it, or its entry is in another clone"
+_MATCHING = "the entry that belongs to its name"
 Entries = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Version:
-    """A file as a commit left it. added: no parent of the commit had the file."""
+    """A file as of a commit. added: no parent of the commit had the file."""
 
     commit: str
     blob: str
@@ -35,10 +36,10 @@ class Version:
 
 
 class Journal:
-    """The entries of a working tree, and what git's history has of them and of the records. Read once."""
+    """The entries of a working tree, and the versions of entries and records in git. Everything is read once."""
 
     def __init__(self, report: Report, tree: Contents) -> None:
-        """Read the working tree; a damaged entry, or one that has the name of another, is a mismatch."""
+        """Read the working tree. A damaged entry, or an entry with the name of another, is a mismatch."""
         self.tree = tree
         self.bytes = contents(tree.root)
         self.entries = {name: entry for name, entry in self._read(report) if entry is not None}
@@ -46,71 +47,88 @@ class Journal:
     def _read(self, report: Report) -> Iterator[tuple[str, dict[str, Any] | None]]:
         for name, content in self.bytes.items():
             if name.startswith(f"{FOLDER}/"):
-                entry = parsed(content, name)
-                report.equal(name, "the entry that its name says", _named(entry, name), "its name")
+                entry = parse_entry(content, name)
+                report.equal(name, _MATCHING, _name_or_match(entry, name), "its name")
                 yield name, entry
 
     @cached_property
-    def past(self) -> dict[str, list[Version]]:
-        """The versions that the commits before HEAD have, oldest first."""
+    def head_versions(self) -> dict[str, list[Version]]:
+        """The versions in HEAD and the commits before it, oldest first."""
         return self._versions("HEAD")
 
     @cached_property
-    def elsewhere(self) -> dict[str, list[Version]]:
-        """The versions that all branches, tags and experiments have."""
+    def all_versions(self) -> dict[str, list[Version]]:
+        """The versions in all branches, tags and experiments."""
         return self._versions("--all")
 
     def _versions(self, *references: str) -> dict[str, list[Version]]:
-        # -c: a merge counts where its file is that of no parent.
-        asked = ("log", "--topo-order", "--reverse", "-c", "--raw", "--no-abbrev", "--no-renames", "--format=%x01%H")
-        text = git.answer(self.tree.root, *asked, *references, "--", FOLDER.as_posix(), RECORDS.as_posix()) or ""
+        # -c: a merge counts only if the file differs from all parents.
+        arguments = (
+            "log",
+            "--topo-order",
+            "--reverse",
+            "-c",
+            "--raw",
+            "--no-abbrev",
+            "--no-renames",
+            "--format=%x01%H",
+        )
+        text = git.answer(self.tree.root, *arguments, *references, "--", FOLDER.as_posix(), RECORDS.as_posix()) or ""
         prefix = git.text(self.tree.root, "rev-parse", "--show-prefix").rstrip("\n")
-        found = defaultdict[str, list[Version]](list)
-        for one in text.split("\x01")[1:]:
-            commit, *lines = one.splitlines()
+        versions = defaultdict[str, list[Version]](list)
+        for block in text.split("\x01")[1:]:
+            commit, *lines = block.splitlines()
             for meta, _, path in (line.partition("\t") for line in lines if line.startswith(":")):
                 *_, blob, status = meta.split()
                 if status[0] != "D":
-                    found[path.removeprefix(prefix)].append(Version(commit, blob, set(status) == {"A"}))
-        return found
+                    versions[path.removeprefix(prefix)].append(Version(commit, blob, set(status) == {"A"}))
+        return versions
 
     @cached_property
-    def head(self) -> dict[str, str]:
-        """The blobs of the entries at HEAD."""
+    def head_blobs(self) -> dict[str, str]:
+        """The blob ids of the entries at HEAD."""
         text = git.answer(self.tree.root, "ls-tree", "-r", "-z", "HEAD", "--", FOLDER.as_posix()) or ""
-        rows = (one.partition("\t") for one in text.split("\0") if one)
+        rows = (line.partition("\t") for line in text.split("\0") if line)
         return {path: meta.split()[2] for meta, _, path in rows}
 
     def has(self, versions: Iterable[Version], sha256: str) -> bool:
-        """Whether one of these versions has this SHA-256."""
-        blobs = {one.blob for one in versions}
+        """Whether any of these versions has this SHA-256."""
+        blobs = {version.blob for version in versions}
         return any(files.sha256_bytes(self.tree.blob(blob) or b"") == sha256 for blob in blobs)
 
     def entries_of(self, stage: str, versions: Mapping[str, list[Version]]) -> Entries:
-        """The entries of a stage that are in the history and not in the working tree."""
+        """The entries of a stage that are in the history but not in the working tree."""
         names = [name for name in versions if name.startswith(f"{FOLDER}/{stage}-") and name not in self.bytes]
         blobs = {versions[name][-1].blob: name for name in names}
-        read = {blobs[blob]: parsed(content or b"", blob) for blob, content in History(self.tree.root).read(blobs)}
+        read = {blobs[blob]: parse_entry(content or b"", blob) for blob, content in History(self.tree.root).read(blobs)}
         return {name: entry for name, entry in read.items() if entry is not None}
 
 
-def parsed(content: bytes, name: str) -> dict[str, Any] | None:
-    """An entry; None where it is damaged."""
+def parse_entry(content: bytes, name: str) -> dict[str, Any] | None:
+    """Parse an entry; None if it is damaged."""
     try:
         return checked(files.parse_json(content), JournalEntry, name)
     except (ValueError, UserError):
         return None
 
 
-def _named(entry: dict[str, Any] | None, name: str) -> str:
-    own = None if entry is None else entry_path(entry)
-    return "a damaged one" if own is None else "the entry that its name says" if own == name else own
+def _name_or_match(entry: dict[str, Any] | None, name: str) -> str:
+    expected_name = None if entry is None else entry_path(entry)
+    return "a damaged one" if expected_name is None else _MATCHING if expected_name == name else expected_name
 
 
 def check_journal(report: Report, tree: Contents, pipeline: Pipeline, *, only_git: bool) -> None:
-    """Compare each entry with its name, with its first commit and with those that name it; and dvc.lock with them.
+    """Check the journal.
 
-    only_git: of what the entries say of files, that of files which git tracks.
+    1. Each entry matches its file name and is unchanged since its first commit.
+    2. Each entry that another entry names exists with the named digest.
+    3. Each stage of dvc.lock has an entry with its inputs and results.
+
+    Args:
+        report: Receives the mismatches.
+        tree: The working tree.
+        pipeline: dvc.yaml and dvc.lock.
+        only_git: Compare the digests in entries only with files that git tracks.
     """
     journal = Journal(report, tree)
     _check_written_once(report, journal)
@@ -119,117 +137,122 @@ def check_journal(report: Report, tree: Contents, pipeline: Pipeline, *, only_gi
 
 
 def _check_written_once(report: Report, journal: Journal) -> None:
-    """Entries as they were first committed: a stage writes one once, and never again."""
+    """Check that entries are as first committed: a stage writes an entry once."""
     changed = journal.tree.differs_from_head(FOLDER.as_posix())
     for name in changed:
-        if name in journal.head:
+        if name in journal.head_blobs:
             report.wrong(name, "as committed", "changed" if name in journal.bytes else "deleted", "git")
-    if fresh := [name for name in changed if name not in journal.head]:
-        report.note(f"not committed: {listed(fresh)}")
-    for name in sorted(journal.head.keys() - {*changed}):
+    if uncommitted := [name for name in changed if name not in journal.head_blobs]:
+        report.note(f"not committed: {listed(uncommitted)}")
+    for name in sorted(journal.head_blobs.keys() - {*changed}):
         report.checked += 1
         if commit := _rewritten(journal, name):
             report.wrong(name, "as it was first committed", f"changed in commit {commit}", "git log")
 
 
 def _rewritten(journal: Journal, name: str) -> str | None:
-    """The commit that changed an entry; None where it is as it was first committed, on this branch or a merged one."""
-    versions, blob = journal.past[name], journal.head[name]
-    first = next((one for one in versions if one.added and one.blob == blob), None)
+    """The commit that changed an entry; None if it is as first committed, on this branch or a merged one."""
+    versions, blob = journal.head_versions[name], journal.head_blobs[name]
+    first = next((version for version in versions if version.added and version.blob == blob), None)
     if first is None:
-        return next((one.commit for one in reversed(versions) if one.blob == blob), "unknown")
-    others = [one.commit for one in versions if one.added and one.blob != blob]
-    # Deleted, and written again in other words.
-    again = any(
-        git.run(journal.tree.root, "merge-base", "--is-ancestor", other, first.commit).returncode == 0
-        for other in others
+        return next((version.commit for version in reversed(versions) if version.blob == blob), "unknown")
+    others = [version.commit for version in versions if version.added and version.blob != blob]
+    # Deleted, and written again with other content.
+    rewritten = any(
+        git.run(journal.tree.root, "merge-base", "--is-ancestor", commit, first.commit).returncode == 0
+        for commit in others
     )
-    return first.commit if again else None
+    return first.commit if rewritten else None
 
 
 def _check_previous(report: Report, journal: Journal) -> None:
-    """The entries and records that an entry names, with their digests."""
-    here = {name: files.sha256_bytes(content) for name, content in journal.bytes.items()}
+    """Check the entries and records that an entry names by digest."""
+    digests = {name: files.sha256_bytes(content) for name, content in journal.bytes.items()}
     unknown = set()
-    for by, entry in journal.entries.items():
+    for source, entry in journal.entries.items():
         for name, sha256 in entry["previous"].items():
             report.checked += 1
-            if here.get(name) == sha256:
+            if digests.get(name) == sha256:
                 continue
-            if journal.has(journal.past.get(name, ()), sha256):
-                # If the file is there, it is one that a merge took, or `_check_written_once` has named it.
-                if name not in here:
-                    report.wrong(name, "as it was committed", "it was deleted", by)
-            elif journal.has(journal.elsewhere.get(name, ()), sha256):
+            if journal.has(journal.head_versions.get(name, ()), sha256):
+                # An existing file came from a merge, or `_check_written_once` has reported it.
+                if name not in digests:
+                    report.wrong(name, "as it was committed", "it was deleted", source)
+            elif journal.has(journal.all_versions.get(name, ()), sha256):
                 continue
-            elif name in here or name in journal.past:
-                report.wrong(f"sha256 of {name}", sha256, here.get(name, "other versions"), by)
+            elif name in digests or name in journal.head_versions:
+                report.wrong(f"sha256 of {name}", sha256, digests.get(name, "other versions"), source)
             else:
                 unknown.add(name)
     if unknown:
-        report.skip(f"earlier entries: {listed(sorted(unknown))}", "named by a later one, and in no commit here")
+        report.skip(
+            f"earlier entries: {listed(sorted(unknown))}",
+            "a later entry names them, but no commit in this clone has them",
+        )
 
 
 def _check_lock(report: Report, journal: Journal, pipeline: Pipeline, *, only_git: bool) -> None:
-    """Each stage of dvc.lock has an entry: what was read, what was written, and in which environment."""
+    """Check that each stage of dvc.lock has an entry with the same inputs and results, and check its environment."""
     missing = []
-    for stage, done in pipeline.lock.stages.items():
-        if stage == STAGE:  # what it writes is computed again from the code
+    for stage, lock_entry in pipeline.lock.stages.items():
+        if stage == STAGE:  # its results are computed again from the code
             continue
         of_stage = {name: entry for name, entry in journal.entries.items() if entry["stage"] == stage}
-        found = _entry_of(of_stage, done)
-        if found is None and (found := _entry_of(journal.entries_of(stage, journal.past), done)):
-            report.wrong(found[0], "as it was committed", "it was deleted", f"git log -- {found[0]}")
-        if found is None:
-            found = _entry_of(journal.entries_of(stage, journal.elsewhere), done)
-        others = _with_inputs(of_stage, done)
-        if found is not None:
-            _check_outs(report, journal.tree, *found, only_git=only_git)
-            _check_environment(report, stage, *found)
-            if differing := sorted(others.keys() - {found[0]}):
-                report.note(f"other results of {stage} for the same inputs, by another run: {listed(differing)}")
-        elif others:
-            name, entry = min(others.items(), key=lambda item: len(_differing(item[1], done)))
-            for path in _differing(entry, done):
+        match = _entry_of(of_stage, lock_entry)
+        if match is None and (match := _entry_of(journal.entries_of(stage, journal.head_versions), lock_entry)):
+            report.wrong(match[0], "as it was committed", "it was deleted", f"git log -- {match[0]}")
+        if match is None:
+            match = _entry_of(journal.entries_of(stage, journal.all_versions), lock_entry)
+        same_inputs = _with_inputs(of_stage, lock_entry)
+        if match is not None:
+            _check_outs(report, journal.tree, *match, only_git=only_git)
+            _check_environment(report, stage, *match)
+            if differing := sorted(same_inputs.keys() - {match[0]}):
+                report.note(f"another run of {stage} with the same inputs gave other results: {listed(differing)}")
+        elif same_inputs:
+            name, entry = min(same_inputs.items(), key=lambda item: len(_differing(item[1], lock_entry)))
+            for path in _differing(entry, lock_entry):
                 expected = entry["outs"].get(path, {}).get("md5")
-                report.wrong(f"{path} in {LOCK}", expected, done.outs.get(path), name)
+                report.wrong(f"{path} in {LOCK}", expected, lock_entry.outs.get(path), name)
         else:
             missing.append(stage)
     if missing:
         report.skip(f"journal entries of {listed(missing)}", _NONE)
 
 
-def _entry_of(found: Entries, done: Entry) -> tuple[str, dict[str, Any]] | None:
-    """The entry with these inputs and results."""
-    same = _with_inputs(found, done).items()
-    return next(((name, entry) for name, entry in same if not _differing(entry, done)), None)
+def _entry_of(entries: Entries, lock_entry: Entry) -> tuple[str, dict[str, Any]] | None:
+    """The entry with these inputs and results; None if there is none."""
+    same = _with_inputs(entries, lock_entry).items()
+    return next(((name, entry) for name, entry in same if not _differing(entry, lock_entry)), None)
 
 
-def _with_inputs(found: Entries, done: Entry) -> Entries:
-    inputs = (done.cmd, json_params(done.params), done.deps)
-    return {name: one for name, one in found.items() if (one["cmd"], one["params"], one["deps"]) == inputs}
+def _with_inputs(entries: Entries, lock_entry: Entry) -> Entries:
+    inputs = (lock_entry.cmd, json_params(lock_entry.params), lock_entry.deps)
+    return {name: entry for name, entry in entries.items() if (entry["cmd"], entry["params"], entry["deps"]) == inputs}
 
 
-def _differing(entry: Mapping[str, Any], done: Entry) -> list[str]:
+def _differing(entry: Mapping[str, Any], lock_entry: Entry) -> list[str]:
     written = {path: out["md5"] for path, out in entry["outs"].items()}
-    return [path for path, _, _ in files.changes(written, done.outs)]
+    return [path for path, _, _ in files.changed_digests(written, lock_entry.outs)]
 
 
 def _check_outs(report: Report, tree: Contents, name: str, entry: Mapping[str, Any], *, only_git: bool) -> None:
     for path, out in entry["outs"].items():
-        if out.get("sha256") and (tree.in_git(path) or not only_git) and (found := tree.sha256(path)):
-            report.equal(f"sha256 of {path}", out["sha256"], found, name)
+        if out.get("sha256") and (tree.in_git(path) or not only_git) and (actual := tree.sha256(path)):
+            report.equal(f"sha256 of {path}", out["sha256"], actual, name)
 
 
 def _check_environment(report: Report, stage: str, name: str, entry: Mapping[str, Any]) -> None:
-    """What the environment of a run had that decides results beside the packages that the record names."""
+    """Report environment settings, edited packages and startup code of a run: they can change results."""
     environment = entry["run"].get("environment") or {}
     if settings := environment.get("settings"):
         report.note(
             f"{stage} ran with {', '.join(f'{key}={value}' for key, value in sorted(settings.items()))}: {name}"
         )
     if edited := environment.get("edited"):
-        told = listed(f"{file} of {package}" for package, changed in sorted(edited.items()) for file in changed)
-        report.wrong(f"packages that {stage} ran with", "as they were installed", f"edited: {told}", name)
-    for path in unexpected(environment.get("startup") or {}):
-        report.note(f"{stage} ran with {path}, which no package installed and Python runs at its start: {name}")
+        edited_files = listed(f"{file} of {package}" for package, changed in sorted(edited.items()) for file in changed)
+        report.wrong(f"packages that {stage} ran with", "as they were installed", f"edited: {edited_files}", name)
+    for path in unexpected_startup(environment.get("startup") or {}):
+        report.note(
+            f"{stage} ran with {path}: Python runs this file when it starts, and no package installed it: {name}"
+        )

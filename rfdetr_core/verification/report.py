@@ -1,4 +1,4 @@
-"""What a verification found."""
+"""The report of a verification: mismatches, unchecked parts and notes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-GONE = "gone"
+MISSING = "missing"
 _UNREADABLE: tuple[type[Exception], ...] = (
     *(KeyError, TypeError, AttributeError, ValueError, ArithmeticError, IndexError, OSError),
 )
@@ -15,10 +15,13 @@ _UNREADABLE: tuple[type[Exception], ...] = (
 
 @dataclass
 class Report:
-    """Collects findings. mismatches: what, expected and found, with who said what was expected; one line each.
+    """Collects the results of the checks.
 
-    unchecked: what could not be checked, with the reason. notes: worth a line, and no fault.
-    checked: comparisons.
+    Attributes:
+        mismatches: Each differing value as (subject, expected, actual), with the sources of the expected value.
+        unchecked: What could not be checked, with the reason.
+        notes: Sentences for the user that are not mismatches.
+        checked: The number of comparisons.
     """
 
     mismatches: dict[tuple[str, str, str], list[str]] = field(default_factory=dict)
@@ -26,64 +29,71 @@ class Report:
     notes: list[str] = field(default_factory=list)
     checked: int = 0
 
-    def equal(self, what: str, expected: Any, found: Any, by: str) -> bool:
-        """Compare as DVC does (1 equals 1.0); `by` says that it should be so."""
+    def equal(self, subject: str, expected: Any, actual: Any, source: str) -> bool:
+        """Compare two values as DVC does (1 equals 1.0), and note a mismatch if they differ.
+
+        Args:
+            subject: What is compared, such as `sha256 of FILE`.
+            expected: The value that the source has.
+            actual: The value that was computed or read.
+            source: Where the expected value comes from.
+        """
         self.checked += 1
-        if expected == found:
+        if expected == actual:
             return True
-        self.wrong(what, expected, found, by)
+        self.wrong(subject, expected, actual, source)
         return False
 
-    def wrong(self, what: str, expected: Any, found: Any, by: str) -> None:
-        """Note a mismatch; the same one told by several is one line."""
-        said = self.mismatches.setdefault((what, _shown(expected), _shown(found)), [])
-        if by not in said:
-            said.append(by)
+    def wrong(self, subject: str, expected: Any, actual: Any, source: str) -> None:
+        """Note a mismatch. Equal mismatches from several sources become one line."""
+        sources = self.mismatches.setdefault((subject, _text(expected), _text(actual)), [])
+        if source not in sources:
+            sources.append(source)
 
-    def skip(self, what: str, why: str = GONE) -> None:
-        """Note what cannot be checked."""
-        self.unchecked.setdefault(what, why)
+    def skip(self, subject: str, why: str = MISSING) -> None:
+        """Note what cannot be checked, and why."""
+        self.unchecked.setdefault(subject, why)
 
     def note(self, text: str) -> None:
-        """Note what is no fault."""
+        """Note a fact that is not a mismatch."""
         if text not in self.notes:
             self.notes.append(text)
 
     @contextmanager
-    def reading(self, what: str, *more: type[Exception]) -> Iterator[None]:
-        """Make a mismatch of what is not laid out as it should be, or cannot be read: someone changed it.
+    def reading(self, subject: str, *errors: type[Exception]) -> Iterator[None]:
+        """Turn errors while reading `subject` into a mismatch: an unexpected layout means that someone changed it.
 
-        more: errors that also mean so; without UserError, one of those ends the verification.
+        errors: Further exception types to catch. A UserError ends the verification unless it is one of them.
         """
         try:
             yield
-        except (*_UNREADABLE, *more) as error:
-            self.wrong(what, "its layout", f"{type(error).__name__}: {error}", "reading it")
+        except (*_UNREADABLE, *errors) as error:
+            self.wrong(subject, "its layout", f"{type(error).__name__}: {error}", "reading it")
 
     def lines(self) -> list[str]:
-        """The findings for people."""
+        """The report as lines of text."""
         wrong = [
-            f"{what}: expected {expected}, found {found}  ({', '.join(by)})"
-            for (what, expected, found), by in self.mismatches.items()
+            f"{subject}: expected {expected}, found {actual}  ({', '.join(sources)})"
+            for (subject, expected, actual), sources in self.mismatches.items()
         ]
-        skipped = [f"not checked: {what} ({why})" for what, why in self.unchecked.items()]
+        skipped = [f"not checked: {subject} ({why})" for subject, why in self.unchecked.items()]
         mismatches = "1 mismatch" if len(wrong) == 1 else f"{len(wrong)} mismatches"
-        told = f"{self.checked} comparisons, {mismatches}, {len(skipped)} not checked"
-        return [*wrong, *skipped, *(f"note: {note}" for note in self.notes), told]
+        summary = f"{self.checked} comparisons, {mismatches}, {len(skipped)} not checked"
+        return [*wrong, *skipped, *(f"note: {note}" for note in self.notes), summary]
 
     def to_dict(self) -> dict[str, Any]:
-        """The findings for programs."""
+        """The report as values for JSON."""
         return {
             "holds": not self.mismatches,
             "mismatches": [
-                {"what": what, "expected": expected, "found": found, "by": by}
-                for (what, expected, found), by in self.mismatches.items()
+                {"what": subject, "expected": expected, "found": actual, "by": sources}
+                for (subject, expected, actual), sources in self.mismatches.items()
             ],
-            "unchecked": [{"what": what, "why": why} for what, why in self.unchecked.items()],
+            "unchecked": [{"what": subject, "why": why} for subject, why in self.unchecked.items()],
             "notes": self.notes,
             "checked": self.checked,
         }
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     return "nothing" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""Models run again without training: the best weights on valid against the history, the result against detections."""
+"""Checks that run models again: the best weights on valid, and the result on the evaluated split."""
 
 from __future__ import annotations
 
@@ -51,37 +51,37 @@ from rfdetr_core.verification.recomputed import (
 from rfdetr_core.verification.report import Report
 from rfdetr_core.verification.reproduce import TOLERANCE
 
-LEAST_OVERLAP = 0.9  # IoU of a box and the one made again on another machine
-LEAST_SCORE = 0.1  # of the detections whose boxes are compared on another machine
+LEAST_OVERLAP = 0.9  # IoU of a stored box and the box found again on another machine
+LEAST_SCORE = 0.1  # on another machine, boxes with a lower score are not compared
 _AMP = {"32-true": None, "bf16-mixed": "bf16", "16-mixed": "fp16"}
 _VALID = "scores on valid"
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def check_valid(report: Report, contents: Contents, pipeline: Pipeline, data: str) -> None:
-    """Run the best weights of both tracks on valid, as training did, and compare the scores of their epochs.
+    """Run the best weights of both tracks on valid, as the training did, and compare the scores with history.csv.
 
-    On the machine and with the packages that the training names, each number must be equal; elsewhere the scores may
-    differ by TOLERANCE.
+    With the machine and packages of the training record, each number must be equal. Elsewhere, scores may differ by
+    TOLERANCE.
     """
-    best = {track: one for track, one in _best_files(contents).items() if not one[1].get("custom")}
+    best = {track: entry for track, entry in _best_files(contents).items() if not entry[1].get("custom")}
     if not best:
-        report.skip(_VALID, "gone: no best file and no result of stage train is here")
+        report.skip(_VALID, "missing: no best file and no result of stage train is in this clone")
         return
-    where, (_, record, _) = paths_of(contents, data), next(iter(best.values()))
+    project, (_, record, _) = paths_of(contents, data), next(iter(best.values()))
     model, config = training_configs(pipeline)
     machine, settings = record.get("machine") or {}, environment.settings()
     with _threads(machine.get("threads")) as threads:
         runtime = RuntimeConfig(num_workers=0, mlflow=False, threads=threads)
         try:
-            inputs = read_inputs(where, model, _on_one_device(config, machine), runtime, contents.root / "output")
-            values = _validated(inputs, {track: one[0] for track, one in best.items()})
+            inputs = read_inputs(project, model, _on_one_device(config, machine), runtime, contents.root / "output")
+            values = _validated(inputs, {track: entry[0] for track, entry in best.items()})
         except UserError as error:
             report.skip(_VALID, str(error))
             return
-        other = [*_differing(record, inputs, settings), *_other_code(pipeline, "train")]
-    if other:
-        report.note(f"scored again on another kind of machine than the training's ({'; '.join(other)}): "
+        differences = [*_differing(record, inputs, settings), *_other_code(pipeline, "train")]
+    if differences:
+        report.note(f"scored again on another kind of machine than that of the training ({'; '.join(differences)}): "
                     f"scores within {TOLERANCE} count as equal")  # fmt: skip
     history = read_history(contents.root / HISTORY)
     for track, (_, _, epoch) in best.items():
@@ -90,18 +90,21 @@ def check_valid(report: Report, contents: Contents, pipeline: Pipeline, data: st
             report.skip(f"{_VALID} of track {track}", f"{HISTORY} has no epoch {epoch}")
             continue
         for key in _names_of(track, row.keys() & values.keys()):
-            if other and key.endswith("loss"):
+            if differences and key.endswith("loss"):
                 continue
-            again, told = values[key], row[key]
-            same = abs(again - told) <= TOLERANCE if other else again == told
-            report.equal(f"{key} of epoch {epoch} in {HISTORY}", told if same else again, told,
+            recomputed, stored = values[key], row[key]
+            same = abs(recomputed - stored) <= TOLERANCE if differences else recomputed == stored
+            report.equal(f"{key} of epoch {epoch} in {HISTORY}", stored if same else recomputed, stored,
                          f"weights of track {track} on valid")  # fmt: skip
 
 
 def _best_files(contents: Contents) -> dict[str, tuple[Loaded, Mapping[str, Any], int | None]]:
-    """By track, the best weights at hand with their training record and their epoch, from 1. Without the best file of
-    the winner, the stripped result stands for it; without averaging, both files are the regular weights."""
-    found: dict[str, tuple[Loaded, Mapping[str, Any], int | None]] = {}
+    """The local best weights by track, with their training record and their epoch (from 1).
+
+    If no best file is local, the stripped result is used for the winner. Without weight averaging, both best files have
+    the regular weights, so only `regular` is returned.
+    """
+    best: dict[str, tuple[Loaded, Mapping[str, Any], int | None]] = {}
     for track in PREFIX:
         path = contents.root / "output" / f"checkpoint_best_{track}.pth"
         if path.is_file():
@@ -109,33 +112,33 @@ def _best_files(contents: Contents) -> dict[str, tuple[Loaded, Mapping[str, Any]
             epoch, record = loaded.checkpoint.epoch, loaded.checkpoint.training_record or {}
             averaged = (record.get("params") or {}).get("train", {}).get("use_ema", True)
             if averaged or track == "regular":
-                found[track] = loaded, record, None if epoch is None else epoch + 1
+                best[track] = loaded, record, None if epoch is None else epoch + 1
     path = contents.root / MODEL
-    if path.is_file() and not found:
+    if path.is_file() and not best:
         loaded = build_from_checkpoint(path)
         lineage = loaded.checkpoint.lineage or {}
         selection = lineage.get("selection") or {}
         if (winner := selection.get("winner")) in PREFIX:
-            found[winner] = loaded, lineage.get("training") or {}, selection[winner]["epoch"]
-    return found
+            best[winner] = loaded, lineage.get("training") or {}, selection[winner]["epoch"]
+    return best
 
 
 def _on_one_device(config: TrainConfig, machine: Mapping[str, Any]) -> TrainConfig:
-    """The params with the batches and the precision of the training, on whichever device is here."""
-    here = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto", "compile": "off"}
+    """The params for the local device, with the batch size and precision of the training."""
+    local_settings = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto", "compile": "off"}
     amp = _AMP.get(str(machine.get("precision")), config.amp_dtype)
-    if amp == "fp16" and device_kind(config.model_copy(update=here)) == "cpu":
+    if amp == "fp16" and device_kind(config.model_copy(update=local_settings)) == "cpu":
         amp = None
     sizes = {key: machine.get(key) or 1 for key in ("batch_size", "grad_accum_steps")}
-    return config.model_copy(update=here | sizes | {"amp_dtype": amp})
+    return config.model_copy(update=local_settings | sizes | {"amp_dtype": amp})
 
 
 def _validated(inputs: Inputs, tracks: Mapping[str, Loaded]) -> dict[str, float]:
-    """The values of an epoch on valid, by the names of history.csv, for the weights of these tracks."""
+    """Validate these weights on valid. Returns the values by their column in history.csv."""
     quiet_lightning()
     scoring = CocoScoring(inputs.annotations("valid"), inputs.architecture.segmentation, **inputs.scoring_options())
     trainer = build_trainer(inputs.config, callbacks=[scoring])
-    detectors = {track: one.detector.eval().to(trainer.strategy.root_device) for track, one in tracks.items()}
+    detectors = {track: loaded.detector.eval().to(trainer.strategy.root_device) for track, loaded in tracks.items()}
     module = TrainingModule(next(iter(detectors.values())), inputs.architecture, inputs.config)
     module.tracks = {**detectors}
     trainer.validate(module, TrainingData(**inputs.data), verbose=False)
@@ -143,10 +146,10 @@ def _validated(inputs: Inputs, tracks: Mapping[str, Loaded]) -> dict[str, float]
 
 
 def _differing(record: Mapping[str, Any], inputs: Inputs, settings: Mapping[str, str]) -> Iterator[str]:
-    """How the machine and the packages differ from those of a training; nothing: numbers must be equal."""
-    told, config = record.get("machine") or {}, inputs.config
+    """How machine and packages differ from those of a training. If nothing differs, numbers must be equal."""
+    recorded, config = record.get("machine") or {}, inputs.config
     kind = device_kind(config)
-    here: dict[str, Any] = {
+    own_machine: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if kind == "cuda" else kind,
         "cpu": cpu_kind(portable=config.portable),
         "processor": environment.processor(),
@@ -155,19 +158,19 @@ def _differing(record: Mapping[str, Any], inputs: Inputs, settings: Mapping[str,
         "precision": resolved_precision(config),
         "effective_batch_size": int(config.batch_size) * config.grad_accum_steps,
     }
-    for key, value in here.items():
-        if key in told and told[key] != value:
-            yield f"{key} {told[key]}, here {value}"
+    for key, value in own_machine.items():
+        if key in recorded and recorded[key] != value:
+            yield f"{key} {recorded[key]}, here {value}"
     if kind != "cpu":
-        yield "on a GPU equal bits are not promised"
+        yield "a GPU does not guarantee equal bits"
     yield from _other_packages(record)
 
 
-def _other_packages(made: Mapping[str, Any]) -> Iterator[str]:
-    packages, here = made.get("packages") or {}, provenance.environment()["packages"]
-    for key in sorted(packages.keys() | here.keys()):
-        if packages.get(key) != here.get(key):
-            yield f"{key} {packages.get(key)}, here {here.get(key)}"
+def _other_packages(recorded: Mapping[str, Any]) -> Iterator[str]:
+    packages, installed = recorded.get("packages") or {}, provenance.environment()["packages"]
+    for key in sorted(packages.keys() | installed.keys()):
+        if packages.get(key) != installed.get(key):
+            yield f"{key} {packages.get(key)}, here {installed.get(key)}"
 
 
 def _other_code(pipeline: Pipeline, stage: str) -> Iterator[str]:
@@ -176,7 +179,7 @@ def _other_code(pipeline: Pipeline, stage: str) -> Iterator[str]:
 
 
 def _names_of(track: str, names: set[str]) -> Iterator[str]:
-    """Those of the values of an epoch that are of a track."""
+    """The names of values that belong to a track."""
     for name in sorted(names):
         if name.startswith(PREFIX[track]) and (track == "ema") == name.startswith(PREFIX["ema"]):
             yield name
@@ -184,9 +187,10 @@ def _names_of(track: str, names: set[str]) -> Iterator[str]:
 
 @contextmanager
 def _threads(number: Any) -> Iterator[int]:
-    """Compute with so many threads, which decide bits on a CPU; what is no number: with those that there are.
+    """Compute with this number of threads; on a CPU it influences the bits of results.
 
-    What Lightning's Trainer sets for the whole process (deterministic algorithms) is as before afterwards.
+    If `number` is not a positive number up to 1024, the current number is kept. Afterwards, the settings that
+    Lightning's Trainer changes for the whole process (deterministic algorithms) are restored.
     """
     before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     workspace = os.environ.get(_WORKSPACE)
@@ -202,69 +206,90 @@ def _threads(number: Any) -> Iterator[int]:
 
 
 def check_detections(report: Report, contents: Contents, pipeline: Pipeline, data: str) -> None:
-    """Run the result on the split that was evaluated, and compare detections.json and masks.json with what it finds.
+    """Run the result on the evaluated split and compare the detections with detections.json and masks.json.
 
-    On the machine and with the packages that the evaluation names, by bytes. Elsewhere scores may differ by TOLERANCE,
-    of each image as of all, and each detection from LEAST_SCORE on needs one of its class with an IoU of LEAST_OVERLAP.
+    With the machine and packages that the evaluation names, bytes must be equal. Elsewhere, scores of each image and of
+    the split may differ by TOLERANCE. Each detection with a score of at least LEAST_SCORE needs a new detection of its
+    class with an IoU of at least LEAST_OVERLAP.
     """
-    told = read_json(report, contents, EVALUATION, Evaluation)
-    if told is None or "evaluate" not in pipeline.lock.stages:
+    stored = read_json(report, contents, EVALUATION, Evaluation)
+    if stored is None or "evaluate" not in pipeline.lock.stages:
         return
     if not (contents.root / MODEL).is_file():
-        report.skip("detections, made again", f"gone: {MODEL} is not here")
+        report.skip("detections, recomputed", f"missing: {MODEL} is not in this clone")
         return
     config = parse(EvaluateConfig, pipeline.lock.params_of("evaluate").get("evaluate") or {}, f"evaluate of {LOCK}")
-    where, machine = paths_of(contents, data), told.get("machine") or {}
+    project, machine = paths_of(contents, data), stored.get("machine") or {}
     with _threads(machine.get("threads")), tempfile.TemporaryDirectory() as temporary:
         try:
             predictor = Predictor.from_checkpoint(contents.root / MODEL, batch_size=config.batch_size)
-            split, samples = split_to_score(where, config)
-            names = [entry.name for entry in read_classes(where.classes)]
-            found = detect(predictor, where.dataset, samples, names)
+            split, samples = split_to_score(project, config)
+            names = [entry.name for entry in read_classes(project.classes)]
+            detections = detect(predictor, project.dataset, samples, names)
         except UserError as error:
-            report.skip("detections, made again", str(error))
+            report.skip("detections, recomputed", str(error))
             return
-        here = machine_of(predictor)
-        other = [f"{key} {machine.get(key)}, here {here[key]}" for key in here if machine.get(key) != here[key]]
-        other += [*_other_packages(told), *_other_code(pipeline, "evaluate")]
-        other += ["on a GPU equal bits are not promised"] * (here["device"] != "cpu")
-        made, differing = Path(temporary), []
+        own_machine = machine_of(predictor)
+        differences = [
+            f"{key} {machine.get(key)}, here {own_machine[key]}"
+            for key in own_machine
+            if machine.get(key) != own_machine[key]
+        ]
+        differences += [*_other_packages(stored), *_other_code(pipeline, "evaluate")]
+        differences += ["a GPU does not guarantee equal bits"] * (own_machine["device"] != "cpu")
+        folder, differing = Path(temporary), []
         for file, kind in (("detections.json", "bbox"), ("masks.json", "segmentation")):
-            write_results(made / file, found, kind)  # type: ignore[arg-type]
+            write_results(folder / file, detections, kind)  # type: ignore[arg-type]
             name = (FOLDER / file).as_posix()
-            if files.md5_file(made / file) == pipeline.lock.out(name):
+            if files.md5_file(folder / file) == pipeline.lock.out(name):
                 report.checked += 1
-            elif other:
+            elif differences:
                 differing.append(file)
             elif (contents.root / name).is_file():
-                compare_lines(report, FOLDER / file, made / file, contents.root / name, f"{MODEL} on {split}")
+                compare_lines(report, FOLDER / file, folder / file, contents.root / name, f"{MODEL} on {split}")
             else:
-                report.wrong(f"{name}, made again", pipeline.lock.out(name), files.md5_file(made / file), LOCK)
+                report.wrong(f"{name}, recomputed", pipeline.lock.out(name), files.md5_file(folder / file), LOCK)
     if not differing:
         return
     if not all((contents.root / FOLDER / file).is_file() for file in ("detections.json", "masks.json")):
-        report.skip("detections, made again", "gone: detections or masks are not here, to compare their numbers")
+        report.skip(
+            "detections, recomputed",
+            "missing: detections or masks are not in this clone, so their numbers cannot be compared",
+        )
         return
-    report.note(f"detections made again on another kind of machine ({'; '.join(other)}): scores within {TOLERANCE} and "
-                f"boxes with an IoU of {LEAST_OVERLAP} count as equal")  # fmt: skip
+    report.note(
+        f"detections recomputed on another kind of machine ({'; '.join(differences)}): scores within {TOLERANCE} and "
+        f"boxes with an IoU of {LEAST_OVERLAP} count as equal"
+    )
     rows, masks = (files.read_json(contents.root / FOLDER / file) for file in ("detections.json", "masks.json"))
-    compare_detections(report, found, rows, {one.image_id: one.path for one in samples})
-    scored = Scored.of(
-        files.read_json(where.split(split)[0]), found, segmentation=bool(masks), threshold=config.threshold
+    compare_detections(report, detections, rows, {sample.image_id: sample.path for sample in samples})
+    scored = Scored.from_results(
+        files.read_json(project.split(split)[0]), detections, segmentation=bool(masks), threshold=config.threshold
     )
     metrics = files.read_json(contents.root / METRICS)
     for key in ("map", "map_50", "f1"):
-        again, old = scored.numbers()[key], metrics.get(key)
-        close = again == old or (None not in (again, old) and abs(again - old) <= TOLERANCE)
-        report.equal(f"{key} of {METRICS}", old if close else again, old, f"{MODEL} on {split}")
+        recomputed, old = scored.numbers()[key], metrics.get(key)
+        close = recomputed == old or (None not in (recomputed, old) and abs(recomputed - old) <= TOLERANCE)
+        report.equal(f"{key} of {METRICS}", old if close else recomputed, old, f"{MODEL} on {split}")
 
 
 def compare_detections(
-    report: Report, again: list[dict[str, Any]], told: list[dict[str, Any]], paths: Mapping[int, str]
+    report: Report, recomputed: list[dict[str, Any]], stored: list[dict[str, Any]], paths: Mapping[int, str]
 ) -> None:
-    """Detections (COCO's results format) with those made again on another machine. paths: of the images, by id."""
-    made, found = _by_image(again), _by_image(told)
-    wrong = [image for image in sorted({*paths, *found}) if not _alike(made.get(image, []), found.get(image, []))]
+    """Compare detections (COCO's results format) with those found again on another machine.
+
+    Args:
+        report: Receives the mismatch.
+        recomputed: The detections found again.
+        stored: The detections in detections.json.
+        paths: The path of each image, by id.
+    """
+    recomputed_rows, stored_rows = _by_image(recomputed), _by_image(stored)
+    wrong = [
+        image
+        for image in sorted({*paths, *stored_rows})
+        if not _detections_agree(recomputed_rows.get(image, []), stored_rows.get(image, []))
+    ]
     first = f"other scores or boxes in {paths.get(wrong[0], wrong[0])}" if wrong else "what is found again"
     more = f" and {len(wrong) - 1} more images" if len(wrong) > 1 else ""
     name = (FOLDER / "detections.json").as_posix()
@@ -272,21 +297,23 @@ def compare_detections(
 
 
 def _by_image(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        found[row["image_id"]].append(row)
-    return found
+        by_image[row["image_id"]].append(row)
+    return by_image
 
 
-def _alike(made: list[dict[str, Any]], found: list[dict[str, Any]]) -> bool:
+def _detections_agree(recomputed: list[dict[str, Any]], stored: list[dict[str, Any]]) -> bool:
     """Whether two lists of one image's detections agree within the tolerances."""
-    scores = [sorted(row["score"] for row in rows) for rows in (made, found)]
-    if len(made) != len(found) or any(abs(one - other) > TOLERANCE for one, other in zip(*scores, strict=True)):
+    scores = [sorted(row["score"] for row in rows) for rows in (recomputed, stored)]
+    if len(recomputed) != len(stored) or any(
+        abs(first - second) > TOLERANCE for first, second in zip(*scores, strict=True)
+    ):
         return False
-    for row in (row for row in found if row["score"] >= LEAST_SCORE):
-        near = [one for one in made if one["category_id"] == row["category_id"]
-                and math.isclose(one["score"], row["score"], abs_tol=TOLERANCE)]  # fmt: skip
-        boxes = np.array([one["bbox"] for one in near], dtype=np.float64).reshape(-1, 4)
+    for row in (row for row in stored if row["score"] >= LEAST_SCORE):
+        near = [detection for detection in recomputed if detection["category_id"] == row["category_id"]
+                and math.isclose(detection["score"], row["score"], abs_tol=TOLERANCE)]  # fmt: skip
+        boxes = np.array([detection["bbox"] for detection in near], dtype=np.float64).reshape(-1, 4)
         best = np.asarray(overlaps.iou(np.array([row["bbox"]], dtype=np.float64), boxes, [False] * len(near)))
         if not near or best.max() < LEAST_OVERLAP:
             return False

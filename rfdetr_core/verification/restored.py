@@ -1,4 +1,4 @@
-"""Which stages DVC would take from its run cache. Nothing is restored."""
+"""Find the stages that DVC would restore from its run cache. Nothing is restored here."""
 
 from __future__ import annotations
 
@@ -16,67 +16,81 @@ from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import CodeDigests, Pipeline, Stage, params_of
 
 
-def restored(contents: Contents, pipeline: Pipeline, changed: set[str]) -> tuple[set[str], set[str]]:
-    """Of the stages whose inputs are known beforehand: those that DVC restores, and those after them that it runs.
+def restored_stages(contents: Contents, pipeline: Pipeline, changed: set[str]) -> tuple[set[str], set[str]]:
+    """Predict which stages DVC restores from its run cache, and which later stages it then runs.
 
-    changed: the stages that differ from dvc.lock. A stage after one that runs has inputs that are not known yet.
+    Only stages whose inputs are already known are considered: a stage after a running stage has unknown inputs.
+
+    Args:
+        contents: The working tree.
+        pipeline: dvc.yaml and dvc.lock.
+        changed: The stages that differ from dvc.lock.
+
+    Returns:
+        The names of restored stages, and the names of stages that run although they do not differ from dvc.lock.
     """
     cached, runs = set[str](), set[str]()
-    if not _folder(contents.root).is_dir():
+    if not _run_cache(contents.root).is_dir():
         return cached, runs
     digests = CodeDigests(contents)
     makers = {path for stage in pipeline.stages.values() for path in stage.outs}
-    known = dict[str, str]()
+    known_md5s = dict[str, str]()
     for name, stage in pipeline.stages.items():
-        if name == STAGE:  # what it writes is known before it runs
-            known |= {
+        if name == STAGE:  # its outs can be computed before it runs
+            known_md5s |= {
                 path: md5_bytes(json_text(digests.code.digests_of(module)).encode())
                 for path, module in digests.stages.items()
             }
             continue
         entry = pipeline.lock.stages.get(name)
-        deps = _deps(contents, stage, makers, known, None if name in changed else entry)
+        deps = _expected_deps(contents, stage, makers, known_md5s, None if name in changed else entry)
         if deps is None:
             continue
         if name not in changed and entry and entry.deps == deps:
-            known |= entry.outs
-        elif (outs := _run_of(contents, stage, deps)) is not None:
+            known_md5s |= entry.outs
+        elif (outs := _cached_outs(contents, stage, deps)) is not None:
             cached.add(name)
-            known |= outs
+            known_md5s |= outs
         else:
             runs.add(name)
     return cached, runs - changed
 
 
-def _deps(
-    contents: Contents, stage: Stage, makers: set[str], known: Mapping[str, str], entry: Entry | None
+def _expected_deps(
+    contents: Contents, stage: Stage, makers: set[str], known_md5s: Mapping[str, str], entry: Entry | None
 ) -> dict[str, str] | None:
-    """The MD5 of each dep as it will be when the stage begins; None where one is not known.
+    """The MD5 that each dep will have when the stage begins; None if one of them is not known.
 
-    entry: of a stage that does not differ from it: then its other deps are as it says.
+    Args:
+        contents: The working tree.
+        stage: The stage.
+        makers: All paths that stages write.
+        known_md5s: The MD5 of the outs that are already known.
+        entry: The entry of the stage in dvc.lock, if the stage does not differ from it. Deps that no stage writes are
+            then taken from it.
     """
-    found = dict[str, str]()
+    digests = dict[str, str]()
     for path in stage.deps:
         if path in makers:
-            md5 = known.get(path) or _of_folder(path, known)
+            md5 = known_md5s.get(path) or _folder_md5(path, known_md5s)
         elif entry is not None:
             md5 = entry.deps.get(path)
         else:
             md5 = contents.md5(path) or contents.pointers.get(path)
         if not md5:
             return None
-        found[path] = md5
-    return found
+        digests[path] = md5
+    return digests
 
 
-def _of_folder(path: str, known: Mapping[str, str]) -> str | None:
-    """The MD5 of a folder whose files are outs of one stage; None where none of them is known."""
-    inside = {name.removeprefix(f"{path}/"): md5 for name, md5 in known.items() if name.startswith(f"{path}/")}
+def _folder_md5(path: str, known_md5s: Mapping[str, str]) -> str | None:
+    """The MD5 of a folder whose files are outs of one stage; None if none of them is known."""
+    inside = {name.removeprefix(f"{path}/"): md5 for name, md5 in known_md5s.items() if name.startswith(f"{path}/")}
     return listing_md5(inside) if inside else None
 
 
-def _run_of(contents: Contents, stage: Stage, deps: Mapping[str, str]) -> dict[str, str] | None:
-    """The outs of a run with these inputs, where the cache has it with all its files (dvc/stage/cache.py)."""
+def _cached_outs(contents: Contents, stage: Stage, deps: Mapping[str, str]) -> dict[str, str] | None:
+    """The outs of a cached run with these inputs, if the cache has all their files (see dvc/stage/cache.py)."""
     from dvc.utils import dict_sha256  # type: ignore[import-untyped]
 
     if stage.folder != "." or not (deps and stage.outs):
@@ -90,9 +104,9 @@ def _run_of(contents: Contents, stage: Stage, deps: Mapping[str, str]) -> dict[s
         key["params"] = params
     try:
         name = dict_sha256(key)
-    except TypeError:  # a date, of which DVC keeps no run
+    except TypeError:  # DVC caches no run with a date in its params
         return None
-    folder = _folder(contents.root) / name[:2] / name
+    folder = _run_cache(contents.root) / name[:2] / name
     runs = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
     if not runs:
         return None
@@ -105,8 +119,8 @@ def _run_of(contents: Contents, stage: Stage, deps: Mapping[str, str]) -> dict[s
 
 def _is_cached(contents: Contents, md5: str) -> bool:
     members = contents.cached_listing(md5) if md5.endswith(".dir") else {}
-    return members is not None and all(contents.cached(one).is_file() for one in (md5, *members.values()))
+    return members is not None and all(contents.cached(digest).is_file() for digest in (md5, *members.values()))
 
 
-def _folder(root: Path) -> Path:
+def _run_cache(root: Path) -> Path:
     return cache_folder(root) / "runs"

@@ -1,4 +1,4 @@
-"""Model files against lineage, records and each other; the best file stripped again."""
+"""Checks of checkpoints: their lineage, run records, weights and parents; the best file is stripped again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rfdetr_core.lineage.compose import description_digest, strip_code
 from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.selection.strip import strip
 from rfdetr_core.training.trainer import cpu_kind
-from rfdetr_core.verification.claims import SELECTION, check_custom, check_lineage, check_past, check_training
+from rfdetr_core.verification.claims import SELECTION, check_custom, check_git_manifests, check_lineage, check_training
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
 from rfdetr_core.verification.recomputed import check_best
@@ -32,16 +32,16 @@ _BEST = "output/checkpoint_best_{}.pth"
 
 
 def check_project(report: Report, contents: Contents, pipeline: Pipeline, record: Mapping[str, Any] | None) -> None:
-    """The model files in output/; record: that of the model which dvc.lock names."""
+    """Check the model files in output/. record: the run record of the model that dvc.lock names."""
     training: Mapping[str, Any] | None = (record or {}).get("lineage", {}).get("training")
     selection = None
     total = _read(report, contents.root / MODEL, MODEL)
     lineage = None
-    if total is not None and check_own(report, total, tensor_digest(total.weights), MODEL, record):
+    if total is not None and check_own_lineage(report, total, tensor_digest(total.weights), MODEL, record):
         lineage = total.lineage or {}
         training, selection = lineage.get("training"), lineage.get("selection") or {}
         check_lineage(report, contents, pipeline, lineage, f"lineage of {MODEL}")
-        check_past(report, History(contents.root), lineage.get("training") or {}, f"lineage of {MODEL}")
+        check_git_manifests(report, History(contents.root), lineage.get("training") or {}, f"lineage of {MODEL}")
         _check_machine(report, lineage.get("training") or {})
         winner = str(selection.get("winner"))
         epoch = (selection.get(winner) or {}).get("epoch")
@@ -52,10 +52,10 @@ def check_project(report: Report, contents: Contents, pipeline: Pipeline, record
         if best is None:
             continue
         if training is not None:
-            _compare(report, f"origin in {name}", training, best.training_record or {}, f"lineage of {MODEL}")
-        check_training(report, contents, pipeline, best.training_record or {}, f"origin in {name}")
+            _compare(report, f"training record of {name}", training, best.training_record or {}, f"lineage of {MODEL}")
+        check_training(report, contents, pipeline, best.training_record or {}, f"training record of {name}")
         check_best(report, contents, pipeline, track, best, name)
-        epoch = None if best.epoch is None else best.epoch + 1  # in model files they count from 0
+        epoch = None if best.epoch is None else best.epoch + 1  # model files count epochs from 0
         check_weights(report, contents, name, track, epoch, tensor_digest(best.weights))
         if total is not None and selection and selection.get("winner") == track:
             report.equal(f"weights of {MODEL}", tensor_digest(best.weights), tensor_digest(total.weights), name)
@@ -65,12 +65,12 @@ def check_project(report: Report, contents: Contents, pipeline: Pipeline, record
 
 
 def check_file(report: Report, path: Path, archive: Archive) -> None:
-    """A model file from anywhere, by itself and the history."""
+    """Check any model file: its own content, and the records and dvc.lock files in the history."""
     checkpoint = _read(report, path, str(path))
     if checkpoint is None:
         return
     tensors = tensor_digest(checkpoint.weights)
-    runs = check_making(report, path, checkpoint, tensors, archive)
+    runs = check_trainings(report, path, checkpoint, tensors, archive)
     if runs is None:
         return
     md5 = files.md5_file(path)
@@ -78,59 +78,74 @@ def check_file(report: Report, path: Path, archive: Archive) -> None:
         report.checked += 1
     elif not runs:
         _check_unknown(report, path, checkpoint, tensors, archive.history)
-    elif all(one["file"]["md5"] != md5 for one in runs):
-        report.note(f"{path} was saved again: its weights are recorded, its bytes are others")
+    elif all(record["file"]["md5"] != md5 for record in runs):
+        report.note(f"{path} was saved again: its weights are recorded, but its bytes differ")
     else:
-        report.skip(f"{LOCK} with {path}", "not committed: no commit here has it")
+        report.skip(f"{LOCK} with {path}", "not committed: no commit in this clone has the file")
 
 
-def check_making(
+def check_trainings(
     report: Report, path: Path, checkpoint: Checkpoint, tensors: str, archive: Archive
 ) -> list[dict[str, Any]] | None:
-    """What a file with these weights says of their making, against records and manifests; tensors: their digest.
+    """Compare the lineage of a file with the run records and manifests in the history.
 
-    Returns the records of these weights. None: the file says nothing, and there are none.
+    Args:
+        report: Receives the mismatches.
+        path: The model file.
+        checkpoint: Its content; of an exported file, what it carries of its source checkpoint.
+        tensors: The digest of its weights.
+        archive: The records in the history.
+
+    Returns:
+        The run records of these weights. None if there are none and the file has no lineage either.
     """
     sha256 = files.sha256_file(path)
     runs = archive.runs_of(sha256, tensors, checkpoint)
     if not runs:
-        here = Archive(History(archive.history.root, working_tree=True))
-        runs = [one for one in here.runs_of(sha256, tensors, checkpoint) if one["file"]["sha256"] == sha256]
+        archive_with_tree = Archive(History(archive.history.root, working_tree=True))
+        runs = [
+            record
+            for record in archive_with_tree.runs_of(sha256, tensors, checkpoint)
+            if record["file"]["sha256"] == sha256
+        ]
         for record in runs:
             report.skip(f"record of {path}", f"not committed: git add {title_of(record)}")
     lineage = checkpoint.lineage
     if lineage is not None:
-        said = runs or archive.runs_of(sha256, str(lineage.get("tensors")), checkpoint)
-        if not said:
-            report.skip(f"lineage of {path}", "gone: no record of it in this history")
-        elif len(said) > 1:  # none of them has this lineage
+        records = runs or archive.runs_of(sha256, str(lineage.get("tensors")), checkpoint)
+        if not records:
+            report.skip(f"lineage of {path}", "missing: no record of it in this history")
+        elif len(records) > 1:  # no record has this lineage
             report.wrong(
-                f"lineage of {path}", f"that of one of {', '.join(map(title_of, said))}", "another", "records/"
+                f"lineage of {path}",
+                f"the lineage in one of {', '.join(map(title_of, records))}",
+                "another",
+                "records/",
             )
-        check_own(report, checkpoint, tensors, str(path), said[0] if len(said) == 1 else None)
+        check_own_lineage(report, checkpoint, tensors, str(path), records[0] if len(records) == 1 else None)
     elif runs and (checkpoint.args or checkpoint.model_config or checkpoint.model_name):
         _check_description(report, checkpoint, str(path), runs[0]["lineage"])
-    trainings = [checkpoint.origin] if checkpoint.origin else [one["lineage"]["training"] for one in runs]
+    trainings = [checkpoint.training] if checkpoint.training else [record["lineage"]["training"] for record in runs]
     if not trainings:
         report.wrong(f"lineage of {path}", "an entry in the file, or a record of its weights", None, "records/")
         return None
     for training in trainings:
         check_custom(report, training, f"lineage of {path}")
-        check_past(report, archive.history, training, f"lineage of {path}")
+        check_git_manifests(report, archive.history, training, f"lineage of {path}")
     return runs
 
 
 def _check_unknown(report: Report, path: Path, checkpoint: Checkpoint, tensors: str, history: History) -> None:
-    """Weights that no record and no dvc.lock has: whoever made them, it was not this project."""
+    """Report weights that no run record and no dvc.lock has: this project did not make them."""
     name = f"weights of {path}"
-    if {"run", "optimizer_states"} <= {*checkpoint.others}:
-        report.skip(name, "the file is a state to resume from, and of these neither records nor dvc.lock have any")
+    if {"run", "optimizer_states"} <= {*checkpoint.other_keys}:
+        report.skip(name, "the file is a state to resume from; records and dvc.lock never name such files")
     else:
         check_unrecorded(report, name, tensors, history)
 
 
 def check_unrecorded(report: Report, name: str, tensors: str, history: History) -> None:
-    """Weights that no record has, in a file that nothing else vouches for."""
+    """Report weights that no run record has, in a file that no commit confirms."""
     if history.shallow:
         report.skip(name, "this clone is shallow: git fetch --unshallow")
     else:
@@ -139,7 +154,7 @@ def check_unrecorded(report: Report, name: str, tensors: str, history: History) 
 
 def _read(report: Report, path: Path, name: str) -> Checkpoint | None:
     if not path.is_file():
-        report.skip(name, "gone: it is not here")
+        report.skip(name, "missing: not in this clone")
         return None
     try:
         return read_checkpoint(path)
@@ -148,10 +163,18 @@ def _read(report: Report, path: Path, name: str) -> Checkpoint | None:
         return None
 
 
-def check_own(
+def check_own_lineage(
     report: Report, checkpoint: Checkpoint, tensors: str, name: str, record: Mapping[str, Any] | None
 ) -> bool:
-    """What a file says of itself, and its record; tensors: the digest of its weights. Whether it has a lineage."""
+    """Compare a file's content with its lineage, and the lineage with the run record. Returns whether it has a lineage.
+
+    Args:
+        report: Receives the mismatches.
+        checkpoint: The content of the file.
+        tensors: The digest of its weights.
+        name: The name of the file for messages.
+        record: The run record of the file; None if there is none.
+    """
     lineage = checkpoint.lineage
     if lineage is None:
         report.wrong(f"lineage of {name}", "an entry", None, "strip writes one")
@@ -161,37 +184,39 @@ def check_own(
     _check_description(report, checkpoint, name, lineage)
     winner = (lineage.get("selection") or {}).get("winner")
     report.equal(f"best_total_source of {name}", winner, checkpoint.best_total_source, "its lineage")
-    more = ", ".join((*checkpoint.unknown, *checkpoint.others))
-    report.equal(f"what {name} holds beside the model", None, more or None, "strip writes nothing else")
+    extra = ", ".join((*checkpoint.unknown, *checkpoint.other_keys))
+    report.equal(f"other content of {name} than the model", None, extra or None, "strip writes nothing else")
     if record is not None:
-        by = f"records/{record['lineage']['tensors'][:16]}...json"
-        _compare(report, f"lineage of {name}", record["lineage"], lineage, by)
+        source = f"records/{record['lineage']['tensors'][:16]}...json"
+        _compare(report, f"lineage of {name}", record["lineage"], lineage, source)
     return True
 
 
 def _check_description(report: Report, checkpoint: Checkpoint, name: str, lineage: Mapping[str, Any]) -> None:
-    found = description_digest(checkpoint)
-    report.equal(f"classes and configuration of {name}", lineage.get("description"), found, "its lineage")
+    actual = description_digest(checkpoint)
+    report.equal(f"classes and configuration of {name}", lineage.get("description"), actual, "its lineage")
 
 
-def _compare(report: Report, what: str, expected: Mapping[str, Any], found: Mapping[str, Any], by: str) -> None:
-    before, after = flattened(expected), flattened(found)
+def _compare(report: Report, subject: str, expected: Mapping[str, Any], actual: Mapping[str, Any], source: str) -> None:
+    before, after = flattened(expected), flattened(actual)
     for key in sorted(before.keys() | after.keys()):
-        report.equal(f"{what}: {key}", before.get(key), after.get(key), by)
+        report.equal(f"{subject}: {key}", before.get(key), after.get(key), source)
 
 
 def _strip_again(report: Report, contents: Contents, pipeline: Pipeline, lineage: Mapping[str, Any]) -> None:
-    """Strip the winner into a temporary folder. With other code than the lineage names, its bytes may differ."""
+    """Strip the winner into a temporary folder and compare bytes, if the code is that of the lineage."""
     if lineage.get("code") != strip_code():
-        report.skip(f"{MODEL}, stripped again", "changed: the code of strip is not that of the lineage")
+        report.skip(f"{MODEL}, stripped again", "the code of strip differs from the lineage")
         return
     with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(OSError, ValueError, KeyError, UserError):
         selection = json.loads(files.read_bytes(contents.root / SELECTION))
-        made = Path(temporary) / "stripped.pth"
-        strip(contents.root / "output", selection, made, Path(temporary) / "records")
-        report.equal(f"{MODEL}, stripped again", pipeline.lock.out(MODEL), files.md5_file(made), LOCK)
+        output = Path(temporary) / "stripped.pth"
+        strip(contents.root / "output", selection, output, Path(temporary) / "records")
+        report.equal(f"{MODEL}, stripped again", pipeline.lock.out(MODEL), files.md5_file(output), LOCK)
         return
-    report.skip(f"{MODEL}, stripped again", "gone: the winner or the selection is not here")
+    report.skip(
+        f"{MODEL}, stripped again", "missing: the best file of the winner or the selection is not in this clone"
+    )
 
 
 def _check_parents(report: Report, contents: Contents, training: Mapping[str, Any]) -> None:
@@ -199,31 +224,33 @@ def _check_parents(report: Report, contents: Contents, training: Mapping[str, An
         name = f"weights/{parent['name']}"
         checkpoint = _read(report, contents.root / name, name)
         if checkpoint is not None:
-            found = tensor_digest(checkpoint.weights)
-            report.equal(f"weights of {name}", parent["tensors"], found, f"lineage of {MODEL}")
+            actual = tensor_digest(checkpoint.weights)
+            report.equal(f"weights of {name}", parent["tensors"], actual, f"lineage of {MODEL}")
 
 
 def _check_machine(report: Report, training: Mapping[str, Any]) -> None:
-    """Say where results cannot be expected to have the same bytes if they were made again here."""
+    """Note if the machine differs from that of the training, so that a run here may give other bytes."""
     if (training.get("params") or {}).get("train", {}).get("portable"):
         return
-    told = training.get("machine") or {}
+    recorded = training.get("machine") or {}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    here = {
+    own_machine = {
         "device": device,
         "cpu": cpu_kind(),
         "processor": environment.processor(),
         "settings": environment.settings(),
     }
-    # A training on a GPU has no processor in its record, and an older one no settings either.
-    known = {key: value for key, value in here.items() if key in told}
-    differing = [f"{key} {told[key]}, here {value}" for key, value in known.items() if told[key] != value]
+    # The record of a GPU training has no processor; older records have no settings.
+    recorded_keys = {key: value for key, value in own_machine.items() if key in recorded}
+    differing = [
+        f"{key} {recorded[key]}, here {value}" for key, value in recorded_keys.items() if recorded[key] != value
+    ]
     if differing:
         report.note(f"trained on another kind of machine ({'; '.join(differing)}): compare scores, not bytes")
 
 
-def identity_of(contents: Contents) -> dict[str, Any] | None:
-    """The digests of the model at hand, as an evaluation names them."""
+def local_model_digests(contents: Contents) -> dict[str, Any] | None:
+    """The digests of the local model, as in the lineage of an evaluation; None if there is no model."""
     path = contents.root / MODEL
     if not path.is_file():
         return None

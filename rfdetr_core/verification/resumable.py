@@ -1,4 +1,4 @@
-"""Whether the next training resumes an interrupted one. torch is needed only where output/checkpoint.pth is."""
+"""Predict whether the next training resumes an interrupted one. Needs torch only if output/checkpoint.pth exists."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ from rfdetr_core.model.config import ModelConfig
 from rfdetr_core.training.config import TrainConfig
 
 STATE = Path("output/checkpoint.pth")
-_COMPARED = ("params", "inputs", "code", "packages")  # the weights that it starts from, and the machine, are not
+_COMPARED = ("params", "inputs", "code", "packages")  # not compared: the starting weights and the machine
 
 
 @dataclass(frozen=True)
 class Interrupted:
-    """A training that did not end: its epochs, and what differs in what is asked for now; empty: it is resumed."""
+    """A training that did not finish.
+
+    Attributes:
+        epochs: The number of finished epochs.
+        differs: What differs between its inputs and the present ones. Empty: the next training resumes it.
+    """
 
     epochs: int
     differs: str
 
 
 def interrupted(root: Path) -> Interrupted | None:
-    """The interrupted training in output/ of the project at `root`; None where there is none, or it cannot be read.
+    """The interrupted training in output/ of the project at `root`; None if there is none or it cannot be read.
 
-    Compared are params, code, packages, and the files that validate and convert wrote, as they are now.
+    Params, code, packages, manifests and annotations are compared with their present values.
     """
     if not (root / STATE).is_file():
         return None
@@ -42,21 +47,21 @@ def interrupted(root: Path) -> Interrupted | None:
             return None
         from rfdetr_core.training.record import differences
 
-        now = _fingerprint(root)
-        known = {key: one for key, one in state["run"]["fingerprint"].items() if key.startswith(_COMPARED)}
+        present = _fingerprint(root)
+        recorded = {key: value for key, value in state["run"]["fingerprint"].items() if key.startswith(_COMPARED)}
         # A file that was not pulled is not compared.
-        before = {key: one for key, one in known.items() if key in now or not key.startswith("inputs.")}
-    except (ImportError, UserError):  # in CI the plan is made without torch; train itself says what is wrong
+        before = {key: value for key, value in recorded.items() if key in present or not key.startswith("inputs.")}
+    except (ImportError, UserError):  # CI plans without torch; train itself reports the error
         return None
-    return Interrupted(state["epoch"] + 1, listed(differences(before, now)))
+    return Interrupted(state["epoch"] + 1, listed(differences(before, present)))
 
 
 def _fingerprint(root: Path) -> dict[str, Any]:
-    """The part of the fingerprint of a training that is known without torch (see `training.record.fingerprint`)."""
+    """The part of a training's fingerprint that needs no torch (see `training.record.fingerprint`)."""
     params = root / PARAMS_FILE
     model, train = read_section(ModelConfig, "model", params), read_section(TrainConfig, "train", params)
-    code, where = Code(root), ProjectPaths(root, root / "annotations", root / "manifest")
-    paths = [path for path in where.inputs("train", "valid") if path.is_file()]
+    code, project = Code(root), ProjectPaths(root, root / "annotations", root / "manifest")
+    paths = [path for path in project.inputs("train", "valid") if path.is_file()]
     return provenance.flattened(
         {
             "params": {"model": model.model_dump(mode="json"), "train": train.model_dump(mode="json")},

@@ -1,6 +1,6 @@
-"""dvc.yaml against the stages of this project: what it runs, what code it depends on, and which stage writes a result.
+"""A check that dvc.yaml runs the stages of this project: their commands, code dependencies and results.
 
-dvc.lock agrees with whatever was run, so that it cannot tell.
+dvc.lock alone cannot reveal a replaced command: it agrees with whatever was run.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from rfdetr_core.verification.lock import Pipeline
 from rfdetr_core.verification.report import Report
 
 COMMAND = "exec python -B -X pycache_prefix=/dev/null -m stages."
-BY = "the stages of this project"
-# Results that are read elsewhere as what these stages wrote.
+SOURCE = "the stages of this project"
+# The stage that must write each result. Other modules rely on it.
 _WRITERS = {
     **{f"manifest/{name}.json": "validate" for name in (*SPLITS, "classes")},
     **{f"metadata/{split}.csv": "validate" for split in SPLITS},
@@ -40,23 +40,23 @@ _WRITERS = {
 
 
 def check_stages(report: Report, contents: Contents, pipeline: Pipeline) -> None:
-    """Compare each stage of dvc.yaml with the module of stages/ that has its name; others are not checked."""
-    own = {STAGE, *Code(contents.root).stages}
+    """Compare each stage of dvc.yaml with the module of stages/ that has its name. Stages of users are not checked."""
+    project_stages = {STAGE, *Code(contents.root).stages}
     for name, stage in pipeline.stages.items():
-        module = name.partition("@")[0]  # of a stage that a template makes
+        module = name.partition("@")[0]  # a template adds @KEY to the name
         for path in sorted(stage.outs.keys() & _WRITERS.keys()):
-            report.equal(f"stage that writes {path}", _WRITERS[path], module, BY)
-        if module not in own:
-            report.skip(f"stage {name}", f"not a stage of this project; it runs: {stage.cmd}")
+            report.equal(f"stage that writes {path}", _WRITERS[path], module, SOURCE)
+        if module not in project_stages:
+            report.skip(f"stage {name}", f"not a stage of this project. It runs: {stage.cmd}")
             continue
-        report.equal(f"command of {name}", f"{COMMAND}{module}", stage.cmd, BY)
-        report.equal(f"folder in which {name} runs", ".", stage.folder, BY)
+        report.equal(f"command of {name}", f"{COMMAND}{module}", stage.cmd, SOURCE)
+        report.equal(f"folder in which {name} runs", ".", stage.folder, SOURCE)
         for path in sorted(_code(module) - stage.deps):
-            report.wrong(f"code that {name} depends on", path, None, BY)
+            report.wrong(f"code that {name} depends on", path, None, SOURCE)
         for path in sorted({path for path, writer in _WRITERS.items() if writer == module} - stage.outs.keys()):
-            report.wrong(f"outs of {name}: {path}", "it in dvc.yaml", None, BY)
+            report.wrong(f"outs of {name}: {path}", "it in dvc.yaml", None, SOURCE)
 
 
 def _code(module: str) -> set[str]:
-    """The deps of a stage that stand for its code."""
+    """The deps of a stage that represent its code."""
     return set(PACKAGES) if module == STAGE else {f"{FOLDER}/{module}.json"}

@@ -1,7 +1,7 @@
-"""The in-toto statement of what made a model file: its predicate is SLSA's provenance, version 1.
+"""Build the in-toto statement of a model file. Its predicate is SLSA provenance, version 1.
 
 The formats: https://in-toto.io/Statement/v1 and https://slsa.dev/provenance/v1. Most of a statement repeats the lineage
-in the file. The rest is known to the history alone: the commit, the run, the journal (see `HistoryFacts`).
+in the file. The commit, the run and the journal come from the history (see `HistoryFacts`).
 """
 
 from __future__ import annotations
@@ -25,17 +25,23 @@ from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint, tensor_dig
 from rfdetr_core.lineage.compose import description_digest
 from rfdetr_core.lineage.journal import heads
 
-REPOSITORY, SIGNING_KEY = "repository", "signing key"  # names of dependencies
-# Where the lineage of a statement comes from.
+REPOSITORY, SIGNING_KEY = (
+    "repository",
+    "signing key",
+)  # names of entries in resolvedDependencies and builderDependencies
+# The values of `lineageFrom`: whether a commit confirms the lineage, or only the file itself has it.
 GIT = "git"
 OWN_WORD = "the file's own word"
 
 
 @dataclass(frozen=True)
 class HistoryFacts:
-    """What the history of a project knows of a model file: the part of a statement that the file does not have.
+    """What the history of a project says about a model file: the part of a statement that is not in the file.
 
-    heads: of the journal, see `lineage.journal.heads`.
+    Attributes:
+        traced: The commits and records that have the file.
+        archive: The records in the history.
+        heads: The heads of the journal, see `lineage.journal.heads`.
     """
 
     traced: Trace
@@ -44,32 +50,32 @@ class HistoryFacts:
 
     @classmethod
     def of(cls, file: Path, root: Path) -> HistoryFacts:
-        """Ask the commits of a project; what is not committed does not count.
+        """Look up a file in the commits of a project. Uncommitted files do not count.
 
         Raises:
-            UserError: the folder is in no git repository, or the file cannot be read.
+            UserError: The folder is not in a git repository, or the file cannot be read.
         """
         archive = Archive(History(root))
         return cls(trace(file, archive), archive, heads(archive.history.root))
 
     @property
     def history(self) -> History:
-        """The commits that were asked."""
+        """The commits of the project."""
         return self.archive.history
 
     @property
     def confirmed(self) -> bool:
-        """Whether a commit has the file, or its weights with the lineage that it carries."""
+        """Whether a commit has the file, or its weights with the same lineage."""
         return self.traced.confirmed
 
     @property
     def address(self) -> str | None:
-        """The public address of the repository: of its remote `origin`; None where it has none."""
+        """The public address of the remote `origin`; None if there is none."""
         return git.public_address((git.answer(self.history.root, "remote", "get-url", "origin") or "").strip())
 
     @property
     def run(self) -> dict[str, Any] | None:
-        """The facts of the run that made the file, as its record has them."""
+        """The facts of the run that made the file, from its run record."""
         return self._record["run"] if self._record else None
 
     @property
@@ -79,7 +85,7 @@ class HistoryFacts:
 
     @property
     def dependency(self) -> dict[str, Any] | None:
-        """The repository, at the commit that brought the file."""
+        """The repository at the commit that added the file, as an entry of resolvedDependencies."""
         if not self.traced.links:
             return None
         uri = {"uri": f"git+{self.address}"} if self.address else {}
@@ -87,26 +93,31 @@ class HistoryFacts:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The record of the run, and when its training began and ended."""
+        """The name of the run record, and when the training began and ended."""
         record = self._record
         return {"invocationId": title_of(record), **_times(record["run"])} if record else {}
 
 
 def statement_of(file: Path, history_facts: HistoryFacts | None = None, key: str | None = None) -> dict[str, Any]:
-    """The statement: subject = the file; materials = manifests, annotations, code, params, weights, environment lock;
-    of an exported file also the checkpoint that it was made of, and what was measured of it.
+    """Build the statement of a model file.
 
-    history_facts: what the history knows; without it, or where no commit vouches for the file, the statement says that it is
-    the file's own word. key: the id of the key that signs the statement.
+    The subject is the file. The materials are manifests, annotations, code, params, weights and the environment lock.
+    For an exported file, the source checkpoint and the measured parity are added.
+
+    Args:
+        file: The model file.
+        history_facts: What the history says about the file. If it is None or does not confirm the file, the statement
+            says that its lineage comes from the file alone.
+        key: The id of the key that signs the statement.
 
     Raises:
-        UserError: no model file, without lineage, or with that of another model.
+        UserError: The file is not a model file, has no lineage, or has the lineage of another model.
     """
     checkpoint, exported, _ = read_model(file)
     lineage = checkpoint.lineage or {}
     training = lineage["training"]
-    known = history_facts if history_facts and history_facts.confirmed else None
-    repository = known.dependency if known else None
+    confirmed = history_facts if history_facts and history_facts.confirmed else None
+    repository = confirmed.dependency if confirmed else None
     return {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"name": part.name, "digest": {"sha256": files.sha256_file(part)}} for part in parts_of(file)],
@@ -116,13 +127,13 @@ def statement_of(file: Path, history_facts: HistoryFacts | None = None, key: str
                 "buildType": f"urn:rfdetr-dvc:pipeline:{lineage.get('schema', 1)}",
                 "externalParameters": {"variant": lineage["variant"], "params": training["params"]},
                 "internalParameters": {
-                    "lineageFrom": GIT if known else OWN_WORD,
+                    "lineageFrom": GIT if confirmed else OWN_WORD,
                     **{key: training[key] for key in ("packages", "machine", "counts")},
                     "selection": lineage["selection"],
                     **({"roots": roots_of(training)} if training.get("roots") else {}),
                     **({"custom": training["custom"]} if "custom" in training else {}),
                     **({"export": plain_description(exported)} if exported else {}),
-                    **({"journal": known.heads} if known and known.heads else {}),
+                    **({"journal": confirmed.heads} if confirmed and confirmed.heads else {}),
                 },
                 "resolvedDependencies": [
                     *([repository] if repository else []),
@@ -135,7 +146,7 @@ def statement_of(file: Path, history_facts: HistoryFacts | None = None, key: str
                     "id": "urn:rfdetr-dvc:dvc-repro",
                     **({"builderDependencies": [{"name": SIGNING_KEY, "digest": {"sha256": key}}]} if key else {}),
                 },
-                **({"metadata": known.metadata} if known and known.metadata else {}),
+                **({"metadata": confirmed.metadata} if confirmed and confirmed.metadata else {}),
                 "byproducts": [{"name": "tensors", "digest": {"sha256": lineage["tensors"]}}],
             },
         },
@@ -143,50 +154,57 @@ def statement_of(file: Path, history_facts: HistoryFacts | None = None, key: str
 
 
 def read_model(file: Path) -> tuple[Checkpoint, Exported | None, str]:
-    """What a model file says of itself, the exported file that it is, and the digest of its weights.
+    """Read a model file: its checkpoint content, the exported file (None for a checkpoint), and its weights digest.
 
     Raises:
-        UserError: no model file, without lineage, or with that of another model.
+        UserError: The file is not a model file, has no lineage, or has the lineage of another model.
     """
     exported = read_exported(file) if file.suffix in EXPORTED else None
     checkpoint = exported.checkpoint if exported else read_checkpoint(file)
     tensors = exported.description.tensors if exported else tensor_digest(checkpoint.weights)
     lineage = checkpoint.lineage
     if lineage is None:
-        raise UserError(f"{file} carries no lineage. Name the stripped model: output/checkpoint_best_total.pth")
-    own = (checkpoint.model_name, description_digest(checkpoint), tensors)
-    if own != tuple(lineage.get(key) for key in ("variant", "description", "tensors")) or checkpoint.unknown:
-        raise UserError(f"{file} is not what its lineage says. What differs: python -m rfdetr_core verify {file}")
+        raise UserError(f"{file} has no lineage. Give the stripped model: output/checkpoint_best_total.pth")
+    actual = (checkpoint.model_name, description_digest(checkpoint), tensors)
+    if actual != tuple(lineage.get(key) for key in ("variant", "description", "tensors")) or checkpoint.unknown:
+        raise UserError(f"{file} does not match its lineage. To see what differs: python -m rfdetr_core verify {file}")
     if exported and (is_derived(exported) or [*contradictions(exported)]):
-        raise UserError(f"{file} is not what was exported. What differs: python -m rfdetr_core verify {file}")
+        raise UserError(
+            f"{file} differs from what was exported. To see what differs: python -m rfdetr_core verify {file}"
+        )
     return checkpoint, exported, tensors
 
 
 def document_subjects(folder: Path, beside: Path, without: Collection[Path] = ()) -> list[dict[str, Any]]:
-    """The files of a folder as subjects of a statement that lies in the folder `beside`: named by their way from there.
+    """The files of a folder as subjects of a statement. Hidden files are left out.
 
-    without: files that are no documents, such as the statement itself; hidden files are none either.
+    Args:
+        folder: The folder with the documents.
+        beside: The folder of the statement. The documents are named by their path relative to it.
+        without: Files that are not documents, such as the statement itself.
 
     Raises:
-        UserError: it is not a folder, or has no document.
+        UserError: The folder does not exist, is not a folder, or has no document.
     """
-    others = {path.resolve() for path in without}
-    there = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-    paths = [path for path in there if not path.name.startswith(".") and path.resolve() not in others]
+    excluded = {path.resolve() for path in without}
+    candidates = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    paths = [path for path in candidates if not path.name.startswith(".") and path.resolve() not in excluded]
     if not paths:
-        what = "does not exist" if not folder.exists() else "has no documents" if folder.is_dir() else "is not a folder"
-        raise UserError(f"{folder} {what}. Write them first: python -m rfdetr_core document FILE --out {folder}")
+        problem = (
+            "does not exist" if not folder.exists() else "has no documents" if folder.is_dir() else "is not a folder"
+        )
+        raise UserError(f"{folder} {problem}. Write them first: python -m rfdetr_core document FILE --out {folder}")
     way = Path(os.path.relpath(folder.resolve(), beside.resolve()))
-    return [{"name": (way / one.name).as_posix(), "digest": {"sha256": files.sha256_file(one)}} for one in paths]
+    return [{"name": (way / path.name).as_posix(), "digest": {"sha256": files.sha256_file(path)}} for path in paths]
 
 
 def parts_of(file: Path) -> list[Path]:
-    """The files that a model is: an OpenVINO model is two."""
+    """The files of a model. An OpenVINO model has two."""
     return [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
 
 
 def _times(run: Mapping[str, Any]) -> dict[str, str]:
-    """When a training began and ended, as SLSA writes times; nothing where its record does not say."""
+    """When a training began and ended, in SLSA's format; empty if the record does not say."""
     try:
         began = datetime.fromisoformat(run["started"]).astimezone(UTC)
         times = {"startedOn": began, "finishedOn": began + timedelta(seconds=run["seconds"])}

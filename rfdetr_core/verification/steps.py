@@ -1,4 +1,4 @@
-"""The steps of a training against the model files. Without torch."""
+"""Checks of output/steps.csv, the losses and weight digests of a training. Needs no torch."""
 
 from __future__ import annotations
 
@@ -11,19 +11,31 @@ STEPS = f"output/{FILE}"
 
 
 def check_chain(report: Report, contents: Contents) -> None:
-    """Each row of steps.csv against the one before it. Trainings of older versions have no such file."""
+    """Check that each row of steps.csv follows from the row before it. Older trainings have no such file."""
     if (contents.root / STEPS).is_file():
         line = broken_link(files.read_text(contents.root / STEPS))
-        found = None if line is None else f"line {line} does not follow from the one before"
-        report.equal(f"chain of {STEPS}", None, found, "its digests")
+        actual = None if line is None else f"line {line} does not follow from the line before"
+        report.equal(f"chain of {STEPS}", None, actual, "its digests")
 
 
 def check_weights(report: Report, contents: Contents, name: str, track: str, epoch: int | None, tensors: str) -> None:
-    """The digest of a model file's weights against that of its track at the end of its epoch, which counts from 1."""
+    """Compare the weights of a model file with the digest that steps.csv has for the end of its epoch.
+
+    Args:
+        report: Receives the mismatch.
+        contents: The working tree.
+        name: The model file.
+        track: The track of its weights, `regular` or `ema`.
+        epoch: The epoch of its weights, from 1; None if the file does not name one.
+        tensors: The digest of its weights.
+    """
     if (contents.root / STEPS).is_file() and epoch is not None:
-        text, what = files.read_text(contents.root / STEPS), f"weights of {name}, of epoch {epoch}"
+        text, subject = files.read_text(contents.root / STEPS), f"weights of {name}, of epoch {epoch}"
         first = next((int(row["epoch"]) for row in rows_of(text)), None)
         if first is None or epoch < first:
-            report.skip(f"{what}, by {STEPS}", "that training went on from a state of an older version, which had none")
+            report.skip(
+                f"{subject}, by {STEPS}",
+                "the training was resumed from a state of an older version, which wrote no steps",
+            )
         else:
-            report.equal(what, digest_of(text, track, epoch), tensors, STEPS)
+            report.equal(subject, digest_of(text, track, epoch), tensors, STEPS)

@@ -1,4 +1,4 @@
-"""Everything at hand computed again and compared with dvc.lock, the lineage and the history."""
+"""The command `verify`: run every check on the local files and collect the mismatches in one report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rfdetr_core.audit.history import EVALUATION, EXPORT, MODEL, History
 from rfdetr_core.base import files
 from rfdetr_core.base.code import ROOT, Code, exact_digests
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.imports import shadows, tracked_bytecode
+from rfdetr_core.base.imports import shadowing_files, tracked_bytecode
 from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import read_section
 from rfdetr_core.lineage.lock import LOCK
@@ -22,7 +22,7 @@ from rfdetr_core.verification.claims import (
     check_evaluation,
     check_lineage,
     check_selection,
-    record_of,
+    find_record,
 )
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.dataset import check_dataset
@@ -41,43 +41,54 @@ from rfdetr_core.verification.report import Report
 from rfdetr_core.verification.stages import check_stages
 from rfdetr_core.verification.steps import STEPS, check_chain
 
-SHADOWING_MODULE = "it is imported in place of another module: rename or remove it"
+SHADOWING_MODULE = "this file is imported instead of another module: rename or remove it"
 
 
 def verify_lock(root: Path) -> Report:
-    """Whether dvc.lock is true to dvc.yaml, params.yaml, the code and all else that git has. Seconds, without torch."""
+    """Compare dvc.lock with dvc.yaml, params.yaml, the code and other files in git. Takes seconds; needs no torch."""
     report, contents = Report(), Contents(root)
     _check_only_git(report, contents, Pipeline.read(contents.root), "not asked for: --lock")
     return report
 
 
 def _check_only_git(report: Report, contents: Contents, pipeline: Pipeline, why: str) -> None:
-    """All but the files that DVC keeps. why: they are not read."""
+    """Check all files except those that DVC keeps.
+
+    Args:
+        report: Receives the mismatches.
+        contents: The working tree.
+        pipeline: dvc.yaml and dvc.lock.
+        why: The reason that the report gives for not reading the files that DVC keeps.
+    """
     _check_git(report, contents, pipeline, only_git=True)
     record = _check_record(report, contents, pipeline, with_lineage=True)
     with report.reading(EVALUATION):
-        check_evaluation(report, contents, pipeline, _recorded(record), _trained(record))
+        check_evaluation(report, contents, pipeline, _recorded_digests(record), _training_record(record))
     report.skip("dataset, cache and model files", why)
 
 
 def verify(root: Path, file: Path | None = None, *, deep: bool = False, rescore: bool = False) -> Report:
-    """Check the whole project; or, where `file` is not its present model, that file against the history alone.
+    """Check the whole project. If `file` is not the project's current model, check only that file with the history.
 
-    deep: also score the best weights on valid again. rescore: also run the result on the split that was evaluated.
+    Args:
+        root: The project.
+        file: A model file, or None for the project.
+        deep: Also score the best weights of both tracks on valid again, and read every installed package file.
+        rescore: Also run the result on the evaluated split and compare its detections.
 
     Raises:
-        UserError: no project, no dvc.lock, or no such file.
+        UserError: There is no project, no dvc.lock, or no such file.
     """
     from rfdetr_core.audit.trace import Archive
     from rfdetr_core.verification.exported import check_exported_file, check_exports
     from rfdetr_core.verification.recomputed import METRICS, check_metrics, check_report
-    from rfdetr_core.verification.results import check_file, check_project, identity_of
+    from rfdetr_core.verification.results import check_file, check_project, local_model_digests
 
     report = Report()
     if file is not None and not _is_present(root, file):
         if not file.is_file():
-            what = "is no file" if file.exists() else "does not exist"
-            raise UserError(f"{file} {what}. Give a model file.")
+            problem = "is not a file" if file.exists() else "does not exist"
+            raise UserError(f"{file} {problem}. Give a model file.")
         with report.reading(f"lineage of {file}"):
             check = check_exported_file if file.suffix in SUFFIXES else check_file
             check(report, file, Archive(History(root)))
@@ -86,7 +97,7 @@ def verify(root: Path, file: Path | None = None, *, deep: bool = False, rescore:
     pipeline = Pipeline.read(contents.root)
     with report.reading(LOCK):
         if not check_checkout(report, contents, pipeline):
-            _check_only_git(report, contents, pipeline, "not those of this commit: dvc checkout")
+            _check_only_git(report, contents, pipeline, "they are from another commit: dvc checkout")
             return report
     data = _check_git(report, contents, pipeline, only_git=False)
     with report.reading(LOCK):
@@ -98,12 +109,12 @@ def verify(root: Path, file: Path | None = None, *, deep: bool = False, rescore:
     record = _check_record(report, contents, pipeline, with_lineage=not present)
     with report.reading(f"lineage of {MODEL}"):
         check_project(report, contents, pipeline, record)
-    model = identity_of(contents)
+    model = local_model_digests(contents)
     if record is not None and model is not None:
         for key in ("sha256", "size"):
-            report.equal(f"{key} of {MODEL}", record["file"].get(key), model[key], _named(record))
+            report.equal(f"{key} of {MODEL}", record["file"].get(key), model[key], _record_name(record))
     with report.reading(EVALUATION):
-        check_evaluation(report, contents, pipeline, model or _recorded(record), _trained(record))
+        check_evaluation(report, contents, pipeline, model or _recorded_digests(record), _training_record(record))
         check_lineage_keys(report, contents, data)
     with report.reading(METRICS, UserError):
         check_metrics(report, contents, pipeline, data)
@@ -124,7 +135,7 @@ def verify(root: Path, file: Path | None = None, *, deep: bool = False, rescore:
 
 
 def _check_git(report: Report, contents: Contents, pipeline: Pipeline, *, only_git: bool) -> str:
-    """What needs neither the dataset nor a model file; the folder of the dataset."""
+    """Run the checks that need neither the dataset nor a model file. Returns the path of the dataset folder."""
     data = read_section(DataConfig, "data", contents.root / "params.yaml").dir
     with report.reading(LOCK):
         check_stages(report, contents, pipeline)
@@ -132,10 +143,10 @@ def _check_git(report: Report, contents: Contents, pipeline: Pipeline, *, only_g
         check_contents(
             report, contents, pipeline, leave="" if only_git else data, only_git=only_git, code=CodeDigests(contents)
         )
-    for name in shadows(contents.root):
+    for name in shadowing_files(contents.root):
         report.wrong(f"code {name}", "no file of this name", SHADOWING_MODULE, "Python looks here first")
     for name in tracked_bytecode(contents.root):
-        report.wrong(f"bytecode {name}", None, "git has it: Python may run it in place of the source", "git ls-files")
+        report.wrong(f"bytecode {name}", None, "git tracks it: Python may run it instead of the source", "git ls-files")
     with report.reading("journal"):
         check_journal(report, contents, pipeline, only_git=only_git)
     with report.reading(SCORES):
@@ -146,41 +157,41 @@ def _check_git(report: Report, contents: Contents, pipeline: Pipeline, *, only_g
         check_chain(report, contents)
     changed = contents.differs_from_head(LOCK, "manifest", "metadata", SCORES, SELECTION, "reports")
     if changed:
-        report.note(f"not as committed: {', '.join(changed)}")
-    own = exact_digests(path.relative_to(ROOT).as_posix() for path in Code().modules.values())
-    if any(contents.sha256(name) != sha256 for name, sha256 in own.items()):
-        report.note(f"computed with the code in {ROOT}, which is not that of {contents.root}")
+        report.note(f"differs from the commit: {', '.join(changed)}")
+    running_code = exact_digests(path.relative_to(ROOT).as_posix() for path in Code().modules.values())
+    if any(contents.sha256(name) != sha256 for name, sha256 in running_code.items()):
+        report.note(f"checked with the code in {ROOT}; {contents.root} has other code")
     return data
 
 
 def _check_record(
     report: Report, contents: Contents, pipeline: Pipeline, *, with_lineage: bool
 ) -> dict[str, Any] | None:
-    """The record of the model that dvc.lock names, if there is one; its lineage where the model itself is not read."""
+    """The run record of the model that dvc.lock names, or None. with_lineage: also check the lineage in the record."""
     with report.reading("records"):
-        record = record_of(report, contents, pipeline)
+        record = find_record(report, contents, pipeline)
         if record is not None and with_lineage:
-            check_lineage(report, contents, pipeline, record["lineage"], _named(record))
+            check_lineage(report, contents, pipeline, record["lineage"], _record_name(record))
         return record
     return None
 
 
-def _recorded(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The digests of the model file that a record has."""
+def _recorded_digests(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The digests of the model file in a run record."""
     return None if record is None else {**record["file"], "tensors": record["lineage"]["tensors"]}
 
 
-def _trained(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The training of a record."""
+def _training_record(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The training record in a run record."""
     return None if record is None else record["lineage"]["training"]
 
 
-def _named(record: Mapping[str, Any]) -> str:
+def _record_name(record: Mapping[str, Any]) -> str:
     return f"records/{record['lineage']['tensors'][:16]}...json"
 
 
 def _is_present(root: Path, file: Path) -> bool:
-    """Whether a file is the model of the working tree, by its place or its bytes."""
+    """Whether a file is the model of the working tree: it has the same path or the same bytes."""
     present = root / MODEL
     same = file.is_file() and present.is_file() and files.sha256_file(file) == files.sha256_file(present)
     return same or file.resolve() == present.resolve()

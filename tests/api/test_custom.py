@@ -1,4 +1,4 @@
-"""Training by Lightning's parts: the same bytes as `RFDETR.train`, with upstream's arguments, and an honest record."""
+"""The custom training API: the same bytes as `RFDETR.train`, upstream's arguments, and a complete training record."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def trained(data: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def fitted(data: Path) -> tuple[Any, Any, Any, Path]:
-    """Trainer, module and data module after the fit of a user of upstream, and the run folder."""
+    """Trainer, module and data module after a fit with upstream's arguments, and the run folder."""
     output = data.parent / "fit"
     pair = model_config(), train_config(data, output)
     module, datamodule = RFDETRModelModule(*pair), RFDETRDataModule(*pair)
@@ -82,7 +82,7 @@ def record(output: Path) -> dict[str, Any]:
     return training
 
 
-def test_the_parts_leave_the_bytes_that_train_leaves(fitted: tuple[Any, Any, Any, Path], trained: Path) -> None:
+def test_the_custom_api_writes_the_same_bytes_as_train(fitted: tuple[Any, Any, Any, Path], trained: Path) -> None:
     output = fitted[3]
     for name in (*FIVE, "history.csv", "scores.json", "selection.json"):
         assert (output / name).read_bytes() == (trained / name).read_bytes(), name
@@ -90,26 +90,26 @@ def test_the_parts_leave_the_bytes_that_train_leaves(fitted: tuple[Any, Any, Any
     assert "custom" not in record(output)
 
 
-def test_the_parts_validate_test_and_predict(fitted: tuple[Any, Any, Any, Path], data: Path) -> None:
+def test_the_custom_api_validates_tests_and_predicts(fitted: tuple[Any, Any, Any, Path], data: Path) -> None:
     trainer, module, datamodule, output = fitted
     last = (output / "history.csv").read_text().splitlines()
     row = dict(zip(last[0].split(","), last[-1].split(","), strict=True))
-    (found,) = trainer.validate(module, datamodule)
+    (scores,) = trainer.validate(module, datamodule)
     for key in ("val/F1", "val/ema_threshold", "val/mAR"):
-        assert found[key] == pytest.approx(float(row[key]), abs=1e-6), key
-    (found,) = trainer.test(module, datamodule)
-    assert {"test/mAP_50_95", "test/ema_mAP_50"} <= found.keys()
-    assert not [key for key in found if key.startswith("val/")]
+        assert scores[key] == pytest.approx(float(row[key]), abs=1e-6), key
+    (scores,) = trainer.test(module, datamodule)
+    assert {"test/mAP_50_95", "test/ema_mAP_50"} <= scores.keys()
+    assert not [key for key in scores if key.startswith("val/")]
     datamodule.setup("fit")
     assert datamodule.class_names == ["red", "green"]
-    sets = [[one.path for batch in loader for one in batch.samples] for loader in _loaders(datamodule)]
+    sets = [[sample.path for batch in loader for sample in batch.samples] for loader in _loaders(datamodule)]
     assert sets == [["valid/valid_0.png", "valid/valid_1.png"], ["test/test_0.png", "test/test_1.png"]]
-    ((one, _),) = trainer.predict(module, dataloaders=datamodule.val_dataloader())
+    ((detections, _),) = trainer.predict(module, dataloaders=datamodule.val_dataloader())
     (batch,) = datamodule.val_dataloader()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=trainer.precision == "bf16-mixed"):
         output = module.model.eval()(batch.normalised().images, None)
-    assert one["scores"][0] == output.logits[0].sigmoid().max()
-    assert one["boxes"].max() > 1
+    assert detections["scores"][0] == output.logits[0].sigmoid().max()
+    assert detections["boxes"].max() > 1
 
 
 def _loaders(datamodule: Any) -> list[Any]:
@@ -121,20 +121,20 @@ def test_a_pair_of_configs_is_prepared_once_and_forgotten(data: Path, tmp_path: 
 
     pair = model_config(), train_config(data, tmp_path)
     gc.collect()
-    before = len(preparation._made)
-    module, again = RFDETRModelModule(*pair), RFDETRModelModule(*pair)
-    assert module.preparation is again.preparation
-    assert module.model is not again.model
-    digests = [one.first_weights for one in (module, again)]
+    before = len(preparation._preparations)
+    module, second = RFDETRModelModule(*pair), RFDETRModelModule(*pair)
+    assert module.preparation is second.preparation
+    assert module.model is not second.model
+    digests = [model.first_weights for model in (module, second)]
     assert digests[0] == digests[1]
-    assert len(preparation._made) == before + 1
-    del module, again
+    assert len(preparation._preparations) == before + 1
+    del module, second
     gc.collect()
-    assert len(preparation._made) == before
+    assert len(preparation._preparations) == before
 
 
 @pytest.mark.slow
-def test_a_resume_by_path_goes_on_and_ends_as_one_training(
+def test_a_training_resumed_by_path_equals_an_uninterrupted_one(
     fitted: tuple[Any, Any, Any, Path], data: Path, tmp_path: Path
 ) -> None:
     class Interrupted(Callback):
@@ -150,24 +150,26 @@ def test_a_resume_by_path_goes_on_and_ends_as_one_training(
     trainer = build_trainer(pair[1], pair[0])
     state = tmp_path / "checkpoint.pth"
     trainer.fit(RFDETRModelModule(*pair), RFDETRDataModule(*pair), ckpt_path=state)
-    end, whole = (read_checkpoint(one / "checkpoint_best_ema.pth").weights for one in (tmp_path, fitted[3]))
-    assert all(torch.equal(end[name], whole[name]) for name in whole)
-    # The first part ran another callback, which the state says: it is a parent, not the same training.
+    end, uninterrupted = (
+        read_checkpoint(folder / "checkpoint_best_ema.pth").weights for folder in (tmp_path, fitted[3])
+    )
+    assert all(torch.equal(end[name], uninterrupted[name]) for name in uninterrupted)
+    # The state names the added callback of the first part, so it is a parent, not the same training.
     assert record(tmp_path)["parents"]["resume"]["name"] == "checkpoint.pth"
-    # From a finished one, to more epochs.
+    # From a finished training to more epochs.
     longer = model_config(), train_config(data, tmp_path, epochs=3)
     build_trainer(*longer[::-1]).fit(RFDETRModelModule(*longer), RFDETRDataModule(*longer), ckpt_path=str(state))
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 1 + 3
     assert record(tmp_path)["params"]["train"]["resume"] == "checkpoint.pth"
-    other = model_config(), train_config(data, tmp_path, epochs=4, lr=1e-4)
-    module, datamodule = RFDETRModelModule(*other), RFDETRDataModule(*other)
+    other_configs = model_config(), train_config(data, tmp_path, epochs=4, lr=1e-4)
+    module, datamodule = RFDETRModelModule(*other_configs), RFDETRDataModule(*other_configs)
     with pytest.raises(UserError, match=r"params\.train\.lr was 0\.001"):
-        build_trainer(*other[::-1]).fit(module, datamodule, ckpt_path=state)
-    with pytest.raises(UserError, match="which is no file"):
-        build_trainer(*other[::-1]).fit(module, datamodule, ckpt_path=tmp_path / "none.pth")
+        build_trainer(*other_configs[::-1]).fit(module, datamodule, ckpt_path=state)
+    with pytest.raises(UserError, match="There is no such file"):
+        build_trainer(*other_configs[::-1]).fit(module, datamodule, ckpt_path=tmp_path / "none.pth")
 
 
-def test_what_a_script_changes_is_in_the_record_and_no_claim_of_this_project(
+def test_custom_code_is_in_the_record_and_is_not_verified(
     fitted: tuple[Any, Any, Any, Path], data: Path, tmp_path: Path
 ) -> None:
     class Module(RFDETRModelModule):
@@ -192,18 +194,18 @@ def test_what_a_script_changes_is_in_the_record_and_no_claim_of_this_project(
     trainer.callbacks.extend([counting])
     trainer.fit(Module(*pair), Data(*pair))
     assert counting.batches == 4
-    made, source = record(tmp_path), sha256_file(Path(__file__))
-    assert {name.rpartition(".")[2]: digest for name, digest in made["custom"]["classes"].items()} == {
+    training, source = record(tmp_path), sha256_file(Path(__file__))
+    assert {name.rpartition(".")[2]: digest for name, digest in training["custom"]["classes"].items()} == {
         "Module": source,
         "Data": source,
     }
-    callbacks = {name.rpartition(".")[2]: one for name, one in made["custom"]["callbacks"].items()}
+    callbacks = {name.rpartition(".")[2]: arguments for name, arguments in training["custom"]["callbacks"].items()}
     assert callbacks == {"Counting": source, "DropPathCallback": {"drop_path": 0.1}}
-    assert made["custom"]["trainer"] == {"max_epochs": 2}
+    assert training["custom"]["trainer"] == {"max_epochs": 2}
     report = Report()
-    check_custom(report, made, "the lineage")
+    check_custom(report, training, "the lineage")
     assert any("Module" in reason for reason in report.unchecked.values())
-    lineages = [read_checkpoint(one / "checkpoint_best_total.pth").lineage for one in (fitted[3], tmp_path)]
+    lineages = [read_checkpoint(folder / "checkpoint_best_total.pth").lineage for folder in (fitted[3], tmp_path)]
     assert lineages[0] is not None
     assert lineages[1] is not None
     assert "trainer.max_epochs" in compare_lineages(*lineages)["custom"]
@@ -236,16 +238,16 @@ def test_upstreams_callbacks_work_in_a_trainer_of_lightning(data: Path, tmp_path
     assert len(rows) == 1 + 2  # no score grows by 2 in an epoch
     blocks: Any = module.model.get_submodule("encoder.blocks")
     assert [blocks[0].drop_path.rate, blocks[-1].drop_path.rate] == pytest.approx([0.0, 0.1])
-    made = {path.name for path in (tmp_path / "out").iterdir()}
-    assert made >= {*FIVE, "scores.json", "selection.json", "records", "evaluate"}
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names >= {*FIVE, "scores.json", "selection.json", "records", "evaluate"}
     assert read_json(tmp_path / "out" / "evaluate" / "about.json")["split"] == "test"
     chosen = record(tmp_path / "out")["custom"]
     assert chosen.keys() == {"callbacks", "trainer", "code"}
     assert chosen["trainer"].keys() <= {"max_epochs", "gradient_clip_val", "precision", "accumulate_grad_batches"}
     used = chosen["callbacks"]
     assert used["rfdetr_core.api.callbacks.RFDETREMACallback"]["decay"] == 0.5
-    found = rfdetr_core.from_checkpoint(tmp_path / "out" / "checkpoint_best_total.pth", device="cpu")
-    assert found.class_names == ["red", "green"]
+    loaded = rfdetr_core.from_checkpoint(tmp_path / "out" / "checkpoint_best_total.pth", device="cpu")
+    assert loaded.class_names == ["red", "green"]
 
 
 @pytest.mark.slow
@@ -253,16 +255,16 @@ def test_a_state_of_train_and_one_of_the_parts_are_the_same(trained: Path, data:
     pair = model_config(), train_config(data, tmp_path, epochs=3, resume=trained / "checkpoint.pth")
     build_trainer(*pair[::-1]).fit(RFDETRModelModule(*pair), RFDETRDataModule(*pair))
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 1 + 3
-    other = tmp_path / "train"
+    output = tmp_path / "train"
     model = rfdetr_core.RFDETRPico(**SMALL)
     settings = SETTINGS | {"epochs": 3, "resume": trained / "checkpoint.pth", "checkpoint_interval": 2}
-    model.train(dataset_dir=data, output_dir=other, **settings)
+    model.train(dataset_dir=data, output_dir=output, **settings)
     name = "checkpoint_best_total.pth"
-    assert (tmp_path / name).read_bytes() == (other / name).read_bytes()
+    assert (tmp_path / name).read_bytes() == (output / name).read_bytes()
 
 
 @pytest.mark.parametrize("options", [{"fast_dev_run": 2}, {"include_training_callbacks": False, "max_epochs": 1}])
-def test_nothing_is_written_where_that_is_asked(data: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_nothing_is_written_without_training_callbacks(data: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     pair = model_config(), train_config(data, tmp_path, early_stopping=True)
     trainer = build_trainer(*pair[::-1], enable_progress_bar=False, accelerator="cpu", **options)
     trainer.fit(RFDETRModelModule(*pair), RFDETRDataModule(*pair))
@@ -273,7 +275,7 @@ def test_nothing_is_written_where_that_is_asked(data: Path, tmp_path: Path, opti
 def test_a_callback_of_train_that_is_removed_is_in_the_record(data: Path, tmp_path: Path) -> None:
     pair = model_config(), train_config(data, tmp_path, epochs=1)
     trainer = build_trainer(*pair[::-1])
-    trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, RFDETREMACallback)]
+    trainer.callbacks = [callback for callback in trainer.callbacks if not isinstance(callback, RFDETREMACallback)]
     trainer.fit(RFDETRModelModule(*pair), RFDETRDataModule(*pair))
     custom = record(tmp_path)["custom"]
     assert custom.pop("code").keys() > {"rfdetr_core/api/custom.py"}
@@ -300,9 +302,9 @@ def test_wrong_arguments_are_named(data: Path, tmp_path: Path) -> None:
         build_trainer(config, model_config(), callbacks=[RFDETREMACallback(), RFDETREMACallback()])
     with pytest.raises(UserError, match="gradients are clipped by norm"):
         build_trainer(config, model_config(), gradient_clip_algorithm="value")
-    pair, other = (model_config(num_classes=2), config), (model_config(), train_config(data, tmp_path, lr=1e-5))
-    with pytest.raises(UserError, match="the data module was made of other configs"):
-        build_trainer(*pair[::-1]).fit(RFDETRModelModule(*pair), RFDETRDataModule(*other))
+    pair, other_pair = (model_config(num_classes=2), config), (model_config(), train_config(data, tmp_path, lr=1e-5))
+    with pytest.raises(UserError, match="The data module was built from other configs"):
+        build_trainer(*pair[::-1]).fit(RFDETRModelModule(*pair), RFDETRDataModule(*other_pair))
 
 
 @pytest.mark.parametrize(
@@ -325,7 +327,9 @@ def test_wrong_arguments_are_named(data: Path, tmp_path: Path) -> None:
         (DropPathCallback, {"drop_path": "0.1"}, "drop_path is '0.1'"),
     ],
 )
-def test_what_a_callback_cannot_do_is_an_error(callback: Any, arguments: dict[str, Any], message: str) -> None:
+def test_an_unsupported_argument_of_a_callback_is_an_error(
+    callback: Any, arguments: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         callback(**arguments)
 
@@ -343,12 +347,12 @@ def parts(pair: tuple[Any, Any], **options: Any) -> Parts:
     return RFDETRModelModule(*pair), RFDETRDataModule(*pair), build_trainer(*pair[::-1], **options)
 
 
-def custom(made: Parts, data: Any = ...) -> dict[str, Any]:
-    """The part `custom` of a training that would start now, without the digests of code."""
-    module, own_data, trainer = made
-    found = custom_part(trainer, module, own_data if data is ... else data, trainer.own, resumed=False)
-    assert ("code" in found) == bool(found.keys() - {"code"})
-    return {key: value for key, value in found.items() if key != "code"}
+def custom(training_parts: Parts, data: Any = ...) -> dict[str, Any]:
+    """The part `custom` of the record of a training that would start now, without the digests of code."""
+    module, own_data, trainer = training_parts
+    part = custom_part(trainer, module, own_data if data is ... else data, trainer.configured_callbacks, resumed=False)
+    assert ("code" in part) == bool(part.keys() - {"code"})
+    return {key: value for key, value in part.items() if key != "code"}
 
 
 class Watching(ModelCheckpoint):
@@ -383,46 +387,46 @@ EMA = "rfdetr_core.api.callbacks.RFDETREMACallback"
          "module.frozen", "['detector.query_boxes', 'detector.encoder.mask_token']"),
     ],
 )  # fmt: skip
-def test_what_is_set_on_an_object_is_in_the_record(
+def test_an_attribute_that_is_set_later_is_in_the_record(
     pair: tuple[Any, Any], change: Callable[..., None], key: str, value: str | None
 ) -> None:
-    made = parts(pair)
-    assert custom(made) == {}
-    change(*made)
-    found = custom(made)["attributes"]
-    assert list(found) == [key]
-    assert found[key] == value
+    training_parts = parts(pair)
+    assert custom(training_parts) == {}
+    change(*training_parts)
+    attributes = custom(training_parts)["attributes"]
+    assert list(attributes) == [key]
+    assert attributes[key] == value
 
 
-def test_what_a_training_itself_changes_is_no_change_of_a_script(fitted: tuple[Any, Any, Any, Path]) -> None:
+def test_attributes_that_a_training_changes_are_not_in_the_record(fitted: tuple[Any, Any, Any, Path]) -> None:
     trainer, module, data, _ = fitted
     assert custom((module, data, trainer)).keys() == {"weights"}
 
 
 def test_data_that_no_config_names_is_in_the_record(pair: tuple[Any, Any]) -> None:
-    made = parts(pair)
-    options = made[0].preparation.inputs.data
-    one, same = RFDETRDataModule(**options), RFDETRDataModule(**options)
+    training_parts = parts(pair)
+    options = training_parts[0].preparation.inputs.data
+    first, same = RFDETRDataModule(**options), RFDETRDataModule(**options)
     fewer = RFDETRDataModule(**options | {"train_samples": options["train_samples"][:2]})
-    digests = [custom(made, data)["data"] for data in (one, same, fewer)]
+    digests = [custom(training_parts, data)["data"] for data in (first, same, fewer)]
     assert digests[0] == digests[1] != digests[2]
     assert None not in digests
-    assert custom(made, None) == custom(made, LightningDataModule()) == {"data": None}
+    assert custom(training_parts, None) == custom(training_parts, LightningDataModule()) == {"data": None}
 
 
 def test_every_callback_and_option_that_decides_is_in_the_record(pair: tuple[Any, Any], tmp_path: Path) -> None:
     watching = [ModelCheckpoint(tmp_path)]
     assert custom(parts(pair, callbacks=watching, log_every_n_steps=3, profiler="simple", max_epochs=2)) == {}
     callbacks = [OwnAverage(0.9), Watching(tmp_path), Described(0.5), Described(0.25)]
-    given = {"min_epochs": 3, "max_time": "00:01:00:00", "benchmark": True, "reload_dataloaders_every_n_epochs": 1}
-    found = custom(parts(pair, callbacks=callbacks, **given))
-    assert found["trainer"] == {
+    options = {"min_epochs": 3, "max_time": "00:01:00:00", "benchmark": True, "reload_dataloaders_every_n_epochs": 1}
+    part = custom(parts(pair, callbacks=callbacks, **options))
+    assert part["trainer"] == {
         "benchmark": "True",
         "max_time": "'00:01:00:00'",
         "min_epochs": 3,
         "reload_dataloaders_every_n_epochs": 1,
     }
-    described = {name.rpartition(".")[2]: one for name, one in found["callbacks"].items()}
+    described = {name.rpartition(".")[2]: description for name, description in part["callbacks"].items()}
     assert described.keys() == {"OwnAverage", "Watching", "Described", "Described (2)", "Timer"}
     source = sha256_file(Path(__file__))
     assert described["Described"] == {"file": source, "rate": "0.5", "arguments": "'mine'"}
@@ -431,17 +435,17 @@ def test_every_callback_and_option_that_decides_is_in_the_record(pair: tuple[Any
     assert described["OwnAverage"]["decay"] == "0.9"
 
 
-def test_a_given_callback_of_the_project_replaces_its_own(pair: tuple[Any, Any], tmp_path: Path) -> None:
-    given = [RFDETREarlyStopping(3), COCOEvalCallback(), BestModelCallback(tmp_path), RFDETREMACallback(0.9)]
-    module, data, trainer = parts(pair, callbacks=given)
-    for one in given:
-        assert [other for other in trainer.callbacks if isinstance(other, type(one))] == [one]
-    assert trainer.callbacks[0] is given[3]  # the average is updated before it is scored
-    assert trainer.files is given[2]
-    names = {f"rfdetr_core.api.callbacks.{type(one).__name__}" for one in given}
-    found = custom((module, data, trainer))
-    assert found["callbacks"].keys() == names
-    assert "missing" not in found
+def test_an_added_callback_replaces_the_configured_one_of_its_class(pair: tuple[Any, Any], tmp_path: Path) -> None:
+    added = [RFDETREarlyStopping(3), COCOEvalCallback(), BestModelCallback(tmp_path), RFDETREMACallback(0.9)]
+    module, data, trainer = parts(pair, callbacks=added)
+    for callback in added:
+        assert [present for present in trainer.callbacks if isinstance(present, type(callback))] == [callback]
+    assert trainer.callbacks[0] is added[3]  # the average is updated before it is scored
+    assert trainer.run_files is added[2]
+    names = {f"rfdetr_core.api.callbacks.{type(callback).__name__}" for callback in added}
+    part = custom((module, data, trainer))
+    assert part["callbacks"].keys() == names
+    assert "missing" not in part
 
 
 def test_a_state_is_one_of_the_same_training_or_a_parent(
@@ -449,28 +453,28 @@ def test_a_state_is_one_of_the_same_training_or_a_parent(
 ) -> None:
     preparation, state = RFDETRModelModule(*pair).preparation, fitted[3] / "checkpoint.pth"
     assert preparation is not None
-    assert preparation.started(state, {}, 2)[1] == preparation.record
+    assert preparation.start(state, {}, 2)[1] == preparation.record
     stopped = tmp_path / "checkpoint.pth"
     write_state(tmp_path, read_plain(state) | {"epoch": 0})  # finished, with an epoch left: it had stopped early
-    assert "resume" in preparation.started(stopped, {}, 2)[1]["parents"]
+    assert "resume" in preparation.start(stopped, {}, 2)[1]["parents"]
     content = read_plain(state)
     content["run"]["fingerprint"]["custom.data"] = None
     write_state(tmp_path, content)
-    assert "resume" in preparation.started(stopped, {"data": None}, 2)[1]["parents"]
+    assert "resume" in preparation.start(stopped, {"data": None}, 2)[1]["parents"]
     assert records.differences({"custom.data": None}, {"custom.data": None}) == ["custom.data is unknown"]
 
 
-def test_a_state_that_is_not_resumed_is_said(
+def test_a_state_that_is_not_resumed_is_reported(
     fitted: tuple[Any, Any, Any, Path], pair: tuple[Any, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     module, data, trainer = parts(pair)
     content = read_plain(fitted[3] / "checkpoint.pth")
     for finished in (True, False):
         content["run"]["finished"] = finished
-        write_state(trainer.files.folder, content)
-        trainer.files.begin(trainer, module, data, None, [*trainer.own])
+        write_state(trainer.run_files.folder, content)
+        trainer.run_files.begin(trainer, module, data, None, [*trainer.configured_callbacks])
         assert ("give ckpt_path=" in capsys.readouterr().out) == (not finished)
-    (trainer.files.folder / "checkpoint.pth").unlink()
+    (trainer.run_files.folder / "checkpoint.pth").unlink()
 
 
 def test_a_dataset_that_changed_is_prepared_again(data: Path, tmp_path: Path) -> None:
@@ -485,13 +489,13 @@ def test_a_dataset_that_changed_is_prepared_again(data: Path, tmp_path: Path) ->
     assert RFDETRModelModule(*pair).preparation is before[0].preparation
     labels = next(dataset.glob("train/*.json"))
     labels.write_text(labels.read_text() + "\n")
-    again = RFDETRModelModule(*pair)
-    assert again.preparation is not before[0].preparation
+    new_module = RFDETRModelModule(*pair)
+    assert new_module.preparation is not before[0].preparation
     with pytest.raises(UserError, match="Make module, data module and trainer again"):
-        before[2].fit(again, before[1])
+        before[2].fit(new_module, before[1])
 
 
 @pytest.mark.parametrize("callback", [RFDETREMACallback(), RFDETREarlyStopping(), DropPathCallback()])
 def test_a_callback_says_which_module_it_needs(callback: Any, pair: tuple[Any, Any]) -> None:
-    with pytest.raises(UserError, match="needs an RFDETRModelModule, and LightningModule is none"):
+    with pytest.raises(UserError, match="needs an RFDETRModelModule, but the module is a LightningModule"):
         callback.setup(build_trainer(*pair[::-1]), LightningModule(), "fit")

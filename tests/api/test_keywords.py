@@ -1,4 +1,4 @@
-"""The keywords that an editor completes and mypy checks are those that the functions take."""
+"""The keywords for editors and mypy equal the keywords that the functions take."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ def test_the_keywords_are_the_fields_of_the_configs() -> None:
 
 
 def of_the_type(config: type[Config], key: str, value: Any) -> bool:
-    """Whether the config takes a value for a key, or refuses it for its range or meaning alone."""
+    """Whether a value has the type of a key: the config takes it, or refuses only its range or meaning."""
     required = {name: "-" for name, field in config.model_fields.items() if field.is_required()}
     try:
         config.model_validate_json(json.dumps(required | {key: value}))
     except ValidationError as error:
-        return all(one["type"] in OF_A_VALUE for one in error.errors())
+        return all(detail["type"] in OF_A_VALUE for detail in error.errors())
     return True
 
 
 def fits(hint: Any, value: Any) -> bool:
     if hint is keywords.AugmentKeywords:
-        hint = dict[str, Any]  # of Python 3.11 pydantic reads no TypedDict
+        hint = dict[str, Any]  # pydantic does not support typing.TypedDict of Python 3.11
     try:
         TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
     except ValidationError:
@@ -72,8 +72,8 @@ def fits(hint: Any, value: Any) -> bool:
 
 
 def words(hint: Any) -> list[str]:
-    """The words of the Literals in a type."""
-    inner = [words(one) if not isinstance(one, str) else [one] for one in get_args(hint)]
+    """The words in the Literals of a type."""
+    inner = [words(argument) if not isinstance(argument, str) else [argument] for argument in get_args(hint)]
     return [*itertools.chain(*inner)]
 
 
@@ -89,12 +89,12 @@ def words(hint: Any) -> list[str]:
 )
 def test_a_type_fits_a_value_where_the_config_takes_it(typed: Any, config: type[Config]) -> None:
     hints = get_type_hints(typed)
-    for key in hints.keys() & config.model_fields.keys() - {"device"}:  # which is a number or a torch.device, too
+    for key in hints.keys() & config.model_fields.keys() - {"device"}:  # it also takes a number or a torch.device
         for value in [*SAMPLES, *words(hints[key])]:
             if typed is keywords.ModelKeywords and value is None:
-                continue  # the class takes None for every keyword, the section of params.yaml does not
+                continue  # the class takes None for every keyword; the section of params.yaml does not
             if (key, value) == ("batch_size", "auto") and config is EvaluateConfig:
-                continue  # a keyword of `train`, which `evaluate` leaves out
+                continue  # a keyword of `train` that `evaluate` ignores
             assert fits(hints[key], value) == of_the_type(config, key, value), (key, value)
 
 
@@ -109,28 +109,28 @@ def test_export_takes_its_keywords(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     built = rfdetr_core.RFDETRPico(resolution=64, device="cpu")
     for key in get_type_hints(keywords.ExportKeywords):
-        given = {"calibration_data": tmp_path, key: "strange"} if key == "max_images" else {key: "strange"}
+        arguments = {"calibration_data": tmp_path, key: "strange"} if key == "max_images" else {key: "strange"}
         with pytest.raises(UserError) as refused:
-            built.export(tmp_path / "output", **given)
+            built.export(tmp_path / "output", **arguments)
         assert "strange" in str(refused.value)
         assert "not a known key" not in str(refused.value)
 
 
 def test_signatures_have_the_keywords_with_the_defaults_of_the_configs() -> None:
-    shown = inspect.signature(rfdetr_core.RFDETRPico.train).parameters
-    assert list(shown)[:3] == ["self", "dataset_dir", "output_dir"]
-    assert shown.keys() - {"self"} == get_type_hints(keywords.TrainKeywords).keys()
-    assert shown["dataset_dir"].default is inspect.Parameter.empty
+    parameters = inspect.signature(rfdetr_core.RFDETRPico.train).parameters
+    assert list(parameters)[:3] == ["self", "dataset_dir", "output_dir"]
+    assert parameters.keys() - {"self"} == get_type_hints(keywords.TrainKeywords).keys()
+    assert parameters["dataset_dir"].default is inspect.Parameter.empty
     fields = configs.TrainSettings.model_fields
     for key in fields.keys() - {"dataset_dir", "augmentation"}:
-        assert shown[key].default == fields[key].default, key
-    assert all(shown[key].default is None for key in OF_TRAIN)
+        assert parameters[key].default == fields[key].default, key
+    assert all(parameters[key].default is None for key in OF_TRAIN)
     for page in (pydoc.render_doc(rfdetr_core.RFDETRNano), pydoc.render_doc(rfdetr_core.RFDETRNano.train)):
         assert "epochs: int = 100" in page.replace("\b", "")
 
 
 @pytest.mark.parametrize(("variant", "kind"), VARIANT_CLASSES)
-def test_a_constructor_called_with_its_defaults_is_called_without(variant: str, kind: type[model.RFDETR]) -> None:
+def test_a_constructor_with_explicit_defaults_equals_one_without(variant: str, kind: type[model.RFDETR]) -> None:
     bound = inspect.signature(kind).bind()
     bound.apply_defaults()
     assert bound.arguments.keys() == get_type_hints(keywords.ModelKeywords).keys()
@@ -138,26 +138,26 @@ def test_a_constructor_called_with_its_defaults_is_called_without(variant: str, 
 
 
 def test_train_called_with_its_defaults_is_called_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # out of this project, whose results are in output/, too
+    monkeypatch.chdir(tmp_path)  # outside of this project, since its output/ has results
     make_dataset(tmp_path, {"train": 1, "valid": 1, "test": 1})
     section = ModelConfig()
     bound = inspect.signature(rfdetr_core.RFDETRPico.train).bind(None, dataset_dir=tmp_path)
     bound.apply_defaults()
     del bound.arguments["self"]
     plans = [
-        Plan.of(section, None, "cpu", given)
-        # `train` gives the device of the model as accelerator, where it is not named
+        Plan.from_keywords(section, None, "cpu", given)
+        # without accelerator, `train` takes the device of the model
         for given in (bound.arguments | {"accelerator": "cpu"}, {"dataset_dir": tmp_path})
     ]
     assert vars(plans[0].settings) == vars(plans[1].settings)
     assert vars(plans[0].model) == vars(plans[1].model)
 
 
-def test_evaluate_called_with_its_defaults_is_called_without() -> None:
+def test_evaluate_with_explicit_defaults_equals_one_without() -> None:
     bound = inspect.signature(rfdetr_core.RFDETRPico.evaluate).bind(None)
     bound.apply_defaults()
-    given = {key: value for key, value in bound.arguments.items() if key not in ("self", "split", "settings")}
-    assert evaluation_settings("test", given, "pico") == (parse(EvaluateConfig, {}, ""), [])
+    arguments = {key: value for key, value in bound.arguments.items() if key not in ("self", "split", "settings")}
+    assert evaluation_settings("test", arguments, "pico") == (parse(EvaluateConfig, {}, ""), [])
 
 
 def test_a_class_of_a_script_has_its_own_signature() -> None:
@@ -171,20 +171,20 @@ def test_a_class_of_a_script_has_its_own_signature() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda known: known.RFDETRNanoConfig(resolution=100), "100 is not divisible.*Nearest: 96 or 128"),
+        (lambda config: config.RFDETRNanoConfig(resolution=100), "100 is not divisible.*Nearest: 96 or 128"),
         (
-            lambda known: known.RFDETRNanoConfig(resolutions=96),
+            lambda config: config.RFDETRNanoConfig(resolutions=96),
             r"Did you mean resolution\? .*pretrain_weights, resolution\.",
         ),
-        (lambda known: known.ModelConfig(), r"^ModelConfig is the base class\. Use a variant: RFDETRNanoConfig"),
-        (lambda known: known.TrainConfig(epochs=3), r"^TrainConfig needs dataset_dir\.$"),
+        (lambda config: config.ModelConfig(), r"^ModelConfig is the base class\. Use a variant: RFDETRNanoConfig"),
+        (lambda config: config.TrainConfig(epochs=3), r"^TrainConfig needs dataset_dir\.$"),
         (
-            lambda known: known.TrainConfig(dataset_dir="x", resolution=448),
-            r"^TrainConfig has no resolution: .* the model's config, such as RFDETRNanoConfig\(resolution=448",
+            lambda config: config.TrainConfig(dataset_dir="x", resolution=448),
+            r"^TrainConfig has no resolution\. .* the config of the model: RFDETRNanoConfig\(resolution=448",
         ),
         (
-            lambda known: setattr(known.TrainConfig(dataset_dir="x"), "epochs", 5),
-            r"^A config cannot be changed\. Write TrainConfig\(\.\.\., epochs=5\)\.$",
+            lambda config: setattr(config.TrainConfig(dataset_dir="x"), "epochs", 5),
+            r"^A config cannot be changed\. Create a new one: TrainConfig\(\.\.\., epochs=5\)\.$",
         ),
     ],
 )
@@ -194,10 +194,14 @@ def test_an_error_of_a_config_names_what_the_user_wrote(make: Any, message: str)
 
 
 def test_a_config_is_made_of_what_another_one_holds() -> None:
-    one = rfdetr_core.config.RFDETRNanoConfig(resolution=96, device="gpu")
-    assert rfdetr_core.config.RFDETRNanoConfig(**one.model_dump()) == one == pickle.loads(pickle.dumps(one))
-    other = rfdetr_core.config.TrainConfig(dataset_dir="x", epochs=3)
-    assert rfdetr_core.config.TrainConfig(**other.model_dump()) == other == pickle.loads(pickle.dumps(other))
+    config = rfdetr_core.config.RFDETRNanoConfig(resolution=96, device="gpu")
+    assert rfdetr_core.config.RFDETRNanoConfig(**config.model_dump()) == config == pickle.loads(pickle.dumps(config))
+    train_config = rfdetr_core.config.TrainConfig(dataset_dir="x", epochs=3)
+    assert (
+        rfdetr_core.config.TrainConfig(**train_config.model_dump())
+        == train_config
+        == pickle.loads(pickle.dumps(train_config))
+    )
 
 
 def test_the_configs_have_upstreams_names() -> None:
@@ -215,7 +219,7 @@ def test_the_configs_have_upstreams_names() -> None:
         from rfdetr_core.config import absent  # noqa: F401
 
 
-# Lines that end in `# wrong` are errors, no other one is.
+# mypy must find exactly the lines that end in `# wrong`.
 SCRIPT = """
 import os
 from pathlib import Path
@@ -259,7 +263,7 @@ RFDETRMediumConfig(resolutions=576)  # wrong
 TrainConfig(dataset_dir="x", epochs=3).epochs + 1
 TrainConfig(dataset_dir="x", epoch=3)  # wrong
 """
-# Large packages of which no type is needed here.
+# Large packages whose types are not needed here.
 CONFIG = """
 [mypy]
 strict = true
@@ -275,10 +279,10 @@ def test_mypy_finds_the_errors_of_a_script_anywhere_and_no_others(tmp_path: Path
     (tmp_path / "script.py").write_text("\n".join(lines) + "\n")
     (tmp_path / "mypy.ini").write_text(CONFIG)
     command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "script.py"]
-    # As an installed package: its types count because it has py.typed.
+    # As an installed package; mypy uses its types because it has py.typed.
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    found = {int(number) for number in re.findall(r"^script\.py:(\d+): error", done.stdout, re.M)}
+    reported = {int(number) for number in re.findall(r"^script\.py:(\d+): error", done.stdout, re.M)}
     wrong = {number for number, line in enumerate(lines, start=1) if line.endswith("# wrong")}
-    assert found == wrong, done.stdout + done.stderr
+    assert reported == wrong, done.stdout + done.stderr
     assert not re.findall(r"^(?!script\.py).*: error", done.stdout, re.M), done.stdout

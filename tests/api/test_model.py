@@ -62,9 +62,9 @@ def trained(folder: Path) -> api.RFDETR:
 def test_there_is_a_class_for_every_variant_and_every_public_name() -> None:
     assert {variant.name for variant in VARIANTS.values()} < {*rfdetr_core.__all__}
     for variant, architecture in VARIANTS.items():
-        found = getattr(rfdetr_core, architecture.name)
-        assert issubclass(found, rfdetr_core.RFDETR)
-        assert (found.variant, found.__name__, found.__module__) == (
+        model_class = getattr(rfdetr_core, architecture.name)
+        assert issubclass(model_class, rfdetr_core.RFDETR)
+        assert (model_class.variant, model_class.__name__, model_class.__module__) == (
             variant,
             architecture.name,
             "rfdetr_core.api.model",
@@ -80,7 +80,7 @@ def test_the_metadata_of_images_is_beside_their_manifest(trained: api.RFDETR, fo
 
 
 def process_state() -> dict[str, Any]:
-    """What torch, warnings, logging and the environment are set to in this process."""
+    """The settings of torch, warnings, logging and the environment in this process."""
     names = ("pytorch_lightning", "lightning_fabric", "alembic")
     return {
         "deterministic": torch.get_deterministic_debug_mode(),
@@ -122,12 +122,12 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_script_that_predicts_does_without_lightning() -> None:
+def test_prediction_does_not_import_lightning() -> None:
     code = "import sys, rfdetr_core; rfdetr_core.RFDETRPico; assert 'pytorch_lightning' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_new_model_has_the_classes_and_the_size_that_were_asked_for() -> None:
+def test_a_new_model_has_the_given_classes_and_size() -> None:
     model = rfdetr_core.RFDETRPico(**SMALL, num_classes=3)
     output = model.model(torch.zeros(2, 3, 64, 64))
     assert isinstance(output, DetectorOutput)
@@ -141,19 +141,19 @@ def test_a_new_model_has_the_classes_and_the_size_that_were_asked_for() -> None:
     ("settings", "message"),
     [
         ({"resolutoin": 64}, r"resolutoin is not a known key\. Did you mean resolution\?"),
-        ({"variant": "nano"}, "RFDETRPicoConfig already names the variant"),
-        ({"variant": None}, "RFDETRPicoConfig already names the variant"),
+        ({"variant": "nano"}, "RFDETRPicoConfig already sets the variant"),
+        ({"variant": None}, "RFDETRPicoConfig already sets the variant"),
         ({"queries": None}, "queries is not a known key"),
         *(({"num_classes": wrong}, "num_classes is") for wrong in ("2", -1, 0, 2.5, True)),
         ({"device": "gpu"}, "device 'cuda'.*cpu"),
         ({"device": 7}, "device 'cuda:7'.*cpu"),
-        ({"device": True}, "device is True: give a name"),
+        ({"device": True}, "device is True. Give a name"),
         ({"pretrain_weights": ["a.pth"]}, "pretrain_weights is"),
         ({"resolution": 65}, "not divisible"),
         ({"resolution": "big"}, "resolution is 'big'"),
         ({"pretrain_weights": "no.pth"}, "no published name"),
         ({"pretrain_weights": "weigths/rf-detr-nano.pth"}, "no such file.*pretrain_weights='rf-detr-nano.pth'"),
-        ({"pretrain_weights": "/"}, "'/', which is a folder"),
+        ({"pretrain_weights": "/"}, "'/', a folder"),
     ],
 )
 def test_a_wrong_keyword_is_named(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_wrong_keyword_is_named(settings: dict[str, Any], message: str, tmp_pa
         rfdetr_core.RFDETRPico(**settings)
 
 
-def test_the_base_class_is_no_model() -> None:
+def test_the_base_class_cannot_be_built() -> None:
     with pytest.raises(UserError, match=r"RFDETR is the base class\. Use a variant: RFDETRNano"):
         rfdetr_core.RFDETR()
 
@@ -175,9 +175,9 @@ def test_a_wrong_keyword_of_train_or_evaluate_is_named_before_anything_is_writte
         model.evaluate(dataset_dir=folder / "data", output_dir=tmp_path / "out", picture=1)
     with pytest.raises(UserError, match="dataset_dir"):
         model.evaluate(output_dir=tmp_path / "out")
-    assert model.callbacks["on_train_start"] == []  # to look does no harm
+    assert model.callbacks["on_train_start"] == []  # reading an unknown event has no effect
     model.callbacks["on_train_batch"].append(print)
-    with pytest.raises(UserError, match=r"callbacks has no on_train_batch\. There are on_fit_epoch_end"):
+    with pytest.raises(UserError, match=r"callbacks has no event on_train_batch\. The events are on_fit_epoch_end"):
         model.train(dataset_dir=folder / "data", output_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -192,7 +192,7 @@ def test_a_wrong_keyword_of_train_or_evaluate_is_named_before_anything_is_writte
         ({"device": torch.device("cpu")}, "evaluate.. needs dataset_dir"),
     ],
 )
-def test_evaluate_takes_what_train_takes_of_the_model_if_it_is_the_models(
+def test_evaluate_takes_model_keywords_of_train_only_with_the_models_values(
     arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -213,16 +213,16 @@ def test_the_device_of_train_may_be_a_number(
     monkeypatch.setattr("rfdetr_core.training.compilation.code_generator", stop)
     monkeypatch.setattr("rfdetr_core.training.trainer.device_kind", lambda config: config.accelerator)
     with pytest.raises(UserError, match=message):
-        Plan.of(ModelConfig(), None, "cpu", {"dataset_dir": str(folder), "device": device, "compile": True})
+        Plan.from_keywords(ModelConfig(), None, "cpu", {"dataset_dir": str(folder), "device": device, "compile": True})
 
 
-def test_get_train_config_leaves_out_what_is_the_models_and_resolves_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_get_train_config_leaves_out_model_keywords_and_resolves_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     model = rfdetr_core.RFDETRPico(**SMALL)
     of_model = {"resolution": 448, "device": 0, "freeze_encoder": True, "gradient_checkpointing": True}
     config = model.get_train_config(dataset_dir="~/data", accelerator="gpu", epochs=3, **of_model)
     assert config == TrainConfig(dataset_dir=Path("/home/me/data"), accelerator="cuda", epochs=3)
-    with pytest.raises(UserError, match=r"num_classes: .* Write RFDETRPico\(num_classes=2"):
+    with pytest.raises(UserError, match=r"num_classes\. .* Write RFDETRPico\(num_classes=2"):
         model.get_train_config(dataset_dir="data", num_classes=2)
 
 
@@ -254,7 +254,7 @@ def test_a_class_of_a_script_reads_a_file_as_itself_and_finds_it_from_anywhere(
         ({"dataset_dir": "data", "resume": "none.pth"}, "resume is 'none.pth'"),
     ],
 )
-def test_a_wrong_path_is_said_of_the_argument_that_gave_it(
+def test_an_error_about_a_path_names_its_argument(
     arguments: dict[str, Any], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
@@ -264,13 +264,13 @@ def test_a_wrong_path_is_said_of_the_argument_that_gave_it(
     assert not (folder / "none").exists()
 
 
-def test_results_of_a_pipeline_are_not_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_of_a_pipeline_are_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     stage = {"cmd": "true", "outs": ["output/a.pth", "reports/evaluate/metrics.json"]}
     (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"train": stage}}))
     model = rfdetr_core.RFDETRPico(**SMALL)
     for folder in ("output", tmp_path / "output", "output/a.pth/inner", "."):
-        with pytest.raises(UserError, match=r"is where the pipeline of .*dvc\.yaml keeps its results"):
+        with pytest.raises(UserError, match=r"The pipeline of .*dvc\.yaml keeps its results in"):
             model.train(dataset_dir="data", output_dir=folder)
     with pytest.raises(UserError, match=r"^output is where"):
         model.train(dataset_dir="data")
@@ -281,10 +281,10 @@ def test_results_of_a_pipeline_are_not_written_over(tmp_path: Path, monkeypatch:
         model.train(dataset_dir="data", output_dir="runs/first")
 
 
-def test_findings_of_a_dataset_given_in_python_send_nobody_to_params(tmp_path: Path) -> None:
+def test_findings_do_not_mention_params_yaml_in_the_python_api(tmp_path: Path) -> None:
     make_dataset(tmp_path / "data", {"train": 2, "valid": 1})
     (tmp_path / "data" / "train" / "train_0.png").write_bytes(b"")
-    with pytest.raises(UserError, match="Mend them") as raised:
+    with pytest.raises(UserError, match="Correct them") as raised:
         rfdetr_core.RFDETRPico(**SMALL).train(dataset_dir=tmp_path / "data", output_dir=tmp_path / "out", epochs=1)
     assert "params.yaml" not in str(raised.value)
     page = tmp_path / "out" / "dataset" / "index.html"
@@ -293,22 +293,22 @@ def test_findings_of_a_dataset_given_in_python_send_nobody_to_params(tmp_path: P
 
 
 @pytest.mark.parametrize("wrong", [None, 3, ["a.pth"], ""])
-def test_what_is_no_path_of_a_checkpoint_is_refused(wrong: Any) -> None:
+def test_a_path_that_is_not_a_checkpoint_is_refused(wrong: Any) -> None:
     with pytest.raises(UserError, match="path is"):
         rfdetr_core.from_checkpoint(wrong)
     with pytest.raises(UserError, match="Is a directory"):
         rfdetr_core.from_checkpoint(Path())
 
 
-def test_training_leaves_the_five_files_of_the_documentation(trained: api.RFDETR, folder: Path) -> None:
-    made = {path.name for path in (folder / "output").iterdir()}
-    assert made >= {*FIVE, "history.csv", "scores.json", "selection.json", "dataset"}
+def test_training_writes_the_five_documented_files(trained: api.RFDETR, folder: Path) -> None:
+    names = {path.name for path in (folder / "output").iterdir()}
+    assert names >= {*FIVE, "history.csv", "scores.json", "selection.json", "dataset"}
     assert "optimizer_states" in read_plain(folder / "output" / "checkpoint.pth")
     with (folder / "output" / "history.csv").open() as table:
         assert len(list(csv.DictReader(table))) == 2
 
 
-def test_after_training_the_model_holds_the_selected_weights(trained: api.RFDETR, folder: Path) -> None:
+def test_after_training_the_model_has_the_selected_weights(trained: api.RFDETR, folder: Path) -> None:
     assert trained.class_names == ["red", "green"]
     selection = json.loads((folder / "output" / "selection.json").read_text())
     for name in ("checkpoint_best_total.pth", f"checkpoint_best_{selection['winner']}.pth"):
@@ -327,10 +327,10 @@ def test_every_file_of_a_run_loads_by_path_and_by_variant(trained: api.RFDETR, f
     assert type(loaded) is rfdetr_core.RFDETRPico
     assert loaded.class_names == same.class_names == ["red", "green"]
     assert loaded.architecture == same.architecture == trained.architecture
-    one, other = loaded.predict(image, threshold=0.0), same.predict(image, threshold=0.0)
-    assert np.array_equal(one.xyxy, other.xyxy)
+    first, second = loaded.predict(image, threshold=0.0), same.predict(image, threshold=0.0)
+    assert np.array_equal(first.xyxy, second.xyxy)
     if name == "checkpoint_best_total.pth":
-        assert np.array_equal(one.xyxy, trained.predict(image, threshold=0.0).xyxy)
+        assert np.array_equal(first.xyxy, trained.predict(image, threshold=0.0).xyxy)
 
 
 def test_evaluate_gives_the_metrics_that_it_writes(trained: api.RFDETR, folder: Path, tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_a_second_training_in_a_folder_is_refused_before_it_writes_anything(
     make_dataset(tmp_path / "other", {"train": 3, "valid": 2, "test": 2}, seed=1)
     source = (
         "import rfdetr_core; from rfdetr_core.observers import publishing\n"
-        "publishing.track_evaluation = lambda *_: input()\n"  # the end of train: it waits there
+        "publishing.track_evaluation = lambda *_: input()\n"  # the first training waits at its end
         f"model = rfdetr_core.RFDETRPico(**{SMALL!r})\n"
         f"model.train(dataset_dir={str(folder / 'data')!r}, output_dir={str(output)!r}, epochs=4, batch_size=2,\n"
         "            num_workers=0, threads=1, run_test=True)\n"
@@ -390,9 +390,9 @@ def test_a_second_training_in_a_folder_is_refused_before_it_writes_anything(
             with pytest.raises(UserError, match=f"process {first.pid}"):
                 call(dataset_dir=tmp_path / "other", output_dir=output)
         assert first.poll() is None
-    told = first.communicate("\n")[0]
-    assert first.returncode == 0, told
-    assert len(moments) > 2  # before it trained, while it did, and after it
+    first_output = first.communicate("\n")[0]
+    assert first.returncode == 0, first_output
+    assert len(moments) > 2  # before, during and after the training
     names = {
         image["file_name"] for image in json.loads((output / "dataset/annotations/train.json").read_text())["images"]
     }
@@ -403,7 +403,7 @@ def test_a_second_training_in_a_folder_is_refused_before_it_writes_anything(
     assert record["inputs"]["annotations/train.json"] == sha256_file(annotations)
 
 
-def test_other_numbers_of_classes_and_pixels_may_be_asked_for(trained: api.RFDETR, folder: Path) -> None:
+def test_another_number_of_classes_or_pixels_is_possible(trained: api.RFDETR, folder: Path) -> None:
     path = folder / "output" / "checkpoint_best_total.pth"
     model = rfdetr_core.RFDETRPico(pretrain_weights=path, num_classes=5, resolution=96, device="cpu")
     assert model.architecture.resolution == 96
@@ -431,7 +431,7 @@ def test_a_model_of_no_variant_is_refused_by_name(tmp_path: Path) -> None:
         rfdetr_core.from_checkpoint(tmp_path / "none.pth")
 
 
-def test_a_training_can_be_gone_on_with(trained: api.RFDETR, folder: Path, tmp_path: Path) -> None:
+def test_a_training_can_be_resumed(trained: api.RFDETR, folder: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"batch_size": 2, "lr": 1e-3, "checkpoint_interval": 2, "num_workers": 0, "threads": 1}
     model = rfdetr_core.RFDETRPico(**SMALL)
     state = folder / "output" / "checkpoint.pth"
@@ -468,11 +468,11 @@ def test_an_exported_file_is_a_model_of_its_variant(trained: api.RFDETR, exporte
     assert loaded.class_names == trained.class_names == ["red", "green"]
     assert loaded.architecture == trained.architecture
     images: list[Any] = [folder / "data" / "test" / f"test_{number}.png" for number in range(2)]
-    for one, other in zip(loaded.predict(images, 0.0), trained.predict(images, 0.0), strict=True):
-        assert one.class_id.tolist() == other.class_id.tolist()
-        assert one.data["class_name"].tolist() == other.data["class_name"].tolist()
-        assert np.allclose(one.xyxy, other.xyxy, atol=0.01)
-        assert np.allclose(one.confidence, other.confidence, atol=1e-5)
+    for detections, expected in zip(loaded.predict(images, 0.0), trained.predict(images, 0.0), strict=True):
+        assert detections.class_id.tolist() == expected.class_id.tolist()
+        assert detections.data["class_name"].tolist() == expected.data["class_name"].tolist()
+        assert np.allclose(detections.xyxy, expected.xyxy, atol=0.01)
+        assert np.allclose(detections.confidence, expected.confidence, atol=1e-5)
 
 
 def test_an_exported_file_is_evaluated_as_its_checkpoint_is(
@@ -481,14 +481,14 @@ def test_an_exported_file_is_evaluated_as_its_checkpoint_is(
     loaded = rfdetr_core.load(exported, device="cpu")
     with pytest.raises(UserError, match="needs dataset_dir"):
         loaded.evaluate(output_dir=tmp_path)
-    found = loaded.evaluate(dataset_dir=folder / "data", output_dir=tmp_path / "exported", pictures=0)
+    scores = loaded.evaluate(dataset_dir=folder / "data", output_dir=tmp_path / "exported", pictures=0)
     expected = trained.evaluate(output_dir=tmp_path / "own", pictures=0)
-    assert found.keys() == expected.keys()
+    assert scores.keys() == expected.keys()
     numbers = [key for key, value in expected.items() if isinstance(value, float)]
-    assert [found[key] for key in numbers] == pytest.approx([expected[key] for key in numbers], abs=1e-4)
+    assert [scores[key] for key in numbers] == pytest.approx([expected[key] for key in numbers], abs=1e-4)
 
 
-def test_what_only_a_checkpoint_can_do_is_refused(exported: Path, folder: Path, tmp_path: Path) -> None:
+def test_methods_that_need_a_checkpoint_refuse_an_exported_file(exported: Path, folder: Path, tmp_path: Path) -> None:
     loaded = rfdetr_core.load(exported, device="cpu")
     calls = {
         "model": lambda: loaded.model,
@@ -530,7 +530,7 @@ def test_a_wrong_argument_of_export_is_named(
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_only_the_model_of_a_file_is_exported(trained: api.RFDETR, folder: Path, tmp_path: Path) -> None:
+def test_only_an_unchanged_model_is_exported(trained: api.RFDETR, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="this one is new"):
         rfdetr_core.RFDETRPico(**SMALL).export(tmp_path)
     path = folder / "output" / "checkpoint_best_total.pth"

@@ -1,4 +1,4 @@
-"""The published weights that a class has by default, from a server on loopback."""
+"""The published weights, which are the default of a class, from a server on loopback."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ TRAIN = {"epochs": 1, "batch_size": 2, "num_workers": 0, "threads": 1}
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A file of Nano whose random weights see a dog everywhere."""
+    """A file of Nano with random weights that detect a dog everywhere."""
     return dog_everywhere(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture
 def store(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """A server with that file, an empty cache, and a folder to work in that has no weights/."""
+    """A server with this file, an empty cache, and a current folder without weights/."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("RF_HOME", str(tmp_path / "cache"))
-    with serving(Store(content)) as served:
-        entry = Published(served.address, hashlib.md5(content).hexdigest())
+    with serving(Store(content)) as server:
+        entry = Published(server.address, hashlib.md5(content).hexdigest())
         monkeypatch.setattr(published, "PUBLISHED", PUBLISHED | {NAME: entry})
-        yield served
+        yield server
 
 
 def fill(cache: Path, content: bytes) -> Path:
-    """Put the file where it is kept after a download."""
+    """Put the file where a download would store it."""
     cache.mkdir(exist_ok=True)
     (cache / NAME).write_bytes(content)
     return cache / NAME
@@ -56,15 +56,15 @@ def test_the_default_weights_are_downloaded_once_and_name_the_classes_of_coco_by
     model = RFDETRNano(device="cpu")
     assert model.weights == tmp_path / "cache" / NAME
     assert model.class_names[DOG] == "dog"
-    found = model.predict(np.zeros((64, 64, 3), np.uint8), threshold=0.9)
-    assert len(found) > 0
-    assert {*found.class_id} == {DOG}
-    assert {*found.data["class_name"]} == {"dog"}
+    detections = model.predict(np.zeros((64, 64, 3), np.uint8), threshold=0.9)
+    assert len(detections) > 0
+    assert {*detections.class_id} == {DOG}
+    assert {*detections.data["class_name"]} == {"dog"}
     assert RFDETRNano(device="cpu").weights == model.weights
     assert store.requests == [None]
 
 
-def test_nothing_of_the_network_is_touched_if_the_file_is_in_weights_or_in_the_cache(
+def test_the_network_is_not_used_if_the_file_is_in_weights_or_in_the_cache(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> NoReturn:
@@ -80,28 +80,28 @@ def test_nothing_of_the_network_is_touched_if_the_file_is_in_weights_or_in_the_c
     assert store.requests == []
 
 
-def test_the_class_head_of_published_weights_fits_the_classes_that_were_asked_for(store: Store, tmp_path: Path) -> None:
+def test_the_class_head_of_published_weights_is_fitted_to_num_classes(store: Store, tmp_path: Path) -> None:
     fill(tmp_path / "cache", store.content)
     model = RFDETRNano(num_classes=3, device="cpu")
     assert model.class_names == ["0", "1", "2"]
     assert model.model.class_head.weight.shape[0] == 4
-    whole = RFDETRNano(device="cpu").model.state_dict()
-    own = model.model.state_dict()
-    assert all(torch.equal(own[name], whole[name]) for name in own if "class_head" not in name)
+    published_weights = RFDETRNano(device="cpu").model.state_dict()
+    weights = model.model.state_dict()
+    assert all(torch.equal(weights[name], published_weights[name]) for name in weights if "class_head" not in name)
 
 
 @pytest.mark.parametrize("reason", ["Connection refused", "Name or service not known", "timed out"])
 def test_without_the_file_and_a_network_there_is_one_message(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
-    asked = []
+    requests = []
     if reason == "Connection refused":
         monkeypatch.setitem(published.PUBLISHED, NAME, Published("http://127.0.0.1:9/nano.pth", "0" * 32))
     else:
         error = socket.gaierror(-2, reason) if reason.startswith("Name") else TimeoutError(reason)
 
         def fail(*_: Any, **__: Any) -> NoReturn:
-            asked.append(reason)
+            requests.append(reason)
             raise error
 
         monkeypatch.setattr(socket, "create_connection", fail)
@@ -110,25 +110,25 @@ def test_without_the_file_and_a_network_there_is_one_message(
     message = str(raised.value)
     for part in (NAME, published.PUBLISHED[NAME].address, reason, "RF_HOME", str(tmp_path / "cache"), "weights/"):
         assert part in message
-    assert message.endswith("pretrain_weights=None makes a new, untrained model.")
+    assert message.endswith("pretrain_weights=None gives a new, untrained model.")
     assert "urlopen" not in message
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__  # no traceback of urllib before the message
     assert [*(tmp_path / "cache").iterdir()] == []
-    assert len(asked) <= 1  # who cannot be reached is not asked again
+    assert len(requests) <= 1  # an unreachable server is not tried again
 
 
-def test_a_server_that_does_not_answer_is_asked_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_not_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "_ANSWER", 0.2)
-    asked = []
+    requests = []
     real = download._download_rest
-    monkeypatch.setattr(download, "_download_rest", lambda *arguments: (asked.append(1), real(*arguments))[1])
+    monkeypatch.setattr(download, "_download_rest", lambda *arguments: (requests.append(1), real(*arguments))[1])
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/nano.pth"
         monkeypatch.setitem(published.PUBLISHED, NAME, Published(address, "0" * 32))
         with pytest.raises(UserError, match="no answer in"):
             RFDETRNano(device="cpu")
-    assert asked == [1]
+    assert requests == [1]
 
 
 def test_a_cache_that_cannot_be_written_is_a_message_that_names_rf_home(
@@ -141,7 +141,7 @@ def test_a_cache_that_cannot_be_written_is_a_message_that_names_rf_home(
     assert store.requests == []
 
 
-def test_none_and_a_class_without_published_weights_make_a_new_model(store: Store) -> None:
+def test_none_and_a_class_without_published_weights_give_a_new_model(store: Store) -> None:
     assert RFDETRNano(pretrain_weights=None, device="cpu").weights is None
     assert RFDETRPico(device="cpu").weights is None
     assert "no published weights" in (RFDETRPico.__doc__ or "")
@@ -156,12 +156,12 @@ def test_train_says_which_weights_it_starts_from_in_a_thread_too(
     cached = fill(tmp_path / "cache", store.content)
     model = RFDETRPico(resolution=64, num_queries=10, device="cpu")
     arguments = {"dataset_dir": tmp_path / "data", "output_dir": tmp_path / "new"} | TRAIN
-    thread = threading.Thread(target=model.train, kwargs=arguments)  # Python handles no signals there
+    thread = threading.Thread(target=model.train, kwargs=arguments)  # Python handles signals only in the main thread
     thread.start()
     thread.join()
     assert (tmp_path / "new" / "checkpoint_best_total.pth").exists()
     assert "training from scratch: no pretrain_weights\n" in capsys.readouterr().out
     RFDETRNano(resolution=64, device="cpu").train(**arguments | {"output_dir": tmp_path / "tuned"})
-    told = capsys.readouterr().out
-    assert f"training from the weights of {cached}\n" in told
-    assert "scratch" not in told
+    output = capsys.readouterr().out
+    assert f"training from the weights of {cached}\n" in output
+    assert "scratch" not in output

@@ -1,4 +1,4 @@
-"""export_for_roboflow and deploy_to_roboflow; tests/parity has upstream read the files."""
+"""export_for_roboflow and deploy_to_roboflow; in tests/parity, upstream reads the files."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def test_the_bundle_has_weights_and_names_and_no_folder_of_this_machine(nano: An
     assert (args["class_names"], args["num_classes"], args["resolution"]) == (["tree", "Straße"], 2, 64)
     assert (args["segmentation_head"], args["patch_size"]) == (False, VARIANTS["nano"].patch_size)
     assert (args["dataset_dir"], args["output_dir"], args["resume"]) == (None, "output", "")
-    again = rfdetr_core.load(tmp_path / "bundle" / "weights.pt", device="cpu")
-    assert again.class_names == nano.class_names
-    state = again.model.state_dict()
+    reloaded = rfdetr_core.load(tmp_path / "bundle" / "weights.pt", device="cpu")
+    assert reloaded.class_names == nano.class_names
+    state = reloaded.model.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in nano.model.state_dict().items())
 
 
@@ -57,7 +57,9 @@ def test_cocos_names_are_the_80_that_upstream_writes(tmp_path: Path) -> None:
     assert (tmp_path / "class_names.txt").read_text().splitlines() == COCO_CLASS_NAMES
 
 
-def test_what_roboflow_could_not_use_is_refused(nano: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_that_roboflow_cannot_use_is_refused(
+    nano: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match="Roboflow does not know RFDETRPico"):
         rfdetr_core.RFDETRPico(**SMALL).export_for_roboflow(tmp_path)
     with pytest.raises(UserError, match=r"the name 'a\\nb' is not one line"):
@@ -72,7 +74,7 @@ def test_what_roboflow_could_not_use_is_refused(nano: Any, tmp_path: Path, monke
     assert not (tmp_path / "output").exists()
 
 
-def test_deploying_names_the_two_steps(nano: Any) -> None:
+def test_deploy_names_the_two_steps(nano: Any) -> None:
     with pytest.raises(UserError, match=r'export_for_roboflow\("bundle"\)(.|\n)*model_type="rfdetr-nano"'):
         nano.deploy_to_roboflow("workspace", project_id="project", version=1, api_key="key", size="rfdetr-nano")
 

@@ -46,7 +46,7 @@ def test_an_image_leads_to_the_descendants_of_the_model_that_was_trained_on_it(
     uses = {one["tensors"]: (one["role"], one["through"]) for one in told["uses"]}
     assert uses == {first: ("trained", []), second: ("trained", [first]), third: ("trained", [second, first])}
     lines = audit(capsys, repository, "--image", sha256_of("person"))
-    assert f"through its parent {second}\n             through and that one's parent {first}" in lines
+    assert f"through its parent {second}\n             then through that model's parent {first}" in lines
     # An image that a model itself was trained on is no use through its parent.
     told = found(capsys, repository, "--image", sha256_of("n"))
     assert {one["tensors"]: one["through"] for one in told["uses"]} == {second: [], third: []}
@@ -127,7 +127,7 @@ def test_an_ancestor_that_nothing_here_knows_is_named_and_published_weights_are_
     told = found(capsys, repository, "--image", sha256_of("x"), status=1)
     (unknown,) = told["unknown"]
     assert (unknown["tensors"], unknown["ancestor"]) == (tensors_of(child), "stranger.pth")
-    assert "no record here knows what made stranger.pth" in audit(
+    assert "no record here says which training produced stranger.pth" in audit(
         capsys, repository, "--image", sha256_of("x"), status=1
     )
     assert "train/person.jpg" in audit(capsys, repository, child, "--images", status=1)

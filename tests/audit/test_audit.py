@@ -202,7 +202,7 @@ def test_a_model_that_is_older_than_digests_of_pixels_is_searched_by_bytes_and_t
     repository.commit("older")
     Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
     (note,) = found(capsys, repository, "--image", tmp_path / "a.png")["notes"]
-    assert "1 models are older than digests of pixels" in note
+    assert "1 models are older than pixel digests" in note
     assert len(found(capsys, repository, "--image", sha256_of("b"))["uses"]) == 1
 
 
@@ -429,7 +429,7 @@ def test_runs_with_equal_weights_are_told_apart(
         assert told["lineage"]["training"]["params"]["train"]["notes"] == notes
         assert told["lineage"] == read_checkpoint(path).lineage
         assert told["found_by"] == "bytes"
-        assert any("equal weights were made by another run" in note for note in told["notes"])
+        assert any("another run produced equal weights" in note for note in told["notes"])
     told = found(capsys, repository, "--diff", *copies, status=1)
     assert told["making"] == {"params": {"train.notes": ["one", "two"]}}
 

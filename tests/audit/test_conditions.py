@@ -77,6 +77,6 @@ def test_versions_of_a_table_answer_as_if_each_was_read_alone(tmp_path: Path) ->
                 rows[path] |= {"site": "roof"} if version > 80 else {}
         write_metadata(tmp_path / "train.csv", rows)
         content = (tmp_path / "train.csv").read_bytes()
-        alone = _Table(Selection(conditions, None)).selected(content, "it")  # type: ignore[arg-type]
+        alone = _Table(Selection(conditions, None)).select(content, "it")  # type: ignore[arg-type]
         expected = {path for path, row in rows.items() if row["source"] == "a, b" and row["date"] < "2024"}
-        assert kept.selected(content, "it") == alone == expected
+        assert kept.select(content, "it") == alone == expected

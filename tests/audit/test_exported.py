@@ -77,7 +77,7 @@ def test_an_export_that_git_does_not_know_is_traced_and_not_vouched_for(
     told = found(capsys, repository, path, status=1)
     assert (told["found_by"], told["path"]) == ("description", None)
     assert [link["stage"] for link in told["chain"]] == ["strip", "train", "validate"]
-    assert "the file's own word" in told["notes"][0]
+    assert "only the file itself says" in told["notes"][0]
     # An initializer that was changed together with its digest looks the same, which is why it is not vouched for.
     flip_bit(path, described=True)
     assert found(capsys, repository, path, status=1)["notes"] == told["notes"]
@@ -128,13 +128,13 @@ def other_record(content: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        (swapped, "it says otherwise of its class names than its source"),
-        (other_weights, "the weights are not those that its lineage speaks of"),
-        (other_rate, "the file itself says otherwise of training.params.train.lr"),
-        (other_classes, "classes or configuration in the file are not those that its lineage speaks of"),
-        (other_variant, "it says otherwise of its variant than its source: RFDETRLarge, not TinyDetector"),
-        (other_size, "it says otherwise of its resolution than its source: 64, not 32"),
-        (other_record, "it says otherwise of its record than its source: 1.json"),
+        (swapped, "its description says class names ["),
+        (other_weights, "the weights are not those that its lineage names"),
+        (other_rate, "the file has other values of training.params.train.lr"),
+        (other_classes, "classes or configuration in the file are not those that its lineage names"),
+        (other_variant, "its description says variant RFDETRLarge, but its source says TinyDetector"),
+        (other_size, "its description says resolution 64, but its source says 32"),
+        (other_record, "its description says record 1.json, but its source says"),
     ],
 )
 def test_a_changed_description_is_contradicted(
@@ -186,7 +186,7 @@ def test_a_file_whose_description_was_removed_says_so_and_is_derived_when_it_was
     optimised = shape_inference.infer_shapes(exported)
     del optimised.metadata_props[:]
     onnx.save(optimised, path)
-    with pytest.raises(SystemExit, match="carries no description of its model"):
+    with pytest.raises(SystemExit, match="has no description of its model"):
         main(["audit", str(path), "--repo", str(repository.folder)])
     optimised.metadata_props.extend(exported.metadata_props)
     onnx.save(optimised, path)

@@ -43,7 +43,7 @@ def test_a_path_whose_image_was_replaced_is_answered_with_the_bytes_that_it_had(
     assert [one["commit"] for one in said["uses"]] == [second]
     assert said["other_bytes"] == [{"path": "train/a.jpg", "sha256": sha256_of("a"), "commit": first}]
     lines = audit(capsys, repository, "--image", asked, status=1).splitlines()
-    assert f"  note: train/a.jpg had other bytes, as in commit {first}: audit --image {sha256_of('a')}" in lines
+    assert f"  note: train/a.jpg had other bytes in commit {first}: audit --image {sha256_of('a')}" in lines
     assert "had other bytes" not in audit(capsys, repository, "--image", sha256_of("a"))
 
 
@@ -63,7 +63,7 @@ def test_a_path_that_was_withdrawn_is_an_error_that_says_since_when(repository: 
     commit, date = repository.git("log", "--format=%H %aI", "-1", "HEAD~1").split()
     expected = (
         rf"{asked} is in no manifest at HEAD: it was withdrawn in commit {commit} \(dated {date.replace('+', '.')}\). "
-        f"Ask for the bytes that it had: audit --image {sha256_of('b')}"
+        f"Ask for its last bytes: audit --image {sha256_of('b')}"
     )
     with pytest.raises(SystemExit, match=expected):
         main(["audit", "--image", asked, "--repo", str(repository.folder)])
@@ -74,7 +74,9 @@ def test_a_path_of_another_branch_is_an_error_that_names_a_commit_with_it(reposi
     repository.train(3, FIRST | {"train": {"train/elsewhere.jpg": "e"}})
     commit = repository.commit("on another branch")
     repository.git("checkout", "-q", "-f", "main")
-    with pytest.raises(SystemExit, match=f"commit {commit} has it, which HEAD does not come from.*{sha256_of('e')}"):
+    with pytest.raises(
+        SystemExit, match=f"commit {commit} has it, but that commit is not an ancestor of HEAD.*{sha256_of('e')}"
+    ):
         main(["audit", "--image", "train/elsewhere.jpg", "--repo", str(repository.folder)])
 
 

@@ -103,7 +103,7 @@ def alone(kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 def test_without_a_repository_a_file_answers_by_its_own_word(alone: Alone) -> None:
     status, text, _ = alone.audit("1.pth")
     assert status == 1
-    assert "no: what made it is the file's own word" in text
+    assert "no: only the file itself says what produced it" in text
     assert "--repo DIR" in text
     status, text, _ = alone.audit("1.pth", "--json")
     answer = json.loads(text)
@@ -119,11 +119,11 @@ def test_without_a_repository_what_is_needed_for_images_is_said(alone: Alone) ->
     assert (status, len(text.splitlines())) == (1, 1)
     for split in ("train", "valid"):
         blob = lineage["training"]["files"][f"manifest/{split}.json"]["git"]
-        assert f"manifest/{split}.json of this run: it is in the project's repository, as git blob {blob}" in errors
+        assert f"manifest/{split}.json of this run: it is git blob {blob} of the project" in errors
     status, text, _ = alone.audit("--diff", "1.pth", "2.pth")
     assert status == 1
     assert "train.lr: 0.001 -> 0.002" in text
-    assert text.count("nothing vouches for what the file says of itself") == 2
+    assert text.count("no commit confirms what the file says about itself") == 2
 
 
 @pytest.mark.parametrize("question", [["--image", "0" * 64], ["--where", "a=b"]])
@@ -288,7 +288,7 @@ def test_objects_that_changed_are_counted_by_class(
             place = into_cache(repository, kept / "annotations.json")
             made.setdefault(path, {})[f"annotations/{split}.json"] = files.md5_file(place)
     # The fake repository has no stage convert, whose entry in dvc.lock has these.
-    monkeypatch.setattr(context, "_annotations", lambda traced: made[traced.file])
+    monkeypatch.setattr(context, "_annotation_digests", lambda traced: made[traced.file])
     told = found(capsys, repository, "--diff", kept / "1.pth", kept / "2.pth")
     assert told["classes"] == {
         "added": {"cat": [0, 4]},

@@ -53,7 +53,7 @@ def test_where_it_is_not_known_it_says_why(tmp_path: Path) -> None:
     write_checkpoint(changed, lying)
     for path, root, reason in (
         (other, repository.folder, "carries no lineage"),
-        (changed, repository.folder, "the weights are not those that its lineage speaks of"),
+        (changed, repository.folder, "the weights are not those that its lineage names"),
         (model, tmp_path, "git repository"),
     ):
         (seen,) = seen_by([path], root)

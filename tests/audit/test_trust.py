@@ -78,7 +78,7 @@ def test_without_a_record_a_lineage_is_the_files_own_word(repository: Repository
     model = elsewhere.train(2, IMAGES)
     done = audit(repository, str(model))
     assert done.returncode == 1
-    assert "the file's own word" in done.stdout
+    assert "only the file itself says" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_an_object_that_is_not_what_its_name_says_is_an_error(repository: Reposi
     loose.write_bytes(zlib.compress(content.replace(b"train", b"trail", 1)))
     done = audit(repository, model, "--images")
     assert done.returncode == 1
-    assert f"git's object {blob} was changed. Fetch it again: git fsck" in done.stderr
+    assert f"git's object {blob} was changed. Run git fsck, and fetch the object again" in done.stderr
 
 
 def test_no_command_that_a_clone_is_configured_with_is_run(repository: Repository) -> None:
@@ -187,7 +187,7 @@ def test_a_listing_in_the_cache_counts_only_if_it_is_what_its_name_says(
 
 
 def test_a_folder_and_a_bare_repository_are_named_for_what_they_are(repository: Repository, tmp_path: Path) -> None:
-    assert "is no file" in audit(repository, str(tmp_path)).stderr
+    assert "is not a file" in audit(repository, str(tmp_path)).stderr
     repository.git("clone", "-q", "--bare", ".", str(tmp_path / "bare"))
     with pytest.raises(SystemExit, match="Name a clone with a working tree"):
         main(["audit", "--image", sha256_of("a"), "--repo", str(tmp_path / "bare")])

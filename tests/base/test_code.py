@@ -18,7 +18,7 @@ from rfdetr_core.base.files import sha256_bytes
 from rfdetr_core.base.imports import Guard
 from tests.architecture import CODE
 
-LIBRARY = sorted(Path(os.__file__).parent.glob("*.py"))  # other people's code, of every style
+LIBRARY = sorted(Path(os.__file__).parent.glob("*.py"))  # installed packages as sample sources: code of every style
 SOURCE = '''# -*- coding: utf-8 -*-
 """A module.
 
@@ -68,7 +68,7 @@ def digest(folder: Path, source: str | bytes) -> str:
     return read_source(path).digest
 
 
-def test_what_is_digested_is_the_source_without_comments_docstrings_and_blank_lines(tmp_path: Path) -> None:
+def test_the_digest_is_of_the_source_without_comments_docstrings_and_blank_lines(tmp_path: Path) -> None:
     assert digest(tmp_path, SOURCE) == sha256_bytes(MEANING.encode())
 
 
@@ -79,7 +79,7 @@ def test_the_digest_depends_on_the_text_and_not_on_how_it_is_encoded(tmp_path: P
 
 
 class Undocumented(ast.NodeTransformer):
-    """Docstrings gone; `pass` where there is nothing else."""
+    """Removes docstrings; an empty body becomes `pass`."""
 
     def visit(self, node: ast.AST) -> ast.AST:
         self.generic_visit(node)
@@ -92,27 +92,27 @@ class Undocumented(ast.NodeTransformer):
 
 
 @pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def digested_texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The texts that were digested."""
-    found: list[str] = []
-    monkeypatch.setattr("rfdetr_core.base.files.sha256_bytes", lambda data: found.append(data.decode()) or "digest")
-    return found
+    texts: list[str] = []
+    monkeypatch.setattr("rfdetr_core.base.files.sha256_bytes", lambda data: texts.append(data.decode()) or "digest")
+    return texts
 
 
 @pytest.mark.parametrize("modules", [[*CODE.modules.values()], pytest.param(LIBRARY, marks=pytest.mark.slow)])
-def test_what_is_left_of_a_module_parses_to_the_same_tree_without_docstrings(
-    tmp_path: Path, kept: list[str], modules: list[Path]
+def test_the_digested_text_parses_to_the_same_tree_without_docstrings(
+    tmp_path: Path, digested_texts: list[str], modules: list[Path]
 ) -> None:
     for path in modules:
         with tokenize.open(path) as file:
             text = with_pass(file.read())
         digest(tmp_path, text + f"\n# {path}\n")  # a digest is computed once for equal bytes
         before = Undocumented().visit(ast.parse(text))
-        assert ast.dump(ast.parse(kept.pop())) == ast.dump(before), path
+        assert ast.dump(ast.parse(digested_texts.pop())) == ast.dump(before), path
 
 
 def with_pass(text: str) -> str:
-    """A source with `pass` after each docstring that is all of a body: without it nothing would be left."""
+    """A source with `pass` after each docstring that is the complete body. Without it the body would be empty."""
     lines = text.split("\n")
     ends = [
         (first.end_lineno or 0, first.col_offset)
@@ -151,7 +151,7 @@ def test_no_comment_blank_line_or_docstring_changes_a_digest_and_any_other_word_
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "other"),
     [
         ('x = """\n\n"""', 'x = """\n"""'),
         ('x = """a  \n"""', 'x = """a\n"""'),
@@ -164,8 +164,8 @@ def test_no_comment_blank_line_or_docstring_changes_a_digest_and_any_other_word_
         ("def f():\n    b'no docstring'", "def f():\n    b'another'"),
     ],
 )
-def test_what_python_reads_otherwise_has_another_digest(tmp_path: Path, one: str, other: str) -> None:
-    assert digest(tmp_path, one) != digest(tmp_path, other)
+def test_sources_that_python_reads_differently_have_different_digests(tmp_path: Path, first: str, other: str) -> None:
+    assert digest(tmp_path, first) != digest(tmp_path, other)
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ INNER = {"rfdetr_core/page/inner/__init__.py", "rfdetr_core/page/inner/data.txt"
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("source", "expected"),
     [
         ("import os", set()),
         ("import rfdetr_core.b", {"rfdetr_core/b.py"}),
@@ -217,13 +217,13 @@ INNER = {"rfdetr_core/page/inner/__init__.py", "rfdetr_core/page/inner/data.txt"
         ("import rfdetr_core.page.inner", PAGE | INNER),
     ],
 )  # fmt: skip
-def test_a_closure_has_what_is_imported_when_it_runs_and_the_data_of_packages(
-    project: Path, source: str, found: set[str]
+def test_a_closure_has_the_modules_imported_at_run_time_and_the_data_of_packages(
+    project: Path, source: str, expected: set[str]
 ) -> None:
-    assert closure(project, source) == found
+    assert closure(project, source) == expected
 
 
-def test_what_editors_and_python_leave_is_no_data(project: Path) -> None:
+def test_files_that_editors_and_python_leave_are_not_data(project: Path) -> None:
     for name in (".page.css.swp", "page.css~", "module.pyc", "__pycache__/module.pyc", ".hidden/page.css", "Thumbs.db",
                  "matcher.py.orig", "matcher.py.rej", "matcher.py.bak", "#matcher.py#"):  # fmt: skip
         (project / "rfdetr_core/page" / name).parent.mkdir(exist_ok=True)
@@ -231,7 +231,7 @@ def test_what_editors_and_python_leave_is_no_data(project: Path) -> None:
     assert closure(project, "import rfdetr_core.page") == PAGE
 
 
-def test_what_type_checkers_read_is_no_data(project: Path) -> None:
+def test_files_for_type_checkers_are_not_data(project: Path) -> None:
     for name in ("__init__.pyi", "parts.pyi", "py.typed"):
         (project / "rfdetr_core/page" / name).touch()
     assert closure(project, "import rfdetr_core.page") == PAGE
@@ -268,7 +268,7 @@ def test_a_module_that_reads_its_own_source_is_refused(project: Path, source: st
         "from pathlib import Path\nTEXT = (Path(__file__).parents[1] / 'page.css').read_text()",
     ],
 )
-def test_a_module_may_ask_where_it_is(project: Path, source: str) -> None:
+def test_a_module_may_use_its_folder(project: Path, source: str) -> None:
     assert closure(project, source) == set()
 
 
@@ -303,9 +303,9 @@ def test_a_module_that_does_not_parse_is_named_with_its_line(project: Path, sour
         Code(project).digests("stages.train")
 
 
-def test_a_stage_may_load_its_closure_and_what_is_loaded_by_name_with_what_that_imports(project: Path) -> None:
+def test_a_stage_may_load_its_closure_and_modules_loaded_by_name_with_their_imports(project: Path) -> None:
     code, train = Code(project), Guard(Code(project), "train")
-    assert code.refused("train") == {"rfdetr_core.b", "rfdetr_core.page", "rfdetr_core.page.inner", "stages.code"}
+    assert code.forbidden("train") == {"rfdetr_core.b", "rfdetr_core.page", "rfdetr_core.page.inner", "stages.code"}
     with pytest.raises(UserError, match=r"^stage train loads rfdetr_core\.b by name"):
         train.find_spec("rfdetr_core.b", None)
     for name in ("rfdetr_core.a", "os", "rfdetr_core.nothing"):
@@ -315,8 +315,8 @@ def test_a_stage_may_load_its_closure_and_what_is_loaded_by_name_with_what_that_
     (project / "rfdetr_core/a.py").write_text("x = 1\n")
     with pytest.raises(UserError, match=r"^rfdetr_core\.a was edited while train ran"):
         train.find_spec("rfdetr_core.a", None)
-    own = Code()
-    assert not own.refused("train") & own.closure("rfdetr_core.observers")
+    project_code = Code()
+    assert not project_code.forbidden("train") & project_code.closure("rfdetr_core.observers")
 
 
 def test_a_class_that_params_name_is_code_of_its_stage(project: Path) -> None:
@@ -324,9 +324,9 @@ def test_a_class_that_params_name_is_code_of_its_stage(project: Path) -> None:
     (project / "params.yaml").write_text("train:\n  optimizer: rfdetr_core.b.Plain\n  lr_scheduler: torch.optim.X\n")
     code = Code(project)
     (project / "rfdetr_core" / "b.py").write_text("import rfdetr_core.page.inner\n")
-    found = code.digests(*code.starts("train"))
-    assert found.keys() - before.keys() == {"rfdetr_core/b.py"} | PAGE | INNER
-    assert "rfdetr_core.b" not in code.refused("train")
+    digests = code.digests(*code.starts("train"))
+    assert digests.keys() - before.keys() == {"rfdetr_core/b.py"} | PAGE | INNER
+    assert "rfdetr_core.b" not in code.forbidden("train")
     assert Guard(code, "train").find_spec("rfdetr_core.b", None) is None
     assert code.starts("convert") == ["stages.convert"]
     (project / "params.yaml").write_text("train:\n  optimizer: adamw\n")
@@ -345,9 +345,9 @@ def test_a_copy_elsewhere_has_the_same_digests(tmp_path: Path) -> None:
 
 def test_without_the_stages_a_result_names_what_the_core_runs(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "rfdetr_core", tmp_path / "rfdetr_core", ignore=shutil.ignore_patterns("__pycache__"))
-    found = Code(tmp_path).digests("stages.train", "rfdetr_core.training.run")
-    assert found.items() <= CODE.digests("stages.train").items()
-    assert "rfdetr_core/loss/matcher.py" in found
+    digests = Code(tmp_path).digests("stages.train", "rfdetr_core.training.run")
+    assert digests.items() <= CODE.digests("stages.train").items()
+    assert "rfdetr_core/loss/matcher.py" in digests
 
 
 def test_a_stage_may_not_import_code_of_the_project_that_has_no_digest(project: Path) -> None:

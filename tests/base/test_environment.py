@@ -13,7 +13,7 @@ from rfdetr_core.base import environment, files
 from rfdetr_core.base.code import ROOT
 
 
-def test_settings_are_the_variables_that_change_bits_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_only_the_variables_that_can_change_results(monkeypatch: pytest.MonkeyPatch) -> None:
     before = environment.settings()
     monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
     monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
@@ -24,19 +24,19 @@ def test_settings_are_the_variables_that_change_bits_and_no_others(monkeypatch: 
     assert "HOME" not in environment.variables()
 
 
-def test_no_secret_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HUB_TOKEN", "hush")
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "hush")
     assert "hush" not in environment.variables().values()
 
 
 def test_the_processor_is_the_one_that_the_system_names() -> None:
-    (line,) = {one for one in Path("/proc/cpuinfo").read_text().splitlines() if one.startswith("model name")}
+    (line,) = {line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")}
     assert environment.processor().startswith(line.split(":", 1)[1].strip())
 
 
 class Installed:
-    """A package in a folder of site-packages, as pip leaves it."""
+    """A package in a folder site-packages, as pip installs it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -58,13 +58,13 @@ def installed(tmp_path: Path) -> Installed:
     return Installed(tmp_path)
 
 
-def test_the_digest_of_a_list_of_files_is_that_which_pip_writes() -> None:
+def test_the_digest_of_a_file_is_the_one_in_the_list_that_pip_writes() -> None:
     package = metadata.distribution("numpy")
-    told = next(one for one in package.files or () if one.name == "__init__.py" and one.hash is not None)
-    assert environment._digest(Path(str(told.locate()))) == (told.hash and told.hash.value)
+    entry = next(entry for entry in package.files or () if entry.name == "__init__.py" and entry.hash is not None)
+    assert environment._digest(Path(str(entry.locate()))) == (entry.hash and entry.hash.value)
 
 
-def test_what_is_installed_as_it_was_made_holds(installed: Installed) -> None:
+def test_an_unchanged_package_has_no_edited_files(installed: Installed) -> None:
     for deep in (False, True):
         assert list(environment._changed(installed.package, deep=deep)) == []
 
@@ -72,7 +72,7 @@ def test_what_is_installed_as_it_was_made_holds(installed: Installed) -> None:
 @pytest.mark.parametrize(("text", "later", "shallow"), [
     ("one = 11\n", False, True), ("one = 2\n", True, True), ("one = 2\n", False, False),
 ], ids=["another size", "equal size, newer", "equal size, time set back"])  # fmt: skip
-def test_an_edited_file_of_a_package_is_found_and_one_whose_time_was_set_back_by_deep_alone(
+def test_an_edited_file_of_a_package_is_found_and_only_deep_finds_one_with_an_old_time(
     installed: Installed, text: str, later: bool, shallow: bool
 ) -> None:
     path = installed.folder / "numpy" / "core.py"
@@ -83,7 +83,7 @@ def test_an_edited_file_of_a_package_is_found_and_one_whose_time_was_set_back_by
     assert list(environment._changed(installed.package, deep=True)) == ["numpy/core.py"]
 
 
-def test_a_description_with_another_version_is_found(installed: Installed) -> None:
+def test_a_module_with_another_version_than_its_metadata_is_found(installed: Installed) -> None:
     import numpy as np
 
     assert list(environment._wrong_version(installed.package)) == [f"version {np.__version__}, described as 1.0"]
@@ -92,7 +92,9 @@ def test_a_description_with_another_version_is_found(installed: Installed) -> No
 
 def test_code_that_python_runs_at_its_start_is_named_unless_a_package_installed_it(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("")
-    code = "import json; from rfdetr_core.base.environment import *; print(json.dumps(unexpected(startup())))"
+    code = (
+        "import json; from rfdetr_core.base.environment import *; print(json.dumps(unexpected_startup(startup_code())))"
+    )
     run = {"capture_output": True, "text": True, "check": True}
     plain = subprocess.run([sys.executable, "-c", code], cwd=ROOT, **run).stdout  # type: ignore[call-overload]
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
@@ -101,7 +103,7 @@ def test_code_that_python_runs_at_its_start_is_named_unless_a_package_installed_
     assert files.parse_json(custom.encode()) == [str(tmp_path / "sitecustomize.py")]
 
 
-def test_a_module_that_was_added_to_a_package_and_a_compiled_one_that_is_not_of_its_source_are_found_by_deep(
+def test_deep_finds_a_module_added_to_a_package_and_a_compiled_one_that_differs_from_its_source(
     installed: Installed,
 ) -> None:
     source = installed.folder / "numpy" / "core.py"
@@ -118,18 +120,18 @@ def test_a_module_that_was_added_to_a_package_and_a_compiled_one_that_is_not_of_
     ]
 
 
-def test_a_file_of_a_package_that_is_gone_is_found_and_a_package_without_a_list_is_told(
+def test_a_missing_file_of_a_package_is_found_and_a_package_without_a_list_is_named(
     installed: Installed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (installed.folder / "numpy" / "core.py").unlink()
     assert list(environment._changed(installed.package, deep=False)) == ["numpy/core.py (gone)"]
     monkeypatch.setattr(environment, "_distribution", lambda name: installed.package if name == "numpy" else None)
-    assert environment.unlisted() == []
+    assert environment.packages_without_list() == []
     (installed.folder / "numpy-1.0.dist-info" / "RECORD").unlink()
-    assert environment.unlisted() == ["numpy"]
+    assert environment.packages_without_list() == ["numpy"]
 
 
-def test_what_python_itself_brings_is_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_python_itself_installs_are_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sitecustomize.py").write_text("")
     assert environment._installed_by(tmp_path / "sitecustomize.py") is None
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))

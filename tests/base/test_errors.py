@@ -9,12 +9,12 @@ from rfdetr_core.base.params import Config, parse
 
 
 @given(st.text(max_size=3_500))
-def test_a_message_of_usual_length_is_told_as_it_is(message: str) -> None:
+def test_a_message_of_usual_length_is_unchanged(message: str) -> None:
     assert str(UserError(message)) == message
 
 
 @pytest.mark.parametrize("value", ["x" * 7_000, ["y"] * 7_000])
-def test_of_a_long_value_the_middle_is_left_out_and_key_and_remedy_stay(value: object) -> None:
+def test_the_middle_of_a_long_value_is_left_out_and_key_and_remedy_stay(value: object) -> None:
     class Some(Config):
         count: int = 0
 

@@ -19,7 +19,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 
 
-def test_what_is_written_is_there_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_written_file_exists_and_no_other_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.json"
     files.write_json(path, {"b": [1, 2.5, None], "a": "é"})
     assert files.read_json(path) == {"b": [1, 2.5, None], "a": "é"}
@@ -29,7 +29,7 @@ def test_what_is_written_is_there_and_nothing_beside_it(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_failure_leaves_what_stood_there(tmp_path: Path) -> None:
+def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("before")
     with pytest.raises(ZeroDivisionError), files.replacing(path) as temporary:
@@ -41,7 +41,7 @@ def test_a_failure_leaves_what_stood_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
-def test_what_a_link_leads_to_stays_as_it_is(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
+def test_the_target_of_a_link_is_unchanged(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
     cached, path, source = tmp_path / "cached", tmp_path / "a", tmp_path / "source"
     cached.write_text("before")
     source.write_text("copied")
@@ -63,8 +63,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 # Python before 3.13 writes a carriage return without quotes, so that it ends the row for readers.
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"))
 CELLS = st.none() | st.integers() | st.floats() | TEXT
-# pandas gives names of its own to columns that have none, or the same, takes a mark of the byte order off, and skips a
-# line of white space, which a table of one column may have; ours have more.
+# pandas renames columns with an empty or repeated name, removes a byte order mark, and skips a line of white space. A
+# table of one column may have such a line; the tables of this project have more columns.
 NAMES = st.lists(TEXT.filter(lambda name: name != "" and "\ufeff" not in name), min_size=2, max_size=4, unique=True)
 
 
@@ -79,18 +79,18 @@ def test_a_table_is_read_back_as_its_cells_were_printed(table: tuple[list[str], 
     text = files.csv_text(rows, names)
     assert list(csv.reader(io.StringIO(text, newline=""))) == [names, *cells]
     assert text.endswith("\n")
-    found = pd.read_csv(io.StringIO(text, newline=""), dtype=str, keep_default_na=False)
-    assert found.to_numpy().tolist() == cells
-    assert list(found) == names
+    read = pd.read_csv(io.StringIO(text, newline=""), dtype=str, keep_default_na=False)
+    assert read.to_numpy().tolist() == cells
+    assert list(read) == names
 
 
 @given(st.lists(st.dictionaries(st.sampled_from("abcd"), st.floats(allow_nan=False)), min_size=1))
-def test_columns_come_as_rows_bring_them_up_and_numbers_keep_every_bit(rows: list[dict[str, float]]) -> None:
+def test_columns_are_in_order_of_first_appearance_and_numbers_keep_every_bit(rows: list[dict[str, float]]) -> None:
     rows = [{"row": float(number)} | row for number, row in enumerate(rows)]
-    found = pd.read_csv(io.StringIO(files.csv_text(rows)), float_precision="round_trip", dtype=float)
-    assert list(found) == list(dict.fromkeys(name for row in rows for name in row))
-    kept = [{name: value.hex() for name, value in row.items() if math.isfinite(value)} for row in rows]
-    assert [{name: value.hex() for name, value in row.dropna().items()} for _, row in found.iterrows()] == kept
+    table = pd.read_csv(io.StringIO(files.csv_text(rows)), float_precision="round_trip", dtype=float)
+    assert list(table) == list(dict.fromkeys(name for row in rows for name in row))
+    finite_rows = [{name: value.hex() for name, value in row.items() if math.isfinite(value)} for row in rows]
+    assert [{name: value.hex() for name, value in row.dropna().items()} for _, row in table.iterrows()] == finite_rows
 
 
 def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", b"\xff"])
-def test_what_is_no_json_is_named(tmp_path: Path, text: str | bytes) -> None:
+def test_a_file_that_is_not_json_is_named(tmp_path: Path, text: str | bytes) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=r"a\.json.*dvc"):
@@ -110,9 +110,9 @@ def test_what_is_no_json_is_named(tmp_path: Path, text: str | bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "fault"),
     [
-        (b'{"a": 1, "a": 2}', "'a' stands twice"),
-        (b'[{"b": {"a": 1, "a": 1}}]', "'a' stands twice"),
-        (b"[NaN]", "NaN is no finite number"),
+        (b'{"a": 1, "a": 2}', "'a' is twice"),
+        (b'[{"b": {"a": 1, "a": 1}}]', "'a' is twice"),
+        (b"[NaN]", "NaN is not a finite number"),
         (b"[-Infinity]", "no finite number"),
         (b"[1e999]", "no finite number"),
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
@@ -152,7 +152,7 @@ def test_digests_are_sha256(tmp_path: Path) -> None:
     assert files.sha256_bytes(data) == files.sha256_file(tmp_path / "a") == hashlib.sha256(data).hexdigest()
 
 
-def test_canonical_json_depends_on_content_alone() -> None:
+def test_canonical_json_depends_only_on_content() -> None:
     assert files.canonical_json({"b": 1, "a": [1.5, "é"]}) == files.canonical_json({"a": [1.5, "é"], "b": 1})
     assert json.loads(files.canonical_json({"a": [1.5, "é"]})) == {"a": [1.5, "é"]}
     assert files.digest({"a": 1}) != files.digest({"a": 2})

@@ -10,12 +10,12 @@ from rfdetr_core.base import git
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.config.preflight import check_project
 from rfdetr_core.ingest.folder import check_folder
-from rfdetr_core.observers.runs import origin
+from rfdetr_core.observers.runs import source_tags
 
 
 @pytest.fixture
-def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository that git takes for another user's, with an ignored dataset."""
+def foreign_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository that seems to belong to another user, with an ignored dataset."""
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     (tmp_path / "data" / "mine").mkdir(parents=True)
     (tmp_path / "data" / "mine" / "a.png").touch()
@@ -33,19 +33,19 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         lambda: git.text(Path(), "log"),
         lambda: check_folder(Path("data/mine"), ()),
         check_project,
-        origin,
+        source_tags,
     ],
 )
 @pytest.mark.parametrize("language", ["C", "de_DE.UTF-8"])
-def test_a_repository_that_git_refuses_is_not_taken_for_a_no(
-    foreign: Path, ask: Callable[[], object], language: str, monkeypatch: pytest.MonkeyPatch
+def test_a_repository_that_git_refuses_is_an_error_and_not_the_answer_no(
+    foreign_repository: Path, ask: Callable[[], object], language: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LC_ALL", language)
-    with pytest.raises(UserError, match=f"git config --global --add safe.directory {foreign}$"):
+    with pytest.raises(UserError, match=f"git config --global --add safe.directory {foreign_repository}$"):
         ask()
 
 
-def test_no_repository_and_no_such_commit_are_a_no(tmp_path: Path) -> None:
+def test_a_missing_repository_and_a_missing_commit_are_the_answer_no(tmp_path: Path) -> None:
     assert git.answer(tmp_path, "rev-parse", "HEAD") is None
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     assert git.answer(tmp_path, "rev-parse", "-q", "--verify", "HEAD") is None

@@ -1,4 +1,4 @@
-"""No image takes far longer to decode, or far more memory, than honest ones of its size; honest ones are read."""
+"""Images that take far more time or memory to decode than others of their size are refused; normal images are read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.image_limits import MOST_PARTS, MOST_SCANS
-from rfdetr_core.base.images import TooLargeError, decode, look
+from rfdetr_core.base.images import TooLargeError, decode, inspect_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
@@ -26,14 +26,14 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def progressive(scans: int, size: tuple[int, int] = (64, 48), **options: Any) -> bytes:
-    """A progressive JPEG whose last scan comes again and again; Pillow writes 10."""
+    """A progressive JPEG of `scans` scans. Pillow writes 10; then the last one is repeated."""
     data = encoded(Image.fromarray(PIXELS).resize(size), "JPEG", progressive=True, **options)
     last = data[data.rindex(b"\xff\xda") : -2]
     return data[:-2] + last * (scans - 10) + b"\xff\xd9"
 
 
 def tiff(width: int, height: int, parts: int, rows: int, compression: int = 1) -> bytes:
-    """A grey TIFF of `parts` strips of `rows` rows, all of which are the same bytes of the file."""
+    """A grey TIFF with `parts` strips of `rows` rows. All strips are the same bytes of the file."""
     strip = bytes(width * rows)
     lists = [np.full(parts, value, "<u4").tobytes() for value in (8, len(strip))]
     start = 8 + len(strip)
@@ -58,7 +58,7 @@ def test_a_jpeg_of_more_scans_is_refused_with_their_number_and_what_to_do(scans:
 
 
 def test_a_large_jpeg_may_have_fewer_scans_than_a_small_one() -> None:
-    """Of the most pixels, 20; the picture itself need not be there."""
+    """An image of the largest size may have 20 scans. Only the scans are counted, so the pixels are not needed."""
     data = bytearray(progressive(21))
     start = data.index(b"\xff\xc2") + 5
     data[start : start + 4] = struct.pack(">HH", 10_000, 10_000)
@@ -76,15 +76,15 @@ def test_a_sequential_jpeg_of_many_scans_is_refused_too() -> None:
 
 def test_scans_of_thumbnails_and_bytes_that_look_like_scans_do_not_count() -> None:
     segment = b"\xff\xed" + struct.pack(">H", 60_002) + b"\xff\xda" * 30_000
-    for made in (progressive(10), encoded(Image.fromarray(PIXELS), "JPEG")):
-        data = made[:2] + segment * 3 + made[2:] + b"\xff\xda" * 500  # behind the end, as a second frame
-        np.testing.assert_array_equal(np.asarray(decode(data, "a.jpg")), np.asarray(decode(made, "a.jpg")))
+    for jpeg in (progressive(10), encoded(Image.fromarray(PIXELS), "JPEG")):
+        data = jpeg[:2] + segment * 3 + jpeg[2:] + b"\xff\xda" * 500  # behind the end, as a second frame
+        np.testing.assert_array_equal(np.asarray(decode(data, "a.jpg")), np.asarray(decode(jpeg, "a.jpg")))
 
 
 @pytest.mark.parametrize("filled", [b"", b"\xff\xff"])
-def test_scans_are_counted_whatever_stands_between_them(filled: bytes) -> None:
-    head, scan, rest = progressive(150).partition(b"\xff\xda")
-    data = head + scan + rest.replace(scan, b"\xff\xfe\0\4xy\xff\x01" + filled + scan)
+def test_scans_are_counted_with_any_bytes_between_them(filled: bytes) -> None:
+    head, scan, tail = progressive(150).partition(b"\xff\xda")
+    data = head + scan + tail.replace(scan, b"\xff\xfe\0\4xy\xff\x01" + filled + scan)
     with pytest.raises(UserError, match="150 scans"):
         decode(data, "a.jpg")
 
@@ -102,10 +102,10 @@ def test_a_tiff_whose_strips_cover_it_again_and_again_is_refused() -> None:
 
 def test_a_tiff_of_a_strip_for_each_row_is_read() -> None:
     assert decode(tiff(2, 60_000, 60_000, 1), "a.tif").size == (2, 60_000)
-    assert MOST_PARTS > 3 * 30_000  # of three bands that lie apart, in a picture that is 30,000 pixels high
+    assert MOST_PARTS > 3 * 30_000  # of three bands in separate planes, in a picture that is 30,000 pixels high
 
 
-def test_a_tiff_of_tiles_that_reach_out_of_it_is_read() -> None:
+def test_a_tiff_with_tiles_that_reach_beyond_it_is_read() -> None:
     image = Image.new("L", (65, 17), 9)
     assert decode(encoded(image, "TIFF", tiffinfo={278: 1}), "a.tif").getpixel((64, 16)) == (9, 9, 9)
     # 16 x 16 tiles of a picture of 17 x 17.
@@ -116,7 +116,7 @@ def test_a_tiff_of_tiles_that_reach_out_of_it_is_read() -> None:
     assert decode(struct.pack("<2sHI", b"II", 42, 8 + 256 + 32) + tile + lists + table, "a.tif").size == (17, 17)
 
 
-def test_a_webp_may_have_half_of_the_pixels_and_is_refused_from_its_head() -> None:
+def test_a_webp_may_have_half_of_the_pixels_and_is_refused_by_its_header() -> None:
     data = encoded(Image.fromarray(PIXELS), "WEBP")
     assert decode(data, "a.webp", max_pixels=2 * 64 * 48).size == (64, 48)
     with pytest.raises(TooLargeError, match=r"64 x 48 pixels are more than the 3,071 allowed for WEBP: as JPEG or PNG"):
@@ -124,31 +124,33 @@ def test_a_webp_may_have_half_of_the_pixels_and_is_refused_from_its_head() -> No
     assert decode(data, "a.webp", max_pixels=None).size == (64, 48)
 
 
-def spoilt_mpo(data: bytes) -> bytes:
+def corrupted_mpo(data: bytes) -> bytes:
     second = data.index(b"\xff\xd8", 10)
     return data[: second + 400] + bytes(len(data) - second - 400)
 
 
-def spoilt_png(data: bytes) -> bytes:
+def corrupted_png(data: bytes) -> bytes:
     return data[: data.index(b"fdAT") + 8] + bytes(400)
 
 
-def spoilt_webp(data: bytes) -> bytes:
-    at = data.rindex(b"VP8L") + 13
-    return data[:at] + os.urandom(len(data) - at)
+def corrupted_webp(data: bytes) -> bytes:
+    start = data.rindex(b"VP8L") + 13
+    return data[:start] + os.urandom(len(data) - start)
 
 
 @pytest.mark.parametrize(
-    ("kind", "spoil"), [("MPO", spoilt_mpo), ("PNG", spoilt_png), ("WEBP", spoilt_webp)], ids=["MPO", "PNG", "WEBP"]
+    ("kind", "corrupt"),
+    [("MPO", corrupted_mpo), ("PNG", corrupted_png), ("WEBP", corrupted_webp)],
+    ids=["MPO", "PNG", "WEBP"],
 )
-def test_of_several_frames_only_the_first_is_decoded(kind: str, spoil: Callable[[bytes], bytes]) -> None:
+def test_only_the_first_of_several_frames_is_decoded(kind: str, corrupt: Callable[[bytes], bytes]) -> None:
     frames = [Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)]
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
-    spoilt = spoil(data)
-    assert spoilt != data
-    np.testing.assert_array_equal(np.asarray(decode(spoilt, "x")), np.asarray(decode(data, "x")))
-    assert look(spoilt, "x").several == (kind != "MPO")
+    corrupted = corrupt(data)
+    assert corrupted != data
+    np.testing.assert_array_equal(np.asarray(decode(corrupted, "x")), np.asarray(decode(data, "x")))
+    assert inspect_image(corrupted, "x").has_more_frames == (kind != "MPO")
 
 
 def test_a_gif_is_not_opened_at_all() -> None:

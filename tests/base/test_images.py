@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.images import TooLargeError, decode, look, pixel_digest, read_verified
+from rfdetr_core.base.images import TooLargeError, decode, inspect_image, pixel_digest, read_verified
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 KINDS = ("PNG", "BMP", "TIFF", "JPEG", "WEBP")
@@ -57,38 +57,38 @@ def orientation(number: int) -> Image.Exif:
 
 @pytest.mark.parametrize("save", SAVED_AGAIN.values(), ids=SAVED_AGAIN.keys())
 @pytest.mark.parametrize("strip", [1, 31, 2**20])
-def test_a_copy_that_looks_the_same_to_training_has_the_same_digest_of_pixels(
+def test_a_copy_with_equal_decoded_pixels_has_the_same_pixel_digest(
     save: Callable[[Image.Image], bytes], strip: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rfdetr_core.base.images._STRIP", strip)
-    found = pixel_digest(decode(save(Image.fromarray(PIXELS)), "x"))
-    assert found == hashlib.sha256(b"RGB 30 20\n" + PIXELS.tobytes()).hexdigest()
+    digest = pixel_digest(decode(save(Image.fromarray(PIXELS)), "x"))
+    assert digest == hashlib.sha256(b"RGB 30 20\n" + PIXELS.tobytes()).hexdigest()
 
 
 def test_other_pixels_or_another_shape_have_another_digest() -> None:
     changed = PIXELS.copy()
     changed[3, 4, 1] ^= 1
     several = [PIXELS, changed, PIXELS.reshape(30, 20, 3), PIXELS[:, ::-1], PIXELS[:-1]]
-    assert len({pixel_digest(Image.fromarray(np.ascontiguousarray(one))) for one in several}) == len(several)
+    assert len({pixel_digest(Image.fromarray(np.ascontiguousarray(pixels))) for pixels in several}) == len(several)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_that_ends_early_is_refused_though_another_library_has_pillow_accept_it(
+def test_a_file_that_ends_early_is_refused_even_if_another_library_allows_it(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = encoded(Image.fromarray(PIXELS), kind)
-    short = whole[: len(whole) * 2 // 3]
+    complete = encoded(Image.fromarray(PIXELS), kind)
+    short = complete[: len(complete) * 2 // 3]
 
-    def refused(_: int) -> bool:
+    def is_refused(_: int) -> bool:
         with contextlib.suppress(UserError):
             decode(short, "x")
             return False
         return True
 
-    assert refused(0)
+    assert is_refused(0)
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(refused, range(40)))
+        assert all(pool.map(is_refused, range(40)))
     assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
@@ -122,12 +122,12 @@ def test_16_bits_are_scaled_and_not_clipped(kind: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P"])
-def test_grey_and_palette_give_the_colours_they_stand_for(mode: str) -> None:
+def test_grey_and_palette_images_are_converted_to_their_colours(mode: str) -> None:
     image = Image.fromarray(PIXELS).convert(mode)
     np.testing.assert_array_equal(pixels(encoded(image)), np.asarray(image.convert("RGB")))
 
 
-def test_what_is_transparent_is_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     image = Image.fromarray(np.dstack([PIXELS, np.zeros((20, 30), np.uint8)]))
     assert (pixels(encoded(image)) == 255).all()
     grey = Image.new("L", (3, 3), 7)
@@ -145,18 +145,18 @@ def test_print_colours_are_converted(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "options"), [("TIFF", {}), ("PNG", {}), ("WEBP", {"lossless": True})])
-def test_of_several_frames_the_first_counts(kind: str, options: dict[str, Any]) -> None:
+def test_the_first_of_several_frames_is_decoded(kind: str, options: dict[str, Any]) -> None:
     first, other = Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)
     data = encoded(first, kind, save_all=True, append_images=[other], **options)
     np.testing.assert_array_equal(pixels(data), PIXELS)
-    assert (look(data, "x").kind, look(data, "x").several) == (kind, True)
-    assert not look(encoded(first, kind, **options), "x").several
+    assert (inspect_image(data, "x").format, inspect_image(data, "x").has_more_frames) == (kind, True)
+    assert not inspect_image(encoded(first, kind, **options), "x").has_more_frames
 
 
 def png(*chunks: tuple[bytes, bytes]) -> bytes:
     ended = (*chunks, (b"IEND", b""))
-    made = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in ended)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(made)
+    encoded_chunks = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in ended)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(encoded_chunks)
 
 
 def tiff(values: np.ndarray, planar: int = 1) -> bytes:
@@ -189,29 +189,29 @@ def test_colours_of_16_bits_are_scaled(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("bits", range(9, 17))
-def test_16_bits_that_hold_fewer_are_doubted(kind: str, bits: int) -> None:
+def test_16_bits_with_a_small_range_are_doubted(kind: str, bits: int) -> None:
     values = np.random.default_rng(1).integers(0, 2**bits, (30, 50, 3)).astype(np.uint16)
     values[0, 0] = 2**bits - 1
     expected = "dark" if bits <= 14 else ""
-    assert look(colours_of_16_bits(values, kind), "x").doubt == expected
-    assert look(encoded(Image.fromarray(values[:, :, 0].copy()), kind), "x").doubt == expected
+    assert inspect_image(colours_of_16_bits(values, kind), "x").doubt == expected
+    assert inspect_image(encoded(Image.fromarray(values[:, :, 0].copy()), kind), "x").doubt == expected
 
 
 def test_a_dark_picture_of_8_bits_is_not_doubted() -> None:
     for image in (Image.new("RGB", (9, 9), (3, 3, 3)), Image.new("L", (9, 9), 3)):
         for kind in KINDS:
-            assert look(encoded(image, kind), "x").doubt == ""
+            assert inspect_image(encoded(image, kind), "x").doubt == ""
 
 
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})])
-def test_a_fourth_band_that_is_no_transparency_is_doubted(kind: str, options: dict[str, Any]) -> None:
+def test_a_fourth_band_that_is_not_transparency_is_doubted(kind: str, options: dict[str, Any]) -> None:
     random = np.random.default_rng(2)
     infrared = random.integers(0, 256, (20, 30))
     cut_out = np.where(random.random((20, 30)) < 0.5, 0, 255)
     soft = np.where(random.random((20, 30)) < 0.4, 99, cut_out)
     for band, expected in ((infrared, "veiled"), (cut_out, ""), (soft, ""), (np.full((20, 30), 255), "")):
         image = Image.fromarray(np.dstack([PIXELS, band.astype(np.uint8)]))
-        assert look(encoded(image, kind, **options), "x").doubt == expected
+        assert inspect_image(encoded(image, kind, **options), "x").doubt == expected
 
 
 def test_colours_of_16_bits_in_planes_are_refused() -> None:
@@ -234,7 +234,7 @@ def test_transparency_of_every_kind_is_white() -> None:
         assert (pixels(data) == 255).all()
 
 
-def test_a_name_does_not_tell_the_kind() -> None:
+def test_the_name_of_a_file_does_not_decide_its_format() -> None:
     np.testing.assert_array_equal(np.asarray(decode(encoded(Image.fromarray(PIXELS)), "a.jpg")), PIXELS)
 
 
@@ -245,7 +245,7 @@ def test_32_bits_are_refused(mode: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"%!PS-Adobe-3.0 EPSF-3.0", b"<svg/>", b"\0" * 99])
-def test_what_is_no_image_is_refused_with_its_name_and_no_address(data: bytes) -> None:
+def test_data_that_is_not_an_image_is_refused_with_its_name_and_without_an_address(data: bytes) -> None:
     with pytest.raises(UserError, match=r"a\.png") as raised:
         decode(data, "a.png")
     assert "0x" not in str(raised.value)
@@ -260,7 +260,7 @@ def test_an_image_of_too_many_pixels_is_refused(monkeypatch: pytest.MonkeyPatch)
     data = encoded(Image.fromarray(PIXELS))
     with pytest.raises(TooLargeError, match="30 x 20 pixels are more than the 599 allowed"):
         decode(data, "a.png", max_pixels=599)
-    # Neither the default of Pillow nor that of ours stands against a limit that was raised.
+    # A raised limit counts, not the default of Pillow or of this project.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9)
     for limit in (600, None):
         assert decode(data, "a.png", max_pixels=limit).size == (30, 20)
@@ -271,7 +271,7 @@ def test_an_image_may_be_as_narrow_as_it_likes() -> None:
 
 
 def claiming(kind: str, side: int) -> bytes:
-    """A small image whose head claims side x side pixels."""
+    """A small image whose header claims side x side pixels."""
     data = bytearray(encoded(Image.new("RGBA" if kind == "WEBP" else "RGB", (4, 4)), kind, lossless=True))
     if kind == "PNG":
         data[16:24] = struct.pack(">II", side, side)
@@ -293,8 +293,8 @@ def claiming(kind: str, side: int) -> bytes:
     return bytes(data)
 
 
-def test_no_image_expands_past_the_limit_whatever_its_head_claims(tmp_path: Path) -> None:
-    """In a process that may take 256 MB more than it has, 60,000 x 60,000 pixels are refused (WebP: 16,000)."""
+def test_no_image_expands_beyond_the_limit_whatever_its_header_claims(tmp_path: Path) -> None:
+    """60,000 x 60,000 pixels (WebP: 16,000) are refused in a process that may allocate 256 MB more."""
     sides = {"PNG": 60_000, "BMP": 60_000, "TIFF": 60_000, "JPEG": 60_000, "WEBP": 16_000}
     for kind, side in sides.items():
         (tmp_path / kind).write_bytes(claiming(kind, side))
@@ -315,9 +315,9 @@ for path in sorted(Path({str(tmp_path)!r}).iterdir()):
         print(path.name, "allowed" in str(error))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    told = dict(line.split() for line in done.stdout.splitlines())
-    assert told.keys() == {*sides, "bomb"}, done.stderr
-    assert set(told.values()) == {"True"}
+    sizes = dict(line.split() for line in done.stdout.splitlines())
+    assert sizes.keys() == {*sides, "bomb"}, done.stderr
+    assert set(sizes.values()) == {"True"}
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
@@ -338,13 +338,13 @@ def test_a_damaged_file_is_decoded_or_refused(kind: str, changes: list[tuple[flo
         assert decode(bytes(data), "x").mode == "RGB"
 
 
-def test_a_pointer_of_git_lfs_is_told_apart() -> None:
+def test_a_pointer_of_git_lfs_has_its_own_message() -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
     with pytest.raises(UserError, match=r"a\.jpg is a pointer of Git LFS.*git lfs pull"):
         decode(pointer, "a.jpg")
 
 
-def test_bytes_are_given_only_when_they_are_those_of_the_digest(tmp_path: Path) -> None:
+def test_bytes_are_returned_only_if_they_have_the_digest(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"abc")
     sha256 = hashlib.sha256(b"abc").hexdigest()

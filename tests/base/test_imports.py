@@ -10,7 +10,7 @@ import torch
 
 from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.imports import Guard, check_class, module_file, shadows, tracked_bytecode
+from rfdetr_core.base.imports import Guard, check_class, module_file, shadowing_files, tracked_bytecode
 
 WHERE = "import importlib.util as u, sys; print(u.find_spec(sys.argv[1]).origin)"
 
@@ -42,26 +42,28 @@ def imported(project: Path, module: str) -> str:
         ("wave", "wave.py"),
     ],
 )
-def test_what_python_imports_in_place_of_a_recorded_module_is_found(project: Path, module: str, name: str) -> None:
-    assert shadows(project) == []
+def test_a_file_that_python_imports_instead_of_a_recorded_module_is_found(
+    project: Path, module: str, name: str
+) -> None:
+    assert shadowing_files(project) == []
     (project / name).parent.mkdir(exist_ok=True)
     (project / name).touch()
     assert imported(project, module) == name
-    assert shadows(project) == [name]
+    assert shadowing_files(project) == [name]
 
 
 @pytest.mark.parametrize(
     "name", ["rfdetr_core/ops/boxes/data.txt", "rfdetr_core/ops/boxes.pyc", "tools_of_mine.py", "torch/x"]
 )
-def test_what_python_does_not_import_in_its_place_is_none(project: Path, name: str) -> None:
+def test_a_file_that_python_does_not_import_instead_is_not_reported(project: Path, name: str) -> None:
     (project / name).parent.mkdir(exist_ok=True)
     (project / name).touch()
-    assert shadows(project) == []
+    assert shadowing_files(project) == []
 
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package in a folder of installed ones; importing it fails."""
+    """A package in a folder of installed packages; importing it raises an error."""
     place = tmp_path / "site-packages"
     (place / "tools_of_others" / "inner").mkdir(parents=True)
     for name in ("__init__.py", "inner/__init__.py", "inner/optim.py"):

@@ -23,7 +23,7 @@ ROWS = [ManifestRow(f"train/é {k}.png", f"{k:064x}", 10 + k, 20, "0" * 64) for 
 CLASSES = [ClassEntry(id=3, index=0, name="cat"), ClassEntry(id=1, index=1, name="dög")]
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_a_written_manifest_is_read_back(tmp_path: Path) -> None:
     write_manifest(tmp_path / "a.json", ROWS)
     assert read_manifest(tmp_path / "a.json") == ROWS
     write_classes(tmp_path / "classes.json", CLASSES)
@@ -32,7 +32,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "none.json") == []
 
 
-def test_the_order_that_is_given_does_not_show(tmp_path: Path) -> None:
+def test_a_manifest_is_sorted(tmp_path: Path) -> None:
     write_manifest(tmp_path / "a.json", ROWS)
     write_manifest(tmp_path / "b.json", ROWS[::-1])
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
@@ -49,7 +49,7 @@ def test_every_image_has_a_line_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_manifest_that_is_older_than_digests_of_pixels_is_read_and_written_as_it_was(tmp_path: Path) -> None:
-    """The bytes are those that releases before had."""
+    """The bytes are those that earlier releases wrote."""
     old = f'[\n{{"height":20,"labels":"{"0" * 64}","path":"a.png","sha256":"{"1" * 64}","width":10}}\n]\n'
     (tmp_path / "a.json").write_text(old)
     rows = read_manifest(tmp_path / "a.json")
@@ -59,15 +59,15 @@ def test_a_manifest_that_is_older_than_digests_of_pixels_is_read_and_written_as_
     assert row_of(files.read_json(tmp_path / "a.json")[0]) == rows[0]
 
 
-def test_the_roots_of_a_split_depend_on_its_images_and_labels_alone() -> None:
+def test_the_roots_of_a_split_depend_only_on_its_images_and_labels() -> None:
     rows = [replace(row, pixels=f"{k:064x}") for k, row in enumerate(ROWS)]
-    made = roots(rows)
-    assert made.keys() == {"images", "labelled", "pixels"}
-    assert roots([replace(row, path=f"other/{row.path}") for row in rows[::-1]]) == made
+    tree_roots = roots(rows)
+    assert tree_roots.keys() == {"images", "labelled", "pixels"}
+    assert roots([replace(row, path=f"other/{row.path}") for row in rows[::-1]]) == tree_roots
     relabelled = roots([replace(rows[0], labels="1" * 64), *rows[1:]])
-    assert {name for name in made if made[name] != relabelled[name]} == {"labelled"}
+    assert {name for name in tree_roots if tree_roots[name] != relabelled[name]} == {"labelled"}
     resaved = roots([replace(rows[0], sha256="1" * 64), *rows[1:]])
-    assert {name for name in made if made[name] != resaved[name]} == {"images", "labelled"}
+    assert {name for name in tree_roots if tree_roots[name] != resaved[name]} == {"images", "labelled"}
     assert roots([rows[0], ROWS[1]]).keys() == {"images", "labelled"}
     assert roots(rows)["images"] == {"size": 3, "root": Tree(row.sha256 for row in rows).root}
 

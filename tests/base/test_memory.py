@@ -1,4 +1,4 @@
-"""Memory that runs out is one message with what to do, and never a fault of a file."""
+"""If memory runs out, there is one message with the remedy, and no file is called damaged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.memory import explaining_shortage, ran_out
+from rfdetr_core.base.memory import explaining_shortage, shortage_message
 from rfdetr_core.base.paths import ProjectPaths
 from tests.evaluation.scene import write_tiny_checkpoint
 from tests.short import run_short
@@ -33,7 +33,7 @@ def _enomem() -> None:
 @pytest.mark.parametrize(
     "allocate", [lambda: bytearray(HUGE), lambda: np.empty(HUGE), lambda: torch.empty(HUGE), _enomem]
 )
-def test_whoever_runs_out_of_memory_is_recognised(allocate: Callable[[], object]) -> None:
+def test_out_of_memory_errors_of_every_library_are_recognised(allocate: Callable[[], object]) -> None:
     with pytest.raises(UserError, match=r"memory ran out \(.+\)\. Buy some\."), explaining_shortage("Buy some."):
         allocate()
 
@@ -47,8 +47,8 @@ def test_whoever_runs_out_of_memory_is_recognised(allocate: Callable[[], object]
         ValueError("out of memory"),
     ],
 )
-def test_other_errors_stay_what_they_are(error: Exception) -> None:
-    assert ran_out(error) is None
+def test_other_errors_are_unchanged(error: Exception) -> None:
+    assert shortage_message(error) is None
     with pytest.raises(type(error)) as raised, explaining_shortage("Buy some."):
         raise error
     assert raised.value is error
@@ -157,8 +157,8 @@ def test_a_prediction_without_memory_is_one_message(mebibytes: int, pictures: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_training_without_memory_says_what_to_lower(workers: int, where: ProjectPaths, tmp_path: Path) -> None:
-    training = script(where, tmp_path / "output", runtime={"num_workers": workers}, model={"resolution": 256})
+def test_a_training_without_memory_says_what_to_lower(workers: int, paths: ProjectPaths, tmp_path: Path) -> None:
+    training = script(paths, tmp_path / "output", runtime={"num_workers": workers}, model={"resolution": 256})
     imports, _, call = training.rpartition("train(ProjectPaths")
     program = f"""{imports}
 import rfdetr_core.training.module, rfdetr_core.observers.loggers

@@ -1,4 +1,4 @@
-"""Every text has a proof that it is in a tree or that it is not, and a proof that is changed anywhere does not hold."""
+"""Every text has a proof that it is, or is not, in a tree. A proof that is changed anywhere is invalid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXTS = st.sets(st.text("0123456789abcdef", min_size=1, max_size=3), max_size=40
 
 
 def holds(leaf: str, proof: list[Position], size: int, root: str) -> bool | None:
-    """What a proof shows; None: it does not hold."""
+    """Whether the leaf is in the tree by a proof; None: the proof is invalid."""
     try:
         return is_in_tree(leaf, proof, size, root)
     except ValueError:
@@ -52,13 +52,13 @@ def test_roots_and_paths_are_those_of_rfc_6962(texts: set[str]) -> None:
     assert tree.root == reference(leaves).hex()
     for index, leaf in enumerate(leaves):
         (position,) = tree.prove(leaf.decode())
-        assert position == Position(leaf.decode(), index, tuple(one.hex() for one in audit_path(index, leaves)))
+        assert position == Position(leaf.decode(), index, tuple(node.hex() for node in audit_path(index, leaves)))
 
 
 @given(TEXTS, TEXTS)
-def test_every_text_that_is_in_a_tree_has_a_proof_and_every_other_one_too(inside: set[str], asked: set[str]) -> None:
+def test_every_text_that_is_in_a_tree_has_a_proof_and_every_other_one_too(inside: set[str], texts: set[str]) -> None:
     tree = Tree(inside)
-    for text in inside | asked:
+    for text in inside | texts:
         assert is_in_tree(text, tree.prove(text), tree.size, tree.root) is (text in inside)
 
 
@@ -70,12 +70,12 @@ def test_the_order_and_copies_do_not_matter(texts: set[str], random: object) -> 
 
 
 @given(TEXTS.filter(len), TEXTS, st.data())
-def test_no_proof_of_one_text_holds_for_another(inside: set[str], asked: set[str], data: st.DataObject) -> None:
-    """Whatever positions of the tree are put together: a text that is in it is never shown to be absent."""
+def test_no_proof_of_one_text_holds_for_another(inside: set[str], texts: set[str], data: st.DataObject) -> None:
+    """No combination of positions of the tree proves that a text in the tree is absent."""
     tree = Tree(inside)
     positions = [position for leaf in tree.leaves for position in tree.prove(leaf)]
     chosen = data.draw(st.lists(st.sampled_from(positions), max_size=3))
-    for text in inside | asked:
+    for text in inside | texts:
         assert holds(text, chosen, tree.size, tree.root) in (None, text in inside)
 
 
@@ -84,25 +84,25 @@ def test_a_position_with_another_leaf_index_or_path_does_not_hold(inside: set[st
     tree = Tree(inside)
     leaf = data.draw(st.sampled_from(tree.leaves))
     (position,) = tree.prove(leaf)
-    others = [replace(position, index=index) for index in range(-1, tree.size + 1) if index != position.index]
-    others += [replace(position, leaf=f"{leaf}0")]
+    moved = [replace(position, index=index) for index in range(-1, tree.size + 1) if index != position.index]
+    moved += [replace(position, leaf=f"{leaf}0")]
     paths = {(*position.path, "00" * 32), position.path[1:]} - {position.path}
-    others += [replace(position, path=path) for path in paths]
-    for at, digest in enumerate(position.path):
+    moved += [replace(position, path=path) for path in paths]
+    for level, digest in enumerate(position.path):
         changed = f"{int(digest, 16) ^ (1 << data.draw(st.integers(0, 255))):064x}"
-        others.append(replace(position, path=(*position.path[:at], changed, *position.path[at + 1 :])))
-    for other in others:
+        moved.append(replace(position, path=(*position.path[:level], changed, *position.path[level + 1 :])))
+    for other in moved:
         assert holds(other.leaf, [other], tree.size, tree.root) is None
 
 
 @pytest.mark.parametrize("root", [Tree(["a"]).root, Tree(["a", "b"]).root])
-def test_a_set_of_something_is_not_shown_to_be_empty(root: str) -> None:
+def test_no_proof_shows_that_a_nonempty_tree_is_empty(root: str) -> None:
     assert holds("c", [], 0, root) is None
     assert holds("c", [], 1, root) is None
 
 
-def test_an_inner_node_is_no_leaf() -> None:
-    """The two kinds are hashed apart: the bytes under a node, given as a leaf, have another root."""
+def test_an_inner_node_is_not_a_leaf() -> None:
+    """Leaves and nodes are hashed differently: the bytes of a node, used as a leaf, give another root."""
     tree = Tree(["a", "b"])
     pair = b"".join(hashlib.sha256(b"\0" + leaf).digest() for leaf in (b"a", b"b"))
     assert hashlib.sha256(b"\0" + pair).hexdigest() != tree.root

@@ -105,7 +105,7 @@ def test_few_aliases_are_fine_and_many_are_refused(tmp_path: Path) -> None:
         load_yaml(path)
 
 
-def test_a_byte_order_mark_is_passed_over_and_other_encodings_are_refused(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored_and_other_encodings_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_bytes("\ufeffa: 1".encode())
     assert load_yaml(path) == {"a": 1}

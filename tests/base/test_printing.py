@@ -1,4 +1,4 @@
-"""Words out of files command no terminal and forge no line, wherever they are printed."""
+"""Texts from files cannot command the terminal or forge a line, wherever they are printed."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _PLAIN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def commands(text: str) -> list[str]:
-    """The characters of a text that a terminal would obey, but for line ends."""
-    return [one for one in text if one != "\n" and unicodedata.category(one) in _PLAIN]
+    """The characters of a text that a terminal would obey, except line ends."""
+    return [char for char in text if char != "\n" and unicodedata.category(char) in _PLAIN]
 
 
 @given(st.lists(st.text()))
-def test_as_many_lines_are_printed_as_are_said(lines: list[str]) -> None:
+def test_say_prints_one_line_per_argument(lines: list[str]) -> None:
     out = io.StringIO()
     say(*lines, file=out)
     assert out.getvalue().count("\n") == max(1, len(lines))
-    assert [one for one in commands(out.getvalue()) if one != "\t"] == []
+    assert [char for char in commands(out.getvalue()) if char != "\t"] == []
 
 
 def test_the_output_of_a_command_is_a_line_for_each_argument_of_print(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,17 +47,21 @@ def test_no_line_of_a_message_looks_like_another_message() -> None:
 
 
 def test_nothing_is_printed_but_through_functions_that_escape_it() -> None:
-    """Elsewhere `print` writes plain words, to a file or process, or for a page of docs/; the command line wraps it."""
+    """Other calls of `print` write constant texts, or to a file or process. The command line escapes `print` itself."""
     harmless = {"cli.py", "printing.py", "workers.py", "reference.py", "rules.py"}
     folders = {"commands"}  # of the command line
     paths = [path for folder in ("rfdetr_core", "stages", "ci") for path in (ROOT / folder).rglob("*.py")]
-    wrong = []
+    unescaped = []
     for path in (path for path in paths if path.name not in harmless and path.parent.name not in folders):
         for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
             if isinstance(call.func, ast.Name) and call.func.id == "print":
-                to = next((ast.unparse(one.value) for one in call.keywords if one.arg == "file"), "sys.stdout")
-                plain = all(isinstance(one, ast.Constant) for one in call.args) or "message_of" in ast.unparse(call)
-                own = ast.unparse(call).startswith(("print(f'\\ninterrupted", "print('$', *command"))
-                if to.startswith("sys.") and not (plain or own):
-                    wrong.append(f"{path.name}:{call.lineno}")
-    assert not wrong
+                to = next(
+                    (ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg == "file"), "sys.stdout"
+                )
+                plain = all(
+                    isinstance(argument, ast.Constant) for argument in call.args
+                ) or "message_of" in ast.unparse(call)
+                is_exempt = ast.unparse(call).startswith(("print(f'\\ninterrupted", "print('$', *command"))
+                if to.startswith("sys.") and not (plain or is_exempt):
+                    unescaped.append(f"{path.name}:{call.lineno}")
+    assert not unescaped

@@ -1,4 +1,4 @@
-"""What a process may use: cores, as the affinity and a container's quota allow, and processes of its own."""
+"""The cores that a process may use, by its affinity and its quota; and a process that must not start others."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ sys.exit(daemonic.exitcode)
 """
 
 
-def test_a_process_that_may_start_none_validates_and_trains(tmp_path: Path) -> None:
+def test_a_process_that_must_not_start_others_validates_and_trains(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", DAEMONIC, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     assert (tmp_path / "manifest" / "train.json").exists()

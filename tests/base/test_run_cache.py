@@ -1,4 +1,4 @@
-"""A stage that DVC runs is noted once, with what it read and wrote, and in its own project."""
+"""A stage that DVC runs gets one run-cache entry, with its inputs and outputs, in its own project."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PIPELINE = "stages: {a: {cmd: run a, deps: [in.txt], outs: [out.txt: {cache: fal
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project of DVC whose stage `a` has just written its out."""
+def dvc_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DVC project whose stage `a` has just written its out."""
     folder = tmp_path_factory.mktemp("ran")
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     subprocess.run([Path(sys.executable).parent / "dvc", "init", "-q"], cwd=folder, check=True)
@@ -26,34 +26,36 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def noted(folder: Path, monkeypatch: pytest.MonkeyPatch, **variables: str) -> list[dict[str, str]]:
-    """The MD5s by path that `save_run` gave on in this folder and with these variables."""
-    given: list[Any] = []
+def saved_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, **variables: str) -> list[dict[str, str]]:
+    """The MD5s by path of the stages that `save_run` saved in this folder, with these environment variables."""
+    saved: list[Any] = []
     monkeypatch.chdir(folder)
     for name in ("DVC_STAGE", "DVC_ROOT", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    save_run(given.append)
-    return [{item.def_path: item.hash_info.value for item in (*stage.deps, *stage.outs)} for stage in given]
+    save_run(saved.append)
+    return [{item.def_path: item.hash_info.value for item in (*stage.deps, *stage.outs)} for stage in saved]
 
 
-def test_a_stage_that_dvc_runs_is_noted_by_its_first_process_alone(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = [{name: files.md5_file(ran / name) for name in ("in.txt", "out.txt")}]
-    assert noted(ran, monkeypatch, DVC_STAGE="a") == expected
-    assert noted(ran, monkeypatch, DVC_STAGE="a", LOCAL_RANK="0") == expected
-    assert noted(ran, monkeypatch, DVC_STAGE="a", LOCAL_RANK="1") == []
-    assert noted(ran, monkeypatch) == []  # started by hand
-
-
-def test_in_the_folder_of_an_experiment_the_stage_of_that_folder_is_noted(
-    ran: Path, monkeypatch: pytest.MonkeyPatch
+def test_only_the_first_process_of_a_stage_makes_a_run_cache_entry(
+    dvc_project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inside = ran / ".dvc" / "tmp" / "exps" / "one"
+    expected = [{name: files.md5_file(dvc_project / name) for name in ("in.txt", "out.txt")}]
+    assert saved_runs(dvc_project, monkeypatch, DVC_STAGE="a") == expected
+    assert saved_runs(dvc_project, monkeypatch, DVC_STAGE="a", LOCAL_RANK="0") == expected
+    assert saved_runs(dvc_project, monkeypatch, DVC_STAGE="a", LOCAL_RANK="1") == []
+    assert saved_runs(dvc_project, monkeypatch) == []  # started by hand
+
+
+def test_an_entry_is_made_for_the_stage_in_the_folder_of_an_experiment(
+    dvc_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = dvc_project / ".dvc" / "tmp" / "exps" / "one"
     inside.mkdir(parents=True)
     subprocess.run(["git", "init", "-q"], cwd=inside, check=True)
     subprocess.run([Path(sys.executable).parent / "dvc", "init", "-q"], cwd=inside, check=True)
     for name, text in (("dvc.yaml", PIPELINE), ("in.txt", "other"), ("out.txt", "results")):
         (inside / name).write_text(text)
     expected = {name: files.md5_file(inside / name) for name in ("in.txt", "out.txt")}
-    assert noted(inside, monkeypatch, DVC_STAGE="a", DVC_ROOT=str(ran)) == [expected]
+    assert saved_runs(inside, monkeypatch, DVC_STAGE="a", DVC_ROOT=str(dvc_project)) == [expected]

@@ -1,4 +1,4 @@
-"""A server on loopback in place of the one that has the published files."""
+"""A server on loopback that stands for the server of the published files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOG = 18  # the id of COCO
 
 @dataclass
 class Store:
-    """What the server has, and what was asked of it."""
+    """The content of the server, and the requests that it got."""
 
     content: bytes
     ranges: bool = True
@@ -37,8 +37,8 @@ class Store:
 def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            wanted = self.headers.get("Range")
-            store.requests.append(wanted)
+            requested = self.headers.get("Range")
+            store.requests.append(requested)
             if store.redirect and self.path != "/followed":
                 self.send_response(302)
                 self.send_header("Location", store.redirect)
@@ -47,12 +47,12 @@ def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
             if store.status != 200:
                 self.send_error(store.status)
                 return
-            start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and store.ranges else 0
+            start = int(requested.removeprefix("bytes=").rstrip("-")) if requested and store.ranges else 0
             if start and start >= len(store.content):
                 self.send_error(416)
                 return
             body = store.content[start:]
-            self.send_response(206 if wanted and store.ranges else 200)
+            self.send_response(206 if requested and store.ranges else 200)
             if store.told_length:
                 self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -84,7 +84,7 @@ def serving(store: Store) -> Iterator[Store]:
 
 
 def dog_everywhere(folder: Path) -> bytes:
-    """The content of a file of Nano whose random weights see a dog (COCO's id DOG) everywhere."""
+    """The content of a checkpoint of Nano whose random weights detect a dog (COCO's id DOG) everywhere."""
     path, architecture = folder / "nano.pth", replace(VARIANTS["nano"], classes=90)
     torch.manual_seed(0)
     detector = build_detector(architecture)

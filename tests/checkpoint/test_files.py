@@ -1,4 +1,4 @@
-"""Checkpoint files: what is written comes back, equal content is equal bytes, and no foreign code ever runs."""
+"""Checkpoint files: a written file is read back, equal content gives equal bytes, and no code of a file ever runs."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from rfdetr_core.model.config import VARIANTS
 from tests.checkpoint.tiny import tiny_checkpoint, tiny_record
 
 
-def _equal(one: Checkpoint, other: Checkpoint) -> bool:
-    same = one.weights.keys() == other.weights.keys()
-    tensors = all(torch.equal(tensor, other.weights[name]) for name, tensor in one.weights.items())
-    return same and tensors and replace(one, weights={}, path=None) == replace(other, weights={}, path=None)
+def _equal(first: Checkpoint, other: Checkpoint) -> bool:
+    same = first.weights.keys() == other.weights.keys()
+    tensors = all(torch.equal(tensor, other.weights[name]) for name, tensor in first.weights.items())
+    return same and tensors and replace(first, weights={}, path=None) == replace(other, weights={}, path=None)
 
 
 def _upstream_model() -> dict[str, torch.Tensor]:
@@ -44,7 +44,7 @@ def _upstream_model() -> dict[str, torch.Tensor]:
     return model
 
 
-def test_what_is_written_comes_back(tmp_path: Path) -> None:
+def test_a_written_checkpoint_is_read_back(tmp_path: Path) -> None:
     checkpoint = replace(
         tiny_checkpoint(),
         epoch=0,
@@ -153,25 +153,25 @@ def _hostile(marker: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", sorted(_hostile(Path())))
-def test_objects_are_refused_and_nothing_of_them_runs(tmp_path: Path, name: str) -> None:
+def test_objects_are_refused_and_none_of_their_code_runs(tmp_path: Path, name: str) -> None:
     marker = tmp_path / "ran"
     torch.save(_hostile(marker)[name], tmp_path / name)
-    with pytest.raises(UserError, match=rf"{name} is refused: it asks for .*Nothing of it was run"):
+    with pytest.raises(UserError, match=rf"{name} is refused: it asks for .*No code was run"):
         read_checkpoint(tmp_path / name)
     assert not marker.exists()
 
 
-def test_a_pickle_or_the_old_torch_format_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_pickle_or_the_old_torch_format_is_not_a_checkpoint(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     (tmp_path / "a.pth").write_bytes(pickle.dumps({"model": _Malicious(marker)}))
     torch.save({"model": _Malicious(marker)}, tmp_path / "b.pth", _use_new_zipfile_serialization=False)
     for name in ("a.pth", "b.pth"):
-        with pytest.raises(UserError, match="is no checkpoint, or is cut off"):
+        with pytest.raises(UserError, match="is not a checkpoint, or is cut off"):
             read_checkpoint(tmp_path / name)
     assert not marker.exists()
 
 
-def test_broken_files_are_told_apart(tmp_path: Path) -> None:
+def test_each_kind_of_broken_file_has_its_own_message(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "good.pth", tiny_checkpoint())
     good = (tmp_path / "good.pth").read_bytes()
     flipped = bytearray(good)
@@ -190,14 +190,14 @@ def test_broken_files_are_told_apart(tmp_path: Path) -> None:
     messages = {
         "missing.pth": "does not exist",
         "folder": "Is a directory",
-        "cut.pth": "is no checkpoint, or is cut off",
+        "cut.pth": "is not a checkpoint, or is cut off",
         "flipped.pth": "is damaged",
-        "empty.pth": "is no checkpoint, or is cut off",
-        "text.pth": "is no checkpoint, or is cut off",
-        "other.zip": "is no checkpoint, or is cut off",
-        "list.pth": "is no RF-DETR checkpoint: it holds list",
-        "foreign.pth": "is no RF-DETR checkpoint: it has no `model`",
-        "number.pth": "is no RF-DETR checkpoint: its `model` holds something other",
+        "empty.pth": "is not a checkpoint, or is cut off",
+        "text.pth": "is not a checkpoint, or is cut off",
+        "other.zip": "is not a checkpoint, or is cut off",
+        "list.pth": "is not an RF-DETR checkpoint: it holds list",
+        "foreign.pth": "is not an RF-DETR checkpoint: it has no `model`",
+        "number.pth": "is not an RF-DETR checkpoint: its `model` holds something other",
     }
     for name, message in messages.items():
         with pytest.raises(UserError, match=message) as error:
@@ -272,10 +272,10 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
 def test_writing_copies_no_tensor_that_has_memory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[Any] = []
     monkeypatch.setattr(torch, "save", lambda content, file: saved.append(content))
-    own, shared = torch.zeros(3, 4), torch.zeros(5)
-    write_plain(tmp_path / "a.pth", {"own": own, "part": own[1:], "one": shared, "two": shared})
+    original, shared = torch.zeros(3, 4), torch.zeros(5)
+    write_plain(tmp_path / "a.pth", {"own": original, "part": original[1:], "one": shared, "two": shared})
     pointers = {name: tensor.data_ptr() for name, tensor in saved[0].items()}
-    assert pointers["own"] == own.data_ptr()
+    assert pointers["own"] == original.data_ptr()
     assert len(set(pointers.values())) == 4
 
 

@@ -18,17 +18,19 @@ def test_names_go_to_upstreams_and_back(variant: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "stranger", ["encoder.norm", "class_head.weight.weight", "query_boxes.bias", "x.class_head.bias"]
+    "unknown_name", ["encoder.norm", "class_head.weight.weight", "query_boxes.bias", "x.class_head.bias"]
 )
-def test_a_stranger_has_no_name_in_upstream(stranger: str) -> None:
+def test_an_unknown_weight_has_no_name_in_upstream(unknown_name: str) -> None:
     with pytest.raises(KeyError):
-        to_upstream(stranger)
+        to_upstream(unknown_name)
 
 
-@pytest.mark.parametrize("stranger", [KEYPOINT_MASK, "transformer.enc_output.a.weight", "class_head.weight", "epoch"])
-def test_a_stranger_has_no_name_here(stranger: str) -> None:
+@pytest.mark.parametrize(
+    "unknown_name", [KEYPOINT_MASK, "transformer.enc_output.a.weight", "class_head.weight", "epoch"]
+)
+def test_an_unknown_weight_of_upstream_has_no_name_here(unknown_name: str) -> None:
     with pytest.raises(KeyError):
-        to_ours(stranger)
+        to_ours(unknown_name)
 
 
 def test_upstreams_empty_keypoint_mask_comes_first() -> None:

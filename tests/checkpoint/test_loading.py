@@ -1,4 +1,4 @@
-"""Weights into a detector: the rules for another number of things, the report, and what is refused."""
+"""Loading weights into a detector: the rules for other numbers of classes or queries, the report, and the errors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_file_builds_the_detector_that_wrote_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", NAMES)
-def test_the_architecture_is_told_by_model_config(variant: str) -> None:
+def test_the_architecture_is_read_from_model_config(variant: str) -> None:
     architecture = replace(VARIANTS[variant], classes=7, queries=50, groups=2)
     assert architecture_of(_shapes(architecture)) == architecture
     other = replace(architecture, **resized(architecture, 2 * architecture.resolution))
@@ -63,22 +63,22 @@ def test_the_architecture_is_told_by_model_config(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", NAMES)
-def test_the_architecture_is_told_by_the_weights_of_a_published_file(variant: str) -> None:
+def test_the_architecture_of_a_published_file_is_read_from_its_weights(variant: str) -> None:
     assert architecture_of(_without_config(_shapes(VARIANTS[variant]))) == VARIANTS[variant]
 
 
-def test_where_two_variants_fit_the_published_name_decides() -> None:
-    odd = replace(VARIANTS["medium"], resolution=640, position_grid=40)
-    checkpoint = _without_config(_shapes(odd))
+def test_if_two_variants_fit_the_published_name_decides() -> None:
+    architecture = replace(VARIANTS["medium"], resolution=640, position_grid=40)
+    checkpoint = _without_config(_shapes(architecture))
     with pytest.raises(UserError, match="RFDETRMedium or RFDETRLarge"):
         architecture_of(checkpoint)
-    assert architecture_of(replace(checkpoint, path=Path("x/rf-detr-medium.pth"))) == odd
-    told = replace(checkpoint, args={"pretrain_weights": "/home/me/rf-detr-large-2026.pth"})
-    assert architecture_of(told).name == "RFDETRLarge"
+    assert architecture_of(replace(checkpoint, path=Path("x/rf-detr-medium.pth"))) == architecture
+    named = replace(checkpoint, args={"pretrain_weights": "/home/me/rf-detr-large-2026.pth"})
+    assert architecture_of(named).name == "RFDETRLarge"
 
 
 def test_weights_of_no_known_model_are_an_error_without_model_config() -> None:
-    with pytest.raises(UserError, match="no variant that is known here"):
+    with pytest.raises(UserError, match="no known variant"):
         architecture_of(_without_config(tiny_checkpoint()))
 
 
@@ -125,7 +125,7 @@ def test_a_grey_image_keeps_its_strength_in_other_channels(channels: int) -> Non
     assert torch.allclose(adapted.sum(dim=1), expected, atol=1e-6)
 
 
-def test_the_report_says_what_became_of_each_part() -> None:
+def test_the_report_says_how_each_part_was_loaded() -> None:
     changes = {"classes": 1, "queries": 4, "groups": 2, "channels": 1} | resized(TINY, 64)
     architecture, detector = tiny_detector(seed=1, **changes)
     report = load_weights(detector, architecture, tiny_checkpoint())
@@ -150,25 +150,25 @@ def test_more_classes_repeat_the_rows() -> None:
     assert torch.equal(detector.class_head.weight, torch.cat([stored, stored, stored[:1]]))
 
 
-@pytest.mark.parametrize("wanted", [("c", "a", "b"), ("new", "b"), ("b", "new", "a", "other"), ("a",)])
-def test_a_class_gets_the_row_of_its_name(wanted: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("class_names", [("c", "a", "b"), ("new", "b"), ("b", "new", "a", "other"), ("a",)])
+def test_a_class_gets_the_row_of_its_name(class_names: tuple[str, ...]) -> None:
     checkpoint = replace(tiny_checkpoint(), args={"class_names": ["a", "b", "c"]})
-    architecture, detector = tiny_detector(seed=1, classes=len(wanted))
+    architecture, detector = tiny_detector(seed=1, classes=len(class_names))
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
-    report = load_weights(detector, architecture, checkpoint, wanted)
+    report = load_weights(detector, architecture, checkpoint, class_names)
     for head in ("class_head.weight", "class_head.bias", "proposer.groups.2.class_head.weight"):
         rows, stored = detector.state_dict()[head], checkpoint.weights[head]
-        for label, name in enumerate(wanted):
+        for label, name in enumerate(class_names):
             assert torch.equal(rows[label], stored["abc".index(name)] if name in "abc" else before[head][label])
         assert torch.equal(rows[-1], stored[-1])
-        new = ", ".join(name for name in wanted if name not in "abc")
+        new = ", ".join(name for name in class_names if name not in "abc")
         assert report.actions[head] == "matched by class name" + (f" (new: {new})" if new else "")
 
 
 @pytest.mark.parametrize(
-    ("names", "wanted"),
+    ("names", "class_names"),
     [
-        (["a", "b", "c"], ("x", "y")),  # none is known
+        (["a", "b", "c"], ("x", "y")),  # no name matches
         (["a", "b"], ("b", "a")),  # COCO's published files: fewer names than rows
         (["a", "a", "b"], ("b", "a")),
         (None, ("b", "a")),
@@ -176,22 +176,24 @@ def test_a_class_gets_the_row_of_its_name(wanted: tuple[str, ...]) -> None:
         (["a", None, 3], ("a",)),
     ],
 )
-def test_class_rows_go_by_number_where_names_say_nothing(names: list[str] | None, wanted: tuple[str, ...]) -> None:
+def test_class_rows_are_taken_by_number_if_names_do_not_match(
+    names: list[str] | None, class_names: tuple[str, ...]
+) -> None:
     checkpoint = tiny_checkpoint()
-    expected, found = (tiny_detector(seed=1, classes=2) for _ in range(2))
+    expected, detector = (tiny_detector(seed=1, classes=2) for _ in range(2))
     load_weights(expected[1], expected[0], checkpoint)
-    load_weights(found[1], found[0], replace(checkpoint, args={"class_names": names}), wanted)
-    for one, other in zip(expected[1].state_dict().values(), found[1].state_dict().values(), strict=True):
-        assert torch.equal(one, other)
+    load_weights(detector[1], detector[0], replace(checkpoint, args={"class_names": names}), class_names)
+    for first, other in zip(expected[1].state_dict().values(), detector[1].state_dict().values(), strict=True):
+        assert torch.equal(first, other)
 
 
-def test_a_missing_weight_keeps_its_value_and_is_reported_but_is_no_model(tmp_path: Path) -> None:
+def test_a_missing_weight_keeps_its_value_and_is_reported_but_the_file_is_not_a_model(tmp_path: Path) -> None:
     architecture, detector = tiny_detector(seed=1)
     before = detector.state_dict()["decoder.norm.weight"].clone()
     checkpoint = tiny_checkpoint()
     del checkpoint.weights["decoder.norm.weight"]
     report = load_weights(detector, architecture, checkpoint)
-    assert report.left == ("decoder.norm.weight",)
+    assert report.missing == ("decoder.norm.weight",)
     assert f"1 {LEFT}" in report.describe()
     assert torch.equal(detector.state_dict()["decoder.norm.weight"], before)
     write_checkpoint(tmp_path / "a.pth", checkpoint)
@@ -211,7 +213,7 @@ def test_a_missing_weight_keeps_its_value_and_is_reported_but_is_no_model(tmp_pa
         ({"cross_heads": 4}, "cross_heads 2 instead of 4"),
     ],
 )
-def test_what_no_rule_adapts_is_an_error(changes: dict[str, Any], message: str) -> None:
+def test_a_weight_that_no_rule_adapts_is_an_error(changes: dict[str, Any], message: str) -> None:
     architecture, detector = tiny_detector(seed=1, name="Other", **changes)
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
     with pytest.raises(UserError, match=message):
@@ -220,19 +222,19 @@ def test_what_no_rule_adapts_is_an_error(changes: dict[str, Any], message: str) 
 
 
 @pytest.mark.parametrize(
-    ("stored", "wanted"),
+    ("stored", "variant"),
     [("nano", "small"), ("medium", "large"), ("nano", "base"), ("seg-nano", "seg-small"), ("small", "seg-small")],
 )
 @pytest.mark.parametrize("published", [False, True])
-def test_another_variant_is_an_error_that_names_both(stored: str, wanted: str, published: bool) -> None:
+def test_another_variant_is_an_error_that_names_both(stored: str, variant: str, published: bool) -> None:
     checkpoint = replace(_shapes(VARIANTS[stored]), path=Path(str(VARIANTS[stored].weights_file)))
     if published:
         checkpoint = _without_config(checkpoint)
     with torch.device("meta"):
-        detector = build_detector(VARIANTS[wanted])
-    message = f"holds weights of {VARIANTS[stored].name}, not of {VARIANTS[wanted].name}"
+        detector = build_detector(VARIANTS[variant])
+    message = f"holds weights of {VARIANTS[stored].name}, not of {VARIANTS[variant].name}"
     with pytest.raises(UserError, match=message):
-        load_weights(detector, VARIANTS[wanted], checkpoint)
+        load_weights(detector, VARIANTS[variant], checkpoint)
 
 
 def test_other_channels_than_rgb_are_not_adapted() -> None:
@@ -260,6 +262,6 @@ def test_class_names() -> None:
 def test_an_exported_file_has_the_architecture_of_its_source_without_weights(variant: str) -> None:
     architecture = ModelConfig(variant=variant, num_queries=7, group_detr=2).architecture(3)
     names = ["a", "b", "c"]
-    told = make_checkpoint(architecture, {}, class_names=names, args={})
-    assert architecture_of(told) == architecture
-    assert class_names_of(told) == ("a", "b", "c")
+    checkpoint = make_checkpoint(architecture, {}, class_names=names, args={})
+    assert architecture_of(checkpoint) == architecture
+    assert class_names_of(checkpoint) == ("a", "b", "c")

@@ -1,4 +1,4 @@
-"""Published weights against a server on loopback: right, cut off, corrupted, changed, and absent files."""
+"""Downloads of published weights from a server on loopback: correct, cut off, corrupted, changed and missing files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_right_file_is_fetched_once(store: Store, tmp_path: Path) -> None:
+def test_a_correct_file_is_downloaded_once(store: Store, tmp_path: Path) -> None:
     path = fetch(NAME)
     assert path == tmp_path / "cache" / NAME
     assert path.read_bytes() == CONTENT
@@ -49,13 +49,13 @@ def test_a_right_file_is_fetched_once(store: Store, tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o666 & ~files.umask()
 
 
-def test_a_cut_connection_is_gone_on_with_in_the_same_call(store: Store) -> None:
+def test_a_download_is_resumed_in_the_same_call_after_a_cut_connection(store: Store) -> None:
     store.cuts = [3_000_000, 2_000_000]
     assert fetch(NAME).read_bytes() == CONTENT
     assert store.requests == [None, "bytes=3000000-", "bytes=5000000-"]
 
 
-def test_what_came_before_a_failure_is_gone_on_with_in_the_next_call(store: Store) -> None:
+def test_a_download_is_resumed_in_the_next_call_after_a_failure(store: Store) -> None:
     store.cuts = [1_000_000, 1_000_000, 1_000_000]
     with pytest.raises(UserError, match=r"could not be downloaded.*cut off after 3000000 of 10240000 bytes.*run again"):
         fetch(NAME)
@@ -69,9 +69,9 @@ def test_a_server_without_ranges_is_read_from_the_start(store: Store) -> None:
     assert fetch(NAME).read_bytes() == CONTENT
 
 
-def test_a_corrupted_file_is_thrown_away(store: Store) -> None:
+def test_a_corrupted_file_is_discarded(store: Store) -> None:
     store.content = CONTENT[:-1] + b"x"
-    with pytest.raises(UserError, match=r"MD5 [0-9a-f]{32}, but rf-detr-nano.pth has"):
+    with pytest.raises(UserError, match=r"MD5 [0-9a-f]{32}, but that of rf-detr-nano.pth is"):
         fetch(NAME)
     assert _files(cache_folder()) == []
 
@@ -90,7 +90,7 @@ def test_a_complete_part_is_used_without_a_second_download(store: Store) -> None
     assert store.requests == [f"bytes={len(CONTENT)}-"]
 
 
-def test_a_cached_file_with_another_sum_is_neither_used_nor_replaced(store: Store) -> None:
+def test_a_cached_file_with_another_md5_is_neither_used_nor_replaced(store: Store) -> None:
     cache_folder().mkdir()
     (cache_folder() / NAME).write_bytes(b"mine")
     with pytest.raises(UserError, match="is not the published file"):
@@ -114,12 +114,12 @@ def test_no_server_is_a_message(store: Store, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("told_length", [True, False])
-def test_a_file_that_is_too_large_is_refused_before_it_has_come(
+def test_a_file_that_is_too_large_is_refused_before_it_is_complete(
     store: Store, told_length: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.content, store.told_length = bytes(200_000_000), told_length
     monkeypatch.setitem(published.PUBLISHED, NAME, Published(store.address, "0" * 32, most_bytes=1_000_000))
-    with pytest.raises(UserError, match=r"1,000,000 at most; it was thrown away\. .*weights/"):
+    with pytest.raises(UserError, match=r"1,000,000 at most. It was discarded\. .*weights/"):
         fetch(NAME)
     assert _files(cache_folder()) == []
     assert store.sent < 50_000_000
@@ -150,14 +150,14 @@ def test_a_download_that_stalls_is_given_up_with_a_message(
 )  # fmt: skip
 def test_a_redirect_is_followed_only_to_a_public_host_over_https(store: Store, target: str) -> None:
     store.redirect = target
-    with pytest.raises(UserError, match=r"nano.pth sends on to .*, (which is not https|whose host .* not public)"):
+    with pytest.raises(UserError, match=r"nano.pth redirects to .*, (which is not https|whose host .* not public)"):
         fetch(NAME)
     assert len(store.requests) == 1
     assert _files(cache_folder()) == []
 
 
 @pytest.mark.parametrize("target", [f"https://{'a' * 70}.example/x", "https://[::1", "https://a b/x"])
-def test_a_redirect_that_is_no_address_is_a_message(store: Store, target: str) -> None:
+def test_a_redirect_to_a_text_that_is_not_an_address_is_a_message(store: Store, target: str) -> None:
     store.redirect = target
     with pytest.raises(UserError, match=r"could not be downloaded|is not public"):
         fetch(NAME)
@@ -172,9 +172,9 @@ def test_a_redirect_to_a_file_is_not_followed(store: Store, tmp_path: Path) -> N
 
 def test_a_redirect_that_passes_is_followed_and_a_public_address_passes(store: Store) -> None:
     store.redirect = store.address.replace("nano.pth", "followed")
-    seen: list[str] = []
-    assert fetch(NAME, check=seen.append).read_bytes() == CONTENT
-    assert seen == [store.redirect]
+    checked_addresses: list[str] = []
+    assert fetch(NAME, check=checked_addresses.append).read_bytes() == CONTENT
+    assert checked_addresses == [store.redirect]
     check_public("https://8.8.8.8/nano.pth")
     check_public("https://[2001:4860:4860::8888]/nano.pth")
 
@@ -192,14 +192,14 @@ def test_processes_that_fetch_one_file_at_once_end_well_with_one_file(store: Sto
     command = [sys.executable, "-c", program]
     processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in processes:
-        told = process.communicate(timeout=60)[1]
-        assert process.returncode == 0, told
+        output = process.communicate(timeout=60)[1]
+        assert process.returncode == 0, output
     assert sorted(map(str, store.requests)) == ["None", "bytes=1000-"]
     assert _files(cache_folder()) == [NAME, f"{NAME}.sha256"]
     assert (cache_folder() / NAME).read_bytes() == CONTENT
 
 
-def test_what_a_killed_download_left_is_removed_and_what_another_writes_is_not(store: Store) -> None:
+def test_the_partial_file_of_a_killed_download_is_removed_and_that_of_a_running_one_is_not(store: Store) -> None:
     cache_folder().mkdir()
     dead, alive = (cache_folder() / f".{NAME}.{end}" for end in ("dead", "alive"))
     dead.write_bytes(b"x")
@@ -210,7 +210,7 @@ def test_what_a_killed_download_left_is_removed_and_what_another_writes_is_not(s
     assert _files(cache_folder()) == [f".{NAME}.alive", NAME, f"{NAME}.sha256"]
 
 
-def test_an_interrupted_download_leaves_what_has_come(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_download_keeps_its_partial_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(address: str, size: int, most: int) -> None:
         if size > 2_000_000 and size < len(CONTENT):
             raise KeyboardInterrupt
@@ -221,21 +221,21 @@ def test_an_interrupted_download_leaves_what_has_come(store: Store, monkeypatch:
     assert _files(cache_folder()) == [f"{NAME}.part"]
 
 
-def test_a_file_of_the_published_md5_is_refused_if_its_sha256_is_not_that_of_the_first(
+def test_a_file_with_the_published_md5_is_refused_if_its_sha256_differs_from_the_first(
     store: Store, tmp_path: Path
 ) -> None:
     path = fetch(NAME)
     note = path.with_name(f"{NAME}.sha256")
     assert note.read_text() == f"{hashlib.sha256(CONTENT).hexdigest()}  {NAME}\n"
     note.write_text(f"{'0' * 64}  {NAME}\n")  # as if this file were another of the same MD5
-    with pytest.raises(UserError, match=rf"{NAME} is a file of the published MD5, but its SHA-256 .*'0+'.*is forged"):
+    with pytest.raises(UserError, match=rf"{NAME} is a file with the published MD5, but its SHA-256 .*'0+'.*is forged"):
         fetch(NAME)
     path.unlink()
-    with pytest.raises(UserError, match="sent a file of the published MD5, but its SHA-256"):
+    with pytest.raises(UserError, match="sent a file with the published MD5, but its SHA-256"):
         fetch(NAME)
     assert _files(cache_folder()) == [f"{NAME}.sha256"]
     (tmp_path / NAME).write_bytes(CONTENT)
-    with pytest.raises(UserError, match="is a file of the published MD5, but its SHA-256"):
+    with pytest.raises(UserError, match="is a file with the published MD5, but its SHA-256"):
         resolve_weights(NAME, tmp_path)
     assert note.read_text().startswith("000")
 
@@ -266,7 +266,7 @@ def test_a_published_name_in_the_folder_must_be_the_published_file(store: Store,
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "no.pth", "../secret.pth", "sub/inner.pth", "/etc/passwd"])
-def test_anything_else_is_an_error_that_lists_what_is_there(tmp_path: Path, name: str) -> None:
+def test_an_unknown_name_is_an_error_that_lists_the_existing_files(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "weights"
     (folder / "sub").mkdir(parents=True)
     for path in (folder / "mine.pth", folder / ".gitkeep", folder / "sub" / "inner.pth", tmp_path / "secret.pth"):

@@ -42,7 +42,7 @@ def tiny_detector(seed: int = 0, **changes: Any) -> tuple[Architecture, Detector
 
 
 def tiny_record(**changes: Any) -> dict[str, Any]:
-    """What train writes of itself, of a training on nothing."""
+    """The training record of a training without data."""
     parts = ("params", "inputs", "weights", "code", "packages", "machine", "files", "counts", "parents")
     return {key: {} for key in parts} | {"lock": None} | changes
 

@@ -9,7 +9,7 @@ import pytest
 from ci.compare import verdict
 from rfdetr_core.config.settings import GateConfig
 from rfdetr_core.evaluation.comparison import DRAWS, fewest_images
-from tests.evaluation.pairs import compared, some
+from tests.evaluation.pairs import compared, random_subset
 from tests.evaluation.scenes import Rows, random_scene
 
 Interval = tuple[float | None, float | None]
@@ -161,13 +161,13 @@ def test_equally_good_models_seldom_fail_and_a_model_that_finds_less_fails() -> 
     failed, fell = [], []
     for seed in range(12):
         content, detections = random_scene(seed, images=40, objects=3, detections=6)
-        result, why = judged(content, some(detections, 0.7, seed), some(detections, 0.7, seed + 100))
+        result, why = judged(content, random_subset(detections, 0.7, seed), random_subset(detections, 0.7, seed + 100))
         failed.append(result == "failed")
         fell.append(why.startswith("mAP changed by -"))
     # Of 300 other seeds 31 fail. At that rate more than 3 of 12 fail about once in 35 times.
     assert sum(failed) <= 3 < sum(fell)
     assert judged(content, detections, detections)[0] == "passed"
-    assert judged(content, detections, some(detections, 0.3, 0))[0] == "failed"
+    assert judged(content, detections, random_subset(detections, 0.3, 0))[0] == "failed"
 
 
 def test_only_a_class_of_which_fewer_objects_are_found_is_named() -> None:
@@ -178,7 +178,7 @@ def test_only_a_class_of_which_fewer_objects_are_found_is_named() -> None:
     assert (result, reason in why) == ("failed", True)
     assert "class0" not in why
     assert "class2" not in why
-    fewer = without + some([row for row in detections if row["category_id"] == 1], 0.4, 0)
+    fewer = without + random_subset([row for row in detections if row["category_id"] == 1], 0.4, 0)
     result, why = judged(content, detections, fewer)
     assert (result, "fell by more than gate.max_drop_class (0.0 points): `class1` (" in why) == ("failed", True)
 

@@ -10,7 +10,7 @@ import pytest
 from ci.compare import HISTORY, draw_pictures, training_curves
 from ci.steps import ATTACHMENTS
 from rfdetr_core.report.comparison import png
-from tests.evaluation.pairs import some
+from tests.evaluation.pairs import random_subset
 from tests.evaluation.scenes import random_scene
 from tests.report.test_comparison_png import compare, history
 
@@ -43,11 +43,11 @@ def test_a_picture_that_cannot_be_drawn_loses_only_the_pictures(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content, detections = random_scene(0, images=2)
-    compared = compare(tmp_path / "scene", content, some(detections, 0.5, 0), detections)
+    compared = compare(tmp_path / "scene", content, random_subset(detections, 0.5, 0), detections)
     assert draw_pictures(compared, "HEAD")["pictures"].keys() == {path.name for path in ATTACHMENTS.iterdir()}
     HISTORY.write_text("words\nalone\n")
     answer = draw_pictures(compared, "HEAD")
-    assert answer["unpictured"].startswith("UserError: output/history.csv is no history of a training")
+    assert answer["unpictured"].startswith("UserError: output/history.csv is not a history.csv of a training")
     assert "pictures" not in answer
     assert not list(ATTACHMENTS.iterdir()), "the pictures of the call before are removed"
     monkeypatch.setenv("STORE_PASSWORD", "a long secret")

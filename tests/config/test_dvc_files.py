@@ -1,4 +1,4 @@
-"""`check` refuses what DVC refuses, says what to do, and what it says works."""
+"""`check` refuses the files that DVC refuses; its advice works."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.run_cache import KEPT_LOCK
 from rfdetr_core.config.dvc_files import check_dvc_files
 
-KEEP = "python -c 'from rfdetr_core.base.run_cache import keep_lock; keep_lock()'"  # as every stage begins
+KEEP = (
+    "python -c 'from rfdetr_core.base.run_cache import keep_lock; keep_lock()'"  # the beginning of every stage command
+)
 STAGES = {
     "one": {"cmd": f"{KEEP}; cp source.txt one.txt", "deps": ["source.txt"], "outs": ["one.txt"]},
     "two": {"cmd": f"{KEEP}; cp one.txt two.txt", "deps": ["one.txt"], "outs": ["two.txt"]},
 }
-# DVC, killed by itself when it has written a part of dvc.lock for the n-th time.
+# DVC that kills itself when it has written a part of dvc.lock for the n-th time.
 KILLED = """
 import io, os, sys, time
 from dvc.cli import main
@@ -67,98 +69,98 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}))
     for command in ("git init -q", "dvc init -q", "git add -A", "git commit -qm start", "dvc repro -q"):
         identity = ("-c", "user.name=test", "-c", "user.email=test@localhost") if "commit" in command else ()
-        first, *rest = command.split()
-        assert run(folder, first, *identity, *rest).returncode == 0
+        first, *arguments = command.split()
+        assert run(folder, first, *identity, *arguments).returncode == 0
     return folder
 
 
-def test_a_lock_is_mended_where_dvc_refuses_it(project: Path) -> None:
+def test_a_lock_that_dvc_refuses_is_repaired(project: Path) -> None:
     lock = project / "dvc.lock"
-    whole = lock.read_bytes()
-    kept = (project / KEPT_LOCK).read_bytes()
+    complete = lock.read_bytes()
+    backup = (project / KEPT_LOCK).read_bytes()
     refused = 0
     with Repo(str(project)) as repo:
-        for length in range(0, len(whole), 7):
-            (project / KEPT_LOCK).write_bytes(kept)
-            lock.write_bytes(whole[:length])
+        for length in range(0, len(complete), 7):
+            (project / KEPT_LOCK).write_bytes(backup)
+            lock.write_bytes(complete[:length])
             try:
                 Lockfile(repo, str(lock)).load()
             except DvcException:
                 refused += 1
-                (told,) = check_dvc_files(project)
-                assert "again what it was" in told
-                assert lock.read_bytes() == kept  # with stage one alone: it was kept when two began
-                assert (project / KEPT_LOCK).with_name("dvc.lock.cut").read_bytes() == whole[:length]
+                (message,) = check_dvc_files(project)
+                assert "was restored from the last start" in message
+                assert lock.read_bytes() == backup  # with stage one only: the backup was written when two began
+                assert (project / KEPT_LOCK).with_name("dvc.lock.cut").read_bytes() == complete[:length]
             else:
                 assert list(check_dvc_files(project)) == []
-    assert 0 < refused < len(whole)
+    assert 0 < refused < len(complete)
 
-    told = run(project, "dvc", "repro").stdout
-    assert "is cached" in told
-    assert "Running stage" not in told
-    assert lock.read_bytes() == whole
+    message = run(project, "dvc", "repro").stdout
+    assert "is cached" in message
+    assert "Running stage" not in message
+    assert lock.read_bytes() == complete
 
 
 @pytest.mark.parametrize(
     ("stage", "part", "number"),
     [(1, 0, signal.SIGTERM), (1, 0.5, signal.SIGKILL), (2, 0, signal.SIGKILL), (2, 0.7, signal.SIGTERM)],
 )
-def test_dvc_killed_while_it_writes_its_lock_is_gone_on_with(
+def test_the_pipeline_continues_after_dvc_was_killed_while_writing_its_lock(
     project: Path, tmp_path: Path, stage: int, part: float, number: signal.Signals
 ) -> None:
     copy = shutil.copytree(project, tmp_path / "copy", symlinks=True)
-    whole = (copy / "dvc.lock").read_bytes()
+    complete = (copy / "dvc.lock").read_bytes()
     for name in ("dvc.lock", "one.txt", "two.txt", ".dvc/cache", KEPT_LOCK):
         shutil.rmtree(copy / name) if (copy / name).is_dir() else (copy / name).unlink()
     done = run(copy, sys.executable, "-c", KILLED, str(stage), str(part), str(int(number)))
     assert done.returncode == -number, done
-    assert (copy / "dvc.lock").stat().st_size < len(whole)
+    assert (copy / "dvc.lock").stat().st_size < len(complete)
     damaged = run(copy, "dvc", "status").returncode != 0
-    assert damaged or part  # some parts are a dvc.lock with fewer entries
-    assert [line for line in check_dvc_files(copy) if "dvc.lock" in line and "left cut" in line] or not damaged
-    again = run(copy, "dvc", "repro")
-    assert again.returncode == 0, again.stderr
-    assert (copy / "dvc.lock").read_bytes() == whole
+    assert damaged or part  # some truncated files are a valid dvc.lock with fewer entries
+    assert [line for line in check_dvc_files(copy) if "dvc.lock" in line and "truncated" in line] or not damaged
+    second_run = run(copy, "dvc", "repro")
+    assert second_run.returncode == 0, second_run.stderr
+    assert (copy / "dvc.lock").read_bytes() == complete
 
 
-def test_a_lock_with_a_conflict_is_left_to_its_user(project: Path) -> None:
+def test_a_lock_with_a_conflict_is_left_to_the_user(project: Path) -> None:
     lock = project / "dvc.lock"
-    whole = lock.read_bytes()
-    conflict = whole + b"<<<<<<< HEAD\n  three: {}\n=======\n  four: {}\n>>>>>>> other\n"
-    indented = whole.replace(b"    deps:\n", b"  deps:\n", 1)
-    for damaged in (conflict, indented, b"not " + whole):
+    complete = lock.read_bytes()
+    conflict = complete + b"<<<<<<< HEAD\n  three: {}\n=======\n  four: {}\n>>>>>>> other\n"
+    indented = complete.replace(b"    deps:\n", b"  deps:\n", 1)
+    for damaged in (conflict, indented, b"not " + complete):
         lock.write_bytes(damaged)
         with pytest.raises(UserError, match=r"dvc\.lock is damaged"):
             list(check_dvc_files(project))
         assert lock.read_bytes() == damaged
-    lock.write_bytes(whole)
+    lock.write_bytes(complete)
 
 
-def test_a_lock_that_is_whole_is_kept_for_the_next_time(project: Path) -> None:
-    (project / KEPT_LOCK).write_bytes(b"schema: '2.0'\nstages: {}\n")  # of another branch, say
-    whole = (project / "dvc.lock").read_bytes()
+def test_a_valid_lock_is_copied_as_the_backup(project: Path) -> None:
+    (project / KEPT_LOCK).write_bytes(b"schema: '2.0'\nstages: {}\n")  # for example of another branch
+    complete = (project / "dvc.lock").read_bytes()
     assert list(check_dvc_files(project)) == []
     (project / "dvc.lock").write_bytes(b"")
     assert len(list(check_dvc_files(project))) == 1
-    assert (project / "dvc.lock").read_bytes() == whole
+    assert (project / "dvc.lock").read_bytes() == complete
 
 
 def test_a_committed_lock_is_restored(project: Path) -> None:
     lock = project / "dvc.lock"
-    whole = lock.read_bytes()
+    complete = lock.read_bytes()
     run(project, "git", "add", "-A")
     run(project, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "result")
-    lock.write_bytes(whole[:30])
+    lock.write_bytes(complete[:30])
     (project / KEPT_LOCK).unlink()  # as in another clone
-    with pytest.raises(UserError, match=r"git restore dvc\.lock; then dvc repro"):
+    with pytest.raises(UserError, match=r"git restore dvc\.lock; then run dvc repro"):
         list(check_dvc_files(project))
     assert run(project, "git", "restore", "dvc.lock").returncode == 0
     assert list(check_dvc_files(project)) == []
-    assert lock.read_bytes() == whole
+    assert lock.read_bytes() == complete
 
 
 @pytest.mark.parametrize("content", ["", '{"write": []}'])
-def test_a_cut_rwlock_goes_once_no_dvc_is_left(project: Path, content: str) -> None:
+def test_a_truncated_rwlock_is_removed_when_no_dvc_is_running(project: Path, content: str) -> None:
     rwlock = project / ".dvc" / "tmp" / "rwlock"
     rwlock.write_text(content)
     assert run(project, "dvc", "repro", "--force", "one").returncode != 0
@@ -176,8 +178,8 @@ def test_a_cut_rwlock_goes_once_no_dvc_is_left(project: Path, content: str) -> N
         dvc.kill()
         dvc.wait()
 
-    (told,) = check_dvc_files(project)
-    assert told.startswith(f"removed {rwlock}")
+    (message,) = check_dvc_files(project)
+    assert message.startswith(f"removed {rwlock}")
     assert not rwlock.exists()
     assert run(project, "dvc", "repro", "--force", "one").returncode == 0
     assert list(check_dvc_files(project)) == []

@@ -53,10 +53,10 @@ def check(project: Path, section: str, values: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", [".", "..", "", "output", "output/data", "link"])
-def test_results_are_no_dataset(project: Path, name: str) -> None:
+def test_a_folder_of_results_is_not_a_dataset(project: Path, name: str) -> None:
     (project / "output" / "data").mkdir(parents=True)
     (project / "link").symlink_to("output", target_is_directory=True)
-    with pytest.raises(UserError, match=rf"params\.yaml: data\.dir is '{name}', which holds results"):
+    with pytest.raises(UserError, match=rf"params\.yaml: data\.dir is '{name}', which contains results"):
         check(project, "data", f"{{dir: '{name}'}}")
 
 
@@ -81,7 +81,7 @@ def test_the_dataset_has_one_spelling(project: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("tracked", ["data/none.dvc", "data.dvc"])
-def test_a_missing_dataset_is_to_be_pulled_where_dvc_knows_it(project: Path, tracked: str) -> None:
+def test_the_message_about_a_missing_tracked_dataset_says_dvc_pull(project: Path, tracked: str) -> None:
     with pytest.raises(UserError, match=r"data\.dir is 'data/none': it does not exist\. Put") as raised:
         check(project, "data", "{dir: data/none}")
     assert "dvc" not in str(raised.value)
@@ -90,24 +90,24 @@ def test_a_missing_dataset_is_to_be_pulled_where_dvc_knows_it(project: Path, tra
         check(project, "data", "{dir: data/none}")
 
 
-def test_a_dataset_that_a_stage_will_make_passes_and_is_told(project: Path) -> None:
+def test_a_dataset_that_a_stage_will_create_passes_with_a_warning(project: Path) -> None:
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=project, check=True)
     (project / "dvc.yaml").write_text("stages: {prepare: {cmd: 'true', outs: [data/made]}}")
     assert check(project, "data", "{dir: data/made}") == [
-        "data.dir is 'data/made': the stage prepare of dvc.yaml will make it"
+        "data.dir is 'data/made': the stage prepare of dvc.yaml will create it"
     ]
     with pytest.raises(UserError, match="data/other': it does not exist"):
         check(project, "data", "{dir: data/other}")
 
 
-def test_what_validate_would_refuse_of_a_folder_is_refused_before(project: Path) -> None:
+def test_a_folder_that_validate_would_refuse_is_refused(project: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=project, check=True)
     (project / ".gitignore").write_text("*.png\n")
     with pytest.raises(UserError, match=r"6 files of the dataset folder .* are ignored by git"):
         check(project, "train", "{}")
 
 
-def test_a_file_is_no_dataset(project: Path) -> None:
+def test_a_file_is_not_a_dataset(project: Path) -> None:
     with pytest.raises(UserError, match=r"data\.dir is 'weights/here\.pth': no folder"):
         check(project, "data", "{dir: weights/here.pth}")
 
@@ -148,8 +148,8 @@ def test_weights_that_do_not_fit_are_refused(project: Path, model: str, message:
         check(project, "model", f"{{pretrain_weights: here.pth, {model}}}")
 
 
-def test_a_file_that_is_no_state_of_a_training_is_not_resumed(project: Path) -> None:
-    with pytest.raises(UserError, match=r"train\.resume: .*here\.pth has no state of a training.*pretrain_weights"):
+def test_a_file_without_a_state_is_not_resumed(project: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.resume: .*here\.pth has no state to resume.*pretrain_weights"):
         check(project, "train", "{resume: here.pth}")
 
 
@@ -157,15 +157,15 @@ def test_a_published_name_of_another_variant_is_refused_without_a_download(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RF_HOME", str(project / "none"))
-    with pytest.raises(
-        UserError, match=r"model\.pretrain_weights: 'rf-detr-nano\.pth' holds weights of .* nano, not of"
-    ):
+    with pytest.raises(UserError, match=r"model\.pretrain_weights: 'rf-detr-nano\.pth' has weights of .* nano, not of"):
         check(project, "model", "{variant: small, pretrain_weights: rf-detr-nano.pth}")
 
 
-def test_missing_weights_are_to_be_pulled_where_dvc_knows_them(project: Path) -> None:
+def test_the_message_about_missing_tracked_weights_says_dvc_pull(project: Path) -> None:
     (project / "weights" / "mine.pth.dvc").touch()
-    with pytest.raises(UserError, match=r"model\.pretrain_weights: 'mine\.pth' is not here\. Fetch it: dvc pull"):
+    with pytest.raises(
+        UserError, match=r"model\.pretrain_weights: 'mine\.pth' is not in this clone\. Get it: dvc pull"
+    ):
         check(project, "model", "{pretrain_weights: mine.pth}")
 
 
@@ -193,7 +193,7 @@ def test_published_weights_are_not_fetched(project: Path, monkeypatch: pytest.Mo
             "{optimizer: torch.nowhere.Adam}",
             "train.optimizer is .torch.nowhere.Adam.: there is no module torch.nowhere",
         ),
-        ("{optimizer: torch.nn.Linear}", "train.optimizer torch.nn.Linear is no class for it"),
+        ("{optimizer: torch.nn.Linear}", "train.optimizer torch.nn.Linear is not a class of the right kind"),
         ("{optimizer: torch.optim.LBFGS}", "per-parameter options"),
         ("{optimizer: torch.optim.NAdam, optimizer_kwargs: {beta: 1}}", "optimizer_kwargs {'beta': 1}"),
         ("{optimizer: adamw, optimizer_kwargs: {betas: [2, 3]}}", "optimizer_kwargs {'betas': "),
@@ -202,7 +202,7 @@ def test_published_weights_are_not_fetched(project: Path, monkeypatch: pytest.Mo
         (f"{{lr_scheduler: {STEP}, lr_scheduler_kwargs: {{step: 3}}}}", "lr_scheduler_kwargs {'step': 3}"),
     ],
 )
-def test_a_class_that_training_could_not_make_is_named(project: Path, values: str, message: str) -> None:
+def test_an_optimiser_class_that_cannot_be_built_is_named(project: Path, values: str, message: str) -> None:
     with pytest.raises(UserError, match=rf"params\.yaml: .*{message}"):
         check(project, "train", values)
 
@@ -215,10 +215,8 @@ def test_several_nodes_without_a_launcher_are_refused(project: Path, monkeypatch
     check(project, "train", "{num_nodes: 2, accelerator: cpu}")
 
 
-def test_a_batch_beyond_the_memory_is_refused_with_its_size(project: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"train\.batch_size is 100000: a batch takes at least [\d,]+ GB, and there are"
-    ):
+def test_a_batch_larger_than_the_memory_is_refused_with_its_size(project: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.batch_size is 100000: a batch needs at least [\d,]+ GB, but only"):
         check(project, "train", "{batch_size: 100000}\nmodel: {variant: nano}")
     check(project, "train", "{batch_size: 16}\nmodel: {variant: nano}")
 
@@ -233,21 +231,19 @@ def test_the_memory_is_at_most_that_of_the_machine(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("make", [make_coco, make_yolo])
-def test_a_segmenter_on_boxes_alone_is_refused(project: Path, make: Callable[[Path], Path]) -> None:
+def test_a_segmentation_model_on_boxes_without_masks_is_refused(project: Path, make: Callable[[Path], Path]) -> None:
     shutil.rmtree(project / "data/mine")
     make(project / "data/mine")
     check(project, "model", "{variant: pico}")
-    with pytest.raises(
-        UserError, match=r"model\.variant is seg-pico, which segments, but 3 of 3 objects of train have no"
-    ):
+    with pytest.raises(UserError, match=r"model\.variant seg-pico segments, but 3 of 3 objects of train have no"):
         check(project, "model", "{variant: seg-pico}")
 
 
 @pytest.mark.parametrize("bare", [0, 1])
 def test_after_validation_every_object_must_have_a_mask(tmp_path: Path, bare: int) -> None:
     root = make_masks(tmp_path / "data")
-    edit_coco(root, "valid", lambda content: [one.update(segmentation=[]) for one in content["annotations"][:bare]])
-    edit_coco(root, "test", lambda content: [one.update(segmentation=[]) for one in content["annotations"]])
+    edit_coco(root, "valid", lambda content: [row.update(segmentation=[]) for row in content["annotations"][:bare]])
+    edit_coco(root, "test", lambda content: [row.update(segmentation=[]) for row in content["annotations"]])
     validate_dataset(root, ValidateConfig(), tmp_path, tmp_path / "manifest")
     params = tmp_path / "params.yaml"
     params.write_text("model: {variant: pico}\n")
@@ -262,7 +258,7 @@ def test_after_validation_every_object_must_have_a_mask(tmp_path: Path, bare: in
 
 @pytest.fixture
 def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], list[str]]:
-    """Check installed versions, given by name, against a lock."""
+    """Check installed versions, by package name, against a lock."""
     lines = ["numpy==2.4.5", "torch==2.15.0", "nvidia-nccl==2.3 ; sys_platform == 'linux'"]
     lines += ["colorama==0.4.6 ; sys_platform == 'win32'", "scipy==1.0 ; python_full_version < '3'", "aiohttp==3.1"]
     (tmp_path / "numeric.lock").write_text("".join(f"{line} \\\n    --hash=sha256:00\n" for line in lines))
@@ -288,40 +284,40 @@ def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[st
         {"colorama": "0.1", "scipy": "1.5"},  # locked for another system, for another Python
     ],
 )
-def test_versions_of_the_lock_pass_whoever_built_them(
+def test_locked_versions_pass_with_any_local_build(
     locked: Callable[[dict[str, str]], list[str]], installed: dict[str, str]
 ) -> None:
     assert locked(installed) == []
 
 
 @pytest.mark.parametrize(
-    ("installed", "told"),
+    ("installed", "message"),
     [
         ({"numpy": "2.4.6"}, r"numpy 2\.4\.6 \(locked: ==2\.4\.5\)"),
         ({"torch": "2.14.0+cpu", "numpy": "2.4.5"}, r"torch 2\.14\.0\+cpu"),
         ({"torch": "2.15.0", "nvidia-nccl": "2.4"}, "nvidia-nccl 2.4"),
     ],
 )
-def test_another_version_of_what_decides_numbers_is_refused(
-    locked: Callable[[dict[str, str]], list[str]], installed: dict[str, str], told: str
+def test_another_version_of_a_package_that_affects_numbers_is_refused(
+    locked: Callable[[dict[str, str]], list[str]], installed: dict[str, str], message: str
 ) -> None:
-    with pytest.raises(UserError, match=rf"numeric\.lock.*{told}.*pip install --require-hashes.*make lock"):
+    with pytest.raises(UserError, match=rf"numeric\.lock.*{message}.*pip install --require-hashes.*make lock"):
         locked(installed)
 
 
 @pytest.mark.parametrize(
-    ("installed", "told"),
+    ("installed", "message"),
     [({"aiohttp": "3.2"}, "aiohttp 3.2"), ({"torch": "2.15.0+cu129", "nvidia-nccl": "2.4"}, "nvidia-nccl 2.4")],
 )
-def test_another_version_of_the_rest_is_told(
-    locked: Callable[[dict[str, str]], list[str]], installed: dict[str, str], told: str
+def test_another_version_of_any_other_package_is_a_warning(
+    locked: Callable[[dict[str, str]], list[str]], installed: dict[str, str], message: str
 ) -> None:
     (warning,) = locked(installed)
-    assert told in warning
+    assert message in warning
 
 
 @pytest.mark.parametrize("freeze", ["true", "false"])
-def test_classes_that_training_makes_pass(project: Path, freeze: str) -> None:
+def test_optimiser_classes_that_can_be_built_pass(project: Path, freeze: str) -> None:
     kwargs = "optimizer: torch.optim.NAdam, optimizer_kwargs: {betas: [0.9, 0.99]}, lr_scheduler_kwargs: {step_size: 3}"
     model = f"model: {{freeze_encoder: {freeze}}}"
     check(project, "train", f"{{{kwargs}, lr_scheduler: {STEP}}}\n{model}")
@@ -343,20 +339,20 @@ def test_the_settings_of_training_are_read_without_importing_what_computes() -> 
 def test_every_reader_of_params_refuses_an_interpolation(
     project: Path, where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`dvc exp run -S` would put the variable of the environment into git."""
+    """`dvc exp run -S` would write the value of the environment variable into git."""
     section, _, key = where.partition(".")
     (project / "params.yaml").write_text(f"{section}: {{'{key}': '${{oc.env:HOME}}'}}\n")
     shutil.copy(ROOT / "dvc.yaml", project)
     monkeypatch.chdir(project)
-    told = f"params.yaml: {where} has an interpolation"
+    message = f"params.yaml: {where} has an interpolation"
     readers: list[Callable[[], object]] = [check_params, check_project, lambda: read_stages(Path())]
     for read in [*readers, lambda: read_section(ValidateConfig, "validate")]:
-        with pytest.raises(UserError, match=re.escape(told)):
+        with pytest.raises(UserError, match=re.escape(message)):
             read()
-    with pytest.raises(SystemExit, match=re.escape(f"error: {told}")):
+    with pytest.raises(SystemExit, match=re.escape(f"error: {message}")):
         main(["check", "--params"])
     for name in ("rfdetr_core", "stages"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "stages.convert"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)
-    assert (done.returncode, told in done.stderr, "Traceback" in done.stderr) == (1, True, False), done.stderr
+    assert (done.returncode, message in done.stderr, "Traceback" in done.stderr) == (1, True, False), done.stderr

@@ -43,19 +43,19 @@ def test_pages_are_a_pure_function_of_params_and_epoch(project: Path, capsys: py
     for out, epoch in (("a", 1), ("b", 1), ("c", 2)):
         torch.manual_seed(epoch)
         main(["preview", "--count", "6", "--out", out, "--epoch", str(epoch)])
-    first, again, other = (pages(project / name) for name in "abc")
+    first, second, third = (pages(project / name) for name in "abc")
     assert list(first) == ["train_epoch001_batch000.png", "train_epoch001_batch001.png"]
-    assert first == again
-    assert not set(first.values()) & set(other.values())
-    shown = capsys.readouterr().out
-    assert "4 images at 64 x 64" in shown
-    assert "2 images at 64 x 64" in shown
+    assert first == second
+    assert not set(first.values()) & set(third.values())
+    printed = capsys.readouterr().out
+    assert "4 images at 64 x 64" in printed
+    assert "2 images at 64 x 64" in printed
     main(["preview", "--count", "1", "--out", "a"])
-    assert list(pages(project / "a")) == ["train_epoch001_batch000.png"]  # none is left of a longer one
+    assert list(pages(project / "a")) == ["train_epoch001_batch000.png"]  # no page of a longer preview is left
 
 
 def test_a_page_shows_the_pixels_that_the_model_sees(project: Path) -> None:
-    """An image without objects, drawn with nothing: the loader's bytes, each a square of 8 x 8."""
+    """The page of an image without objects: each pixel of the loader is a square of 8 x 8."""
     main(["preview", "--split", "valid", "--out", "made"])
     (name,) = pages(project / "made")
     with Image.open(project / "made" / name) as page:
@@ -86,10 +86,10 @@ def test_images_come_at_the_sizes_of_multi_scale_training(
     assert all(int(side) % VARIANTS[variant].stride == 0 for side in seen)
 
 
-def test_small_boxes_are_counted_by_class_and_a_resolution_lifts_them(project: Path) -> None:
+def test_small_boxes_are_counted_by_class_and_a_resolution_makes_them_large_enough(project: Path) -> None:
     samples = read_samples(project / "annotations" / "train.json", project / "manifest" / "train.json")
     architecture = VARIANTS["nano"]
-    small = SmallBoxes.of(samples, ["a", "b", "c"], architecture)
+    small = SmallBoxes.measure(samples, ["a", "b", "c"], architecture)
     sides = [
         min(width * architecture.resolution / sample.width, height * architecture.resolution / sample.height)
         for sample in samples
@@ -100,14 +100,14 @@ def test_small_boxes_are_counted_by_class_and_a_resolution_lifts_them(project: P
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
-def test_the_resolution_that_lifts_a_share_of_the_boxes_is_the_least(share: float) -> None:
+def test_the_resolution_for_a_share_of_the_boxes_is_the_least(share: float) -> None:
     widths = np.array([3.0, 5, 8, 10, 20, 200])
     boxes = np.stack([widths * 0, widths * 0, widths, widths + 1], axis=1)
     count = len(widths)
     crowd = np.zeros(count, dtype=np.bool_)
     sample = Sample("a.png", "", 384, 384, 1, np.zeros(count, dtype=np.int64), boxes, (None,) * count, crowd)
     architecture = VARIANTS["nano"]
-    small = SmallBoxes.of([sample], ["tree"], architecture)
+    small = SmallBoxes.measure([sample], ["tree"], architecture)
     assert "4 of 6 boxes (66.7%) are under a patch of 16 pixels at 384 x 384" in small.describe("train")
     under = widths[widths < architecture.patch_size]
     lifted = {
@@ -117,7 +117,7 @@ def test_the_resolution_that_lifts_a_share_of_the_boxes_is_the_least(share: floa
     assert small.resolution_for(share) == min(side for side, part in lifted.items() if part >= share)
 
 
-def test_what_is_missing_is_said_in_one_message(project: Path) -> None:
+def test_a_missing_file_is_one_message(project: Path) -> None:
     (project / "annotations" / "train.json").unlink()
     with pytest.raises(SystemExit, match=r"annotations/train\.json does not exist.*dvc repro"):
         main(["preview"])

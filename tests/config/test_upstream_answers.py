@@ -19,7 +19,7 @@ def test_a_row_has_a_path_or_a_reason_and_reads_as_half_a_sentence() -> None:
     for row in (*API, *INNER):
         assert row.owners, row
         assert row.names, row
-        assert row.here or row.note, row
+        assert row.equivalent or row.note, row
         assert "|" not in row.note, row
         assert not row.note.endswith("."), row
 
@@ -27,10 +27,10 @@ def test_a_row_has_a_path_or_a_reason_and_reads_as_half_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("RFDETRXLarge", "not here: it comes from a package with another licence; use RFDETRLarge"),
-        ("RFDETRKeypointPreview", "not here: keypoints are not part of this project"),
+        ("RFDETRXLarge", "not here: it comes from a package with another licence; RFDETRLarge is the largest"),
+        ("RFDETRKeypointPreview", "not here: this project has detection and segmentation, but no keypoints"),
         ("ModelContext", "not here: model is the torch module itself"),
-        ("convert_legacy_checkpoint", "not here: such files need no conversion; give the old file to from_checkpoint"),
+        ("convert_legacy_checkpoint", "not here: old files need no conversion; load them with from_checkpoint"),
         ("ModelWeights", "rfdetr_core.checkpoint.published.PUBLISHED here"),
     ],
 )
@@ -61,16 +61,18 @@ def test_the_answers_need_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_member_of_the_class_that_is_not_here_says_what_is() -> None:
+def test_an_absent_member_of_the_class_names_its_replacement() -> None:
     model = RFDETRPico(resolution=64, num_queries=4, group_detr=1, device="cpu", pretrain_weights=None)
-    with pytest.raises(AttributeError, match=r"get_model of rfdetr 1\.11\.2 is not here: .*model is the torch module"):
+    with pytest.raises(
+        AttributeError, match=r"get_model of rfdetr 1\.11\.2 is not here: .*the torch module is `model`"
+    ):
         getattr(model, "get_model")  # noqa: B009 - a type checker knows that it is not there
     for name in ("_repr_html_", "__deepcopy__", "predct"):
         assert not hasattr(model, name)
     with pytest.raises(AttributeError, match="'RFDETRPico' object has no attribute 'predct'") as caught:
         getattr(model, "predct")  # noqa: B009
     assert (caught.value.name, caught.value.obj) == ("predct", model)  # Python suggests `predict` from these
-    with pytest.raises(UserError, match="trust_checkpoint is not here: no code of a file is ever run"):
+    with pytest.raises(UserError, match="trust_checkpoint is not here: code in a model file is never run"):
         RFDETRPico(trust_checkpoint=True)
 
 
@@ -93,19 +95,19 @@ OWNED = [(MODULES[owner], name, row) for row in API for owner in row.owners.spli
 
 
 @pytest.mark.parametrize(("module", "name", "row"), OWNED, ids=[f"{module}.{name}" for module, name, _ in OWNED])
-def test_a_name_imported_as_from_upstream_is_there_or_has_its_answer(module: str, name: str, row: Row) -> None:
-    own = importlib.import_module(module)
-    if name in own.__all__:
-        assert name in dir(own)
-        assert getattr(own, name).__name__ in (name, row.path(name).rpartition(".")[2], "TrainConfig")
+def test_every_upstream_name_can_be_imported_or_has_an_answer(module: str, name: str, row: Row) -> None:
+    local_module = importlib.import_module(module)
+    if name in local_module.__all__:
+        assert name in dir(local_module)
+        assert getattr(local_module, name).__name__ in (name, row.path(name).rpartition(".")[2], "TrainConfig")
     else:
         with pytest.raises(ImportError, match=rf"^{name} of rfdetr 1\.11\.2 is "):
             exec(f"from {module} import {name}")
 
 
 @pytest.mark.parametrize("module", MODULES.values())
-def test_a_module_of_the_package_is_not_imported_to_see_whether_it_has_it(module: str) -> None:
-    names = [found.name for found in pkgutil.iter_modules(importlib.import_module(module).__path__)]
+def test_looking_up_a_submodule_does_not_import_it(module: str) -> None:
+    names = [submodule.name for submodule in pkgutil.iter_modules(importlib.import_module(module).__path__)]
     code = (
         f"import sys, {module} as package\nbefore = {{*sys.modules}}\n"
         f"assert not [name for name in {names} if hasattr(package, name) and f'{module}.{{name}}' not in before]\n"

@@ -1,4 +1,4 @@
-"""A small dataset as convert leaves it: images below a root, annotations/<split>.json, manifest/<split>.json."""
+"""Writes a small dataset in the form of the stage convert: images, annotations/<split>.json, manifest/<split>.json."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def rectangle(x: float, y: float, w: float, h: float, label: int = 0, **more: An
 def write_split(
     folder: Path, images: list[tuple[str, tuple[int, int], list[dict[str, Any]]]], split: str = "train"
 ) -> tuple[Path, Path, Path]:
-    """Write noise images of (width, height) with instances; gives the root, the annotations and the manifest."""
+    """Write noise images of (width, height) with instances. Returns the paths of root, annotations and manifest."""
     root, random = folder / "dataset", np.random.default_rng(0)
     rows, listed, annotations = [], [], []
     for number, (name, (width, height), instances) in enumerate(sorted(images, key=lambda image: image[0]), start=1):
@@ -33,7 +33,9 @@ def write_split(
         Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
         rows.append(ManifestRow(name, files.sha256_file(path), width, height, files.digest(instances)))
         listed.append({"id": number, "file_name": name, "width": width, "height": height})
-        annotations += [one | {"id": len(annotations) + k, "image_id": number} for k, one in enumerate(instances, 1)]
+        annotations += [
+            instance | {"id": len(annotations) + k, "image_id": number} for k, instance in enumerate(instances, 1)
+        ]
     categories = [{"id": index, "name": f"class{index}"} for index in range(3)]
     content = {"categories": categories, "images": listed, "annotations": annotations}
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
@@ -43,7 +45,7 @@ def write_split(
 
 
 def several(count: int, size: tuple[int, int] = (48, 40)) -> list[tuple[str, tuple[int, int], list[dict[str, Any]]]]:
-    """Images with one instance more than the one before, the first with none."""
+    """Images with 0, 1, 2, ... instances."""
     random = np.random.default_rng(1)
 
     def instance(k: int) -> dict[str, Any]:

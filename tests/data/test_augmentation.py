@@ -20,7 +20,7 @@ from rfdetr_core.base.params import parse
 from rfdetr_core.config.reference import markdown
 from rfdetr_core.data import augmentation
 from rfdetr_core.data.augmentation import AUGMENTATIONS, AugmentConfig, Change, with_keys
-from rfdetr_core.data.dataset import DetectionDataset, Draw, Example, Item, augment, decode_masks
+from rfdetr_core.data.dataset import DetectionDataset, Example, Item, SampleKey, augment, decode_masks
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.data.seeding import generator
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
@@ -33,7 +33,7 @@ EVERYTHING = AugmentConfig(
 
 
 def scene(width: int = 60, height: int = 44, count: int = 5, seed: int = 0) -> tuple[Image.Image, Sample]:
-    """Rectangles that are boxes and polygons at once, on whole pixels, each drawn in a shade of its own."""
+    """An image with rectangles on integer pixels, each in its own shade. Each is a box and a polygon."""
     random = np.random.default_rng(seed)
     start = random.uniform(0, 1, (count, 2)) * [width - 8, height - 8]
     corners = np.concatenate([start, start + random.uniform(2, 8, (count, 2))], axis=1).round()
@@ -47,14 +47,14 @@ def scene(width: int = 60, height: int = 44, count: int = 5, seed: int = 0) -> t
 
 
 def augmented(
-    given: tuple[Image.Image, Sample], side: int, config: AugmentConfig, seed: int, *, masks: bool = True
+    image_and_sample: tuple[Image.Image, Sample], side: int, config: AugmentConfig, seed: int, *, masks: bool = True
 ) -> Example:
-    picture, sample = given
+    picture, sample = image_and_sample
     return augment(sample, lambda reduction: picture, side, config, streams(seed), masks=masks)
 
 
 def example(width: int = 60, height: int = 44) -> Example:
-    """The same as a plain example, at its own size."""
+    """The scene as an example, without augmentation, at its own size."""
     picture, sample = scene(width, height)
     corners = np.concatenate([sample.boxes[:, :2], sample.boxes[:, :2] + sample.boxes[:, 2:]], axis=1)
     boxes = tv_tensors.BoundingBoxes(torch.from_numpy(corners).float(), format="XYXY", canvas_size=(height, width))
@@ -114,7 +114,7 @@ def test_masks_and_boxes_agree_after_every_change(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_labels_follow_their_pixels(seed: int) -> None:
-    """Each rectangle has its own shade: where its mask is, the image is nearest to it."""
+    """Each rectangle has its own shade. Inside its mask, no other shade is nearer to the image."""
     result = augmented(scene(count=3, seed=seed), 96, AugmentConfig(quarter_turn=0.8, vertical_flip=0.5), seed)
     assert result.masks is not None
     overlap = result.masks.sum(dim=0) > 1
@@ -139,7 +139,7 @@ def test_an_image_without_instances_passes_every_change() -> None:
         assert target.masks.shape == (0, 32, 32)
 
 
-def test_the_same_generator_gives_the_same_example_and_the_global_one_is_left_alone() -> None:
+def test_the_same_generator_gives_the_same_example_and_the_global_one_is_not_used() -> None:
     state = torch.get_rng_state()
     first, second, third = (augmented(scene(), 32, EVERYTHING, seed) for seed in (1, 1, 2))
     assert torch.equal(first.image, second.image)
@@ -149,13 +149,13 @@ def test_the_same_generator_gives_the_same_example_and_the_global_one_is_left_al
 
 
 def test_crops_keep_the_part_of_the_short_side_that_upstreams_do() -> None:
-    """384 of 600 is the smallest: a box in the very middle is never lost, and never magnified more than 600 / 384."""
+    """The smallest crop has 384 of 600 pixels. So a box in the centre is never lost and magnified 600 / 384 at most."""
     labels, boxes = np.zeros(1, dtype=np.int64), np.array([[140.0, 95, 20, 10]])
     middle = Sample("a.png", "", 300, 200, 1, labels, boxes, (None,), np.zeros(1, dtype=np.bool_))
     heights = []
     for seed in range(300):
-        seen = augmented((Image.new("RGB", (300, 200)), middle), 200, AugmentConfig(), seed, masks=False).boxes
-        heights += (seen[:, 3] - seen[:, 1]).tolist()
+        cropped = augmented((Image.new("RGB", (300, 200)), middle), 200, AugmentConfig(), seed, masks=False).boxes
+        heights += (cropped[:, 3] - cropped[:, 1]).tolist()
     assert min(heights) >= 10
     assert max(heights) <= 10 * 600 / 384 + 0.1
     assert max(heights) > 15
@@ -186,9 +186,9 @@ def test_each_augmentation_changes_images_and_keeps_them_valid(name: str) -> Non
     most = AUGMENTATIONS[name].field.metadata[1].le
     plain, changed = (parse(AugmentConfig, values, "augmentation") for values in (off, off | {name: most}))
     noise = np.random.default_rng(0).integers(0, 256, (44, 60, 3), dtype=np.uint8)
-    given, differing = (Image.fromarray(noise), scene()[1]), 0
+    image_and_sample, differing = (Image.fromarray(noise), scene()[1]), 0
     for seed in range(8):
-        before, after, again = (augmented(given, 32, config, seed) for config in (plain, changed, changed))
+        before, after, again = (augmented(image_and_sample, 32, config, seed) for config in (plain, changed, changed))
         assert (after.image.shape, after.image.dtype) == (before.image.shape, torch.uint8)
         assert torch.equal(after.image, again.image)
         assert bool(((after.boxes >= 0) & (after.boxes <= 32)).all())
@@ -204,7 +204,7 @@ def test_impossible_augmentation_is_an_error_that_names_the_key(values: dict[str
 
 @contextmanager
 def added(*changes: Change, first: bool = False) -> Iterator[type[AugmentConfig]]:
-    """The settings while these functions are augmentations, too: after the others, or before them."""
+    """Register these functions as augmentations, after the others or before them, while the block runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(augmentation, "AUGMENTATIONS", {} if first else dict(AUGMENTATIONS))
         for change in changes:
@@ -215,30 +215,30 @@ def added(*changes: Change, first: bool = False) -> Iterator[type[AugmentConfig]
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Gives the item of a draw."""
+    """A function that returns the item of a sample key."""
     root, samples = samples_of(tmp_path_factory.mktemp("items"), 4)
 
-    def item(config: AugmentConfig, seed: int, draw: Draw, *, masks: bool = True) -> Item:
+    def item(config: AugmentConfig, seed: int, draw: SampleKey, *, masks: bool = True) -> Item:
         return DetectionDataset(samples, root, 32, masks, config, seed)[draw]
 
     return item
 
 
-def same(one: Item, other: Item) -> bool:
-    tensors = ((item.image, item.target.labels, item.target.boxes, item.target.masks) for item in (one, other))
+def same(first: Item, other: Item) -> bool:
+    tensors = ((item.image, item.target.labels, item.target.boxes, item.target.masks) for item in (first, other))
     return all(torch.equal(x, y) for x, y in zip(*tensors, strict=True))  # type: ignore[arg-type]
 
 
 VALUES = EVERYTHING.model_dump()
-draws = st.builds(Draw, st.integers(0, 99), st.integers(0, 3), st.integers(0, 3))
+draws = st.builds(SampleKey, st.integers(0, 99), st.integers(0, 3), st.integers(0, 3))
 seeds = st.integers(0, 10**6)
-few = settings(max_examples=40)
+few_examples = settings(max_examples=40)
 
 
-@few
+@few_examples
 @given(seeds, draws, st.booleans())
 def test_an_augmentation_that_is_off_is_not_called_and_changes_nothing(
-    read: Any, seed: int, draw: Draw, first: bool
+    read: Any, seed: int, draw: SampleKey, first: bool
 ) -> None:
     def noise(example: Example, value: float, random: torch.Generator) -> Example:
         pytest.fail("it is off")
@@ -249,12 +249,12 @@ def test_an_augmentation_that_is_off_is_not_called_and_changes_nothing(
         assert same(read(config(**VALUES), seed, draw), before)
 
 
-@few
+@few_examples
 @given(seeds, draws, st.booleans())
 def test_an_augmentation_that_is_on_changes_no_draw_of_the_others(
-    read: Any, seed: int, draw: Draw, first: bool
+    read: Any, seed: int, draw: SampleKey, first: bool
 ) -> None:
-    """Two that draw a hundred numbers and do nothing; then, as the last one, the negative."""
+    """Two augmentations draw a hundred numbers and change nothing. The last one makes a negative."""
     called = []
 
     def draw_much(example: Example, value: float, random: torch.Generator) -> Example:
@@ -278,38 +278,38 @@ def test_an_augmentation_that_is_on_changes_no_draw_of_the_others(
     assert torch.equal(changed.target.boxes, before.target.boxes)
 
 
-def test_a_stream_depends_on_name_seed_and_draw_alone(read: Any) -> None:
+def test_a_stream_depends_only_on_name_seed_and_sample_key(read: Any) -> None:
     drawn: dict[str, list[float]] = {}
 
-    def one(example: Example, value: float, random: torch.Generator) -> Example:
-        drawn["one"] = torch.rand(3, generator=random).tolist()
+    def one_number(example: Example, value: float, random: torch.Generator) -> Example:
+        drawn["one_number"] = torch.rand(3, generator=random).tolist()
         return example
 
-    def two(example: Example, value: float, random: torch.Generator) -> Example:
-        drawn["two"] = torch.rand(3, generator=random).tolist()
+    def another_number(example: Example, value: float, random: torch.Generator) -> Example:
+        drawn["another_number"] = torch.rand(3, generator=random).tolist()
         return example
 
-    def stream(seed: int, draw: Draw, *, masks: bool = True, **values: Any) -> list[float]:
-        read(config(**{"one": 1} | values), seed, draw, masks=masks)
-        return drawn["one"]
+    def stream(seed: int, draw: SampleKey, *, masks: bool = True, **values: Any) -> list[float]:
+        read(config(**{"one_number": 1} | values), seed, draw, masks=masks)
+        return drawn["one_number"]
 
-    with added(one, two) as config:
-        usual = stream(3, Draw(1, 2, 1))
+    with added(one_number, another_number) as config:
+        usual = stream(3, SampleKey(1, 2, 1))
         torch.manual_seed(1)
-        same_place = [VALUES, {"one": 0.1}, {"two": 1}, {"crop_sides": ()}, {"masks": False}]
-        assert [stream(3, Draw(1, 2, 1), **values) for values in same_place] == [usual] * len(same_place)
-        elsewhere = [(4, Draw(1, 2, 1)), (3, Draw(2, 2, 1)), (3, Draw(1, 3, 1)), (3, Draw(1, 2, 0))]
-        stream(3, Draw(1, 2, 1), two=1)
-        others = [drawn["two"], *(stream(*place) for place in elsewhere)]
+        same_place = [VALUES, {"one_number": 0.1}, {"another_number": 1}, {"crop_sides": ()}, {"masks": False}]
+        assert [stream(3, SampleKey(1, 2, 1), **values) for values in same_place] == [usual] * len(same_place)
+        elsewhere = [(4, SampleKey(1, 2, 1)), (3, SampleKey(2, 2, 1)), (3, SampleKey(1, 3, 1)), (3, SampleKey(1, 2, 0))]
+        stream(3, SampleKey(1, 2, 1), another_number=1)
+        others = [drawn["another_number"], *(stream(*place) for place in elsewhere)]
     assert not any(other == usual for other in others)
-    with added(two, one, first=True) as config:
-        assert stream(3, Draw(1, 2, 1), two=1) == usual
+    with added(another_number, one_number, first=True) as config:
+        assert stream(3, SampleKey(1, 2, 1), another_number=1) == usual
 
 
-@few
+@few_examples
 @given(seeds, draws)
-def test_the_first_augmentations_share_a_stream_and_their_order_in_it(read: Any, seed: int, draw: Draw) -> None:
-    """As they were when all drew from one stream: the images of every seed stay what they were."""
+def test_the_first_augmentations_share_a_stream_and_their_order_in_it(read: Any, seed: int, draw: SampleKey) -> None:
+    """They draw as in the releases that had only one stream, so every seed gives the same images as before."""
     values = {"horizontal_flip": 0.5, "vertical_flip": 0.0, "quarter_turn": 0.5, "contrast": 0.4, "hue": 0.1}
     item = read(AugmentConfig(crop_sides=(), **values), seed, draw)  # type: ignore[arg-type]
     random = generator("augment", seed, *draw)
@@ -331,8 +331,8 @@ def test_instances_that_an_augmentation_hides_are_dropped(read: Any) -> None:
         return example.move("crop", 0, 0, 16, 32)
 
     with added(upper_half) as config:
-        items = [read(config(**VALUES, upper_half=1), seed, Draw(0, 3)) for seed in range(20)]
-    before = [read(EVERYTHING, seed, Draw(0, 3)) for seed in range(20)]
+        items = [read(config(**VALUES, upper_half=1), seed, SampleKey(0, 3)) for seed in range(20)]
+    before = [read(EVERYTHING, seed, SampleKey(0, 3)) for seed in range(20)]
     assert sum(len(item.target.labels) for item in items) < sum(len(item.target.labels) for item in before)
     assert all((item.target.boxes[:, 2:] > 0).all() and item.target.masks.any(dim=(1, 2)).all() for item in items)
 
@@ -340,13 +340,13 @@ def test_instances_that_an_augmentation_hides_are_dropped(read: Any) -> None:
 def test_every_augmentation_has_a_documented_key_after_those_of_the_crop() -> None:
     assert list(AugmentConfig().model_dump()) == ["crop_sides", "crop_range", *AUGMENTATIONS]
     page = markdown()
-    for name, one in AUGMENTATIONS.items():
-        most, meaning = one.field.metadata[1].le, one.field.description
+    for name, registered in AUGMENTATIONS.items():
+        most, meaning = registered.field.metadata[1].le, registered.field.description
         assert meaning
-        assert f"| augmentation.{name} | number, from 0, to {most} | {one.field.default} | {meaning} |\n" in page
-        for wrong in (-0.1, most + 0.1):
+        assert f"| augmentation.{name} | number, from 0, to {most} | {registered.field.default} | {meaning} |\n" in page
+        for bad_value in (-0.1, most + 0.1):
             with pytest.raises(UserError, match=name):
-                parse(AugmentConfig, {name: wrong}, "params.yaml: train.augmentation")
+                parse(AugmentConfig, {name: bad_value}, "params.yaml: train.augmentation")
 
 
 def test_the_settings_are_a_class_that_can_be_sent_to_processes() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rfdetr_core.data.batching import EpochSampler, collate, multi_scale_size, multi_scale_sizes
-from rfdetr_core.data.dataset import DetectionDataset, Draw
+from rfdetr_core.data.dataset import DetectionDataset, SampleKey
 from rfdetr_core.data.preprocess import normalise
 from rfdetr_core.model.config import VARIANTS
 from tests.data.canonical import samples_of
@@ -17,7 +17,7 @@ from tests.data.canonical import samples_of
 sizes = st.integers(1, 5)
 
 
-def draws(sampler: EpochSampler, epoch: int = 0) -> list[Draw]:
+def draws(sampler: EpochSampler, epoch: int = 0) -> list[SampleKey]:
     sampler.set_epoch(epoch)
     return list(sampler)
 
@@ -42,13 +42,13 @@ def test_every_image_comes_in_every_epoch_and_steps_are_whole(
 def test_an_optimiser_step_sees_the_same_images_for_every_world_size(
     count: int, batch_size: int, world: int, epoch: int
 ) -> None:
-    alone = draws(EpochSampler(count, 7, batch_size * world), epoch)
+    single = draws(EpochSampler(count, 7, batch_size * world), epoch)
     shares = [draws(EpochSampler(count, 7, batch_size, 1, rank, world), epoch) for rank in range(world)]
     in_turn = draws(EpochSampler(count, 7, batch_size, world), epoch)
     step = batch_size * world
-    for start in range(0, len(alone), step):
-        together = [draw for share in shares for draw in share[start // world : (start + step) // world]]
-        assert together == alone[start : start + step] == in_turn[start : start + step]
+    for start in range(0, len(single), step):
+        joined = [draw for share in shares for draw in share[start // world : (start + step) // world]]
+        assert joined == single[start : start + step] == in_turn[start : start + step]
 
 
 def test_the_order_is_a_pure_function_of_seed_and_epoch() -> None:
@@ -98,18 +98,18 @@ UPSTREAMS = {
 def test_multi_scale_sizes_are_upstreams(variant: str) -> None:
     numbers = VARIANTS[variant]
     first, last, distance = UPSTREAMS[variant]
-    found = multi_scale_sizes(numbers.resolution, numbers.patch_size, numbers.windows)
-    assert found == list(range(first, last + 1, distance))
+    sizes = multi_scale_sizes(numbers.resolution, numbers.patch_size, numbers.windows)
+    assert sizes == list(range(first, last + 1, distance))
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 @pytest.mark.parametrize("expanded", [True, False])
 def test_multi_scale_sizes_are_valid_inputs_around_the_resolution(name: str, expanded: bool) -> None:
     numbers = VARIANTS[name]
-    found = multi_scale_sizes(numbers.resolution, numbers.patch_size, numbers.windows, expanded)
-    assert numbers.resolution in found
-    assert all(side % numbers.stride == 0 and side >= 2 * numbers.stride for side in found)
-    assert found == sorted(set(found))
+    sizes = multi_scale_sizes(numbers.resolution, numbers.patch_size, numbers.windows, expanded)
+    assert numbers.resolution in sizes
+    assert all(side % numbers.stride == 0 and side >= 2 * numbers.stride for side in sizes)
+    assert sizes == sorted(set(sizes))
 
 
 def test_the_size_of_a_step_depends_on_seed_and_step_and_takes_every_size() -> None:
@@ -130,8 +130,8 @@ def test_a_pinned_batch_moves_to_the_gpu_unchanged(tmp_path: Path) -> None:
     moved = pinned.to("cuda")
     torch.cuda.synchronize()
     assert torch.equal(moved.images.cpu(), batch.images)
-    for one, other in zip(moved.targets, batch.targets, strict=True):
-        assert torch.equal(one.boxes.cpu(), other.boxes)
-        assert one.masks is not None
+    for target, other in zip(moved.targets, batch.targets, strict=True):
+        assert torch.equal(target.boxes.cpu(), other.boxes)
+        assert target.masks is not None
         assert other.masks is not None
-        assert torch.equal(one.masks.cpu(), other.masks)
+        assert torch.equal(target.masks.cpu(), other.masks)

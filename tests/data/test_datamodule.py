@@ -29,8 +29,8 @@ def module_of(folder: Path, **options: Any) -> TrainingData:
 
 def digest(batch: Batch) -> str:
     targets = [
-        (one.labels.tolist(), one.boxes.tolist(), None if one.masks is None else one.masks.tolist())
-        for one in batch.targets
+        (target.labels.tolist(), target.boxes.tolist(), None if target.masks is None else target.masks.tolist())
+        for target in batch.targets
     ]
     content = (batch.images.numpy().tobytes(), targets, [sample.path for sample in batch.samples])
     return hashlib.sha256(pickle.dumps(content)).hexdigest()
@@ -38,17 +38,17 @@ def digest(batch: Batch) -> str:
 
 def epochs(module: TrainingData, count: int) -> list[list[str]]:
     loader = module.train_dataloader()
-    found = []
+    digests = []
     for epoch in range(count):
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-        found.append([digest(batch.normalised()) for batch in loader])
-    return found
+        digests.append([digest(batch.normalised()) for batch in loader])
+    return digests
 
 
 @pytest.mark.parametrize("masks", [False, True])
 def test_batches_are_equal_bit_for_bit_for_every_number_of_workers(tmp_path: Path, masks: bool) -> None:
-    alone, *others = (module_of(tmp_path, num_workers=workers, masks=masks) for workers in (0, 1, 2, 4))
-    trained, validated = epochs(alone, 2), [digest(batch) for batch in alone.val_dataloader()]
+    reference, *others = (module_of(tmp_path, num_workers=workers, masks=masks) for workers in (0, 1, 2, 4))
+    trained, validated = epochs(reference, 2), [digest(batch) for batch in reference.val_dataloader()]
     assert trained[0] != trained[1]
     for other in others:
         assert epochs(other, 2) == trained
@@ -69,9 +69,9 @@ def test_workers_do_not_run_a_script_without_a_main_guard_again(method: str, tmp
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True)
-    alone = module_of(tmp_path)
-    validated = [digest(batch) for batch in alone.val_dataloader()]
-    assert done.stdout == f"started\n{epochs(alone, 1)} {validated}\n"
+    reference = module_of(tmp_path)
+    validated = [digest(batch) for batch in reference.val_dataloader()]
+    assert done.stdout == f"started\n{epochs(reference, 1)} {validated}\n"
 
 
 LIMITED = """
@@ -90,7 +90,7 @@ print([len(batch.targets) for batch in module.train_dataloader()])
 @pytest.mark.parametrize(
     ("limit", "printed", "error"), [(100, "[60]\n", ""), (18, "", "a loader worker cannot send a batch")]
 )
-def test_a_batch_takes_few_file_descriptors_and_one_that_cannot_be_sent_is_no_hang(
+def test_a_batch_takes_few_file_descriptors_and_one_that_cannot_be_sent_ends_the_training(
     tmp_path: Path, limit: int, printed: str, error: str
 ) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -100,7 +100,7 @@ def test_a_batch_takes_few_file_descriptors_and_one_that_cannot_be_sent_is_no_ha
     assert error in done.stderr
 
 
-def test_loading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
+def test_loading_does_not_use_the_global_generator(tmp_path: Path) -> None:
     module = module_of(tmp_path)
     state = torch.get_rng_state()
     epochs(module, 1)
@@ -114,7 +114,7 @@ def test_validation_has_each_image_once_in_order(tmp_path: Path) -> None:
     assert paths == ["train/06.png", "train/07.png", "train/08.png"]
 
 
-def test_no_training_image_is_an_error_and_no_validation_image_is_none(tmp_path: Path) -> None:
+def test_a_missing_training_image_is_an_error_and_a_missing_validation_image_is_not(tmp_path: Path) -> None:
     root, samples = samples_of(tmp_path, 2)
     with pytest.raises(UserError, match="train split has no image"):
         TrainingData(root, [], samples, resolution=32, batch_size=2, seed=0)
@@ -123,7 +123,7 @@ def test_no_training_image_is_an_error_and_no_validation_image_is_none(tmp_path:
 
 
 class Recorder(pl.LightningModule):
-    """A module that only notes what it is given."""
+    """A module that only records its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,10 +163,10 @@ def fit(module: TrainingData, folder: Path, epochs: int, resume: Path | None = N
 @pytest.mark.filterwarnings("ignore")
 def test_a_resumed_training_sees_what_an_uninterrupted_one_sees(tmp_path: Path, workers: int) -> None:
     module = module_of(tmp_path, num_workers=workers)
-    whole = fit(module, tmp_path / "whole", 3)
-    expected = [(epoch, one) for epoch, batches in enumerate(epochs(module_of(tmp_path), 3)) for one in batches]
-    assert whole == expected
+    uninterrupted = fit(module, tmp_path / "whole", 3)
+    expected = [(epoch, digest) for epoch, batches in enumerate(epochs(module_of(tmp_path), 3)) for digest in batches]
+    assert uninterrupted == expected
     resumed = fit(
         module_of(tmp_path, num_workers=workers), tmp_path / "resumed", 3, tmp_path / "whole" / "epoch=0.ckpt"
     )
-    assert resumed == whole[3:]
+    assert resumed == uninterrupted[3:]

@@ -8,15 +8,15 @@ import torch
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.data.augmentation import AugmentConfig
-from rfdetr_core.data.dataset import DetectionDataset, Draw, Item
+from rfdetr_core.data.dataset import DetectionDataset, Item, SampleKey
 from rfdetr_core.data.samples import read_samples
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
 from tests.data.canonical import rectangle, samples_of, write_split
 
 
-def equal(one: Item, other: Item) -> bool:
-    same = torch.equal(one.image, other.image) and torch.equal(one.target.boxes, other.target.boxes)
-    return same and torch.equal(one.target.labels, other.target.labels)
+def equal(first: Item, other: Item) -> bool:
+    same = torch.equal(first.image, other.image) and torch.equal(first.target.boxes, other.target.boxes)
+    return same and torch.equal(first.target.labels, other.target.labels)
 
 
 def test_an_item_is_a_pure_function_of_seed_epoch_image_and_repeat(tmp_path: Path) -> None:
@@ -26,12 +26,12 @@ def test_an_item_is_a_pure_function_of_seed_epoch_image_and_repeat(tmp_path: Pat
         return DetectionDataset(samples, root, 32, augmentation=AugmentConfig(brightness=0.5), seed=seed)
 
     first = train_set(0)
-    wanted = first[Draw(1, 3, 0)]
+    item = first[SampleKey(1, 3, 0)]
     torch.manual_seed(5)
-    _ = first[Draw(0, 2, 0)]
-    assert equal(first[Draw(1, 3, 0)], wanted)
-    others = [first[Draw(2, 3, 0)], first[Draw(1, 3, 1)], train_set(1)[Draw(1, 3, 0)]]
-    assert not any(equal(one, wanted) for one in others)
+    _ = first[SampleKey(0, 2, 0)]
+    assert equal(first[SampleKey(1, 3, 0)], item)
+    other_items = [first[SampleKey(2, 3, 0)], first[SampleKey(1, 3, 1)], train_set(1)[SampleKey(1, 3, 0)]]
+    assert not any(equal(other, item) for other in other_items)
 
 
 def test_boxes_are_fractions_of_the_image(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_boxes_are_fractions_of_the_image(tmp_path: Path) -> None:
     assert target.masks is None
 
 
-def test_boxes_are_clipped_and_those_outside_or_crowds_are_no_targets(tmp_path: Path) -> None:
+def test_boxes_are_clipped_and_targets_have_none_outside_and_no_crowds(tmp_path: Path) -> None:
     inside, across, outside = rectangle(2, 2, 4, 4), rectangle(35, 30, 20, 20, label=1), rectangle(50, 5, 5, 5)
     instances = [inside, across, outside, rectangle(5, 5, 9, 9, iscrowd=1), rectangle(8, 8, 0, 5)]
     root, annotations, manifest = write_split(tmp_path, [("a.png", (40, 40), instances)])

@@ -39,6 +39,6 @@ def test_validation_sees_exactly_what_predict_sees(tmp_path: Path) -> None:
     root, samples = samples_of(tmp_path, 3, size=(50, 70))
     valid_set = DetectionDataset(samples, root, 32)
     batch = collate([valid_set[index] for index in range(3)]).normalised()
-    for seen, sample in zip(batch.images, batch.samples, strict=True):
+    for validated, sample in zip(batch.images, batch.samples, strict=True):
         with Image.open(root / sample.path) as image:
-            assert torch.equal(seen, preprocess(image.convert("RGB"), 32))
+            assert torch.equal(validated, preprocess(image.convert("RGB"), 32))

@@ -23,7 +23,7 @@ def test_samples_hold_what_was_annotated_in_the_order_of_the_paths(tmp_path: Pat
     np.testing.assert_array_equal(second.boxes, [[0, 0, 5, 5], [1, 2, 3, 4]])
 
 
-def test_a_missing_split_is_no_sample(tmp_path: Path) -> None:
+def test_a_missing_split_has_no_samples(tmp_path: Path) -> None:
     _, annotations, manifest = write_split(tmp_path, [])
     assert read_samples(annotations, manifest) == []
 
@@ -47,7 +47,7 @@ def test_annotations_and_manifest_that_differ_are_an_error_that_names_the_image(
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"images": [], "annotations": [{}]}', "not JSON"])
-def test_what_is_not_canonical_coco_is_an_error_that_names_the_file(tmp_path: Path, content: str) -> None:
+def test_annotations_that_are_not_canonical_coco_are_an_error_that_names_the_file(tmp_path: Path, content: str) -> None:
     _, annotations, manifest = write_split(tmp_path, [])
     annotations.write_text(content)
     with pytest.raises(UserError, match=r"train\.json"):

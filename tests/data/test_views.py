@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 
 from rfdetr_core.base import images
 from rfdetr_core.data.augmentation import AugmentConfig, View, draw_view
-from rfdetr_core.data.dataset import Example, augment, boxes_in, decode_masks, image_in, masks_in
+from rfdetr_core.data.dataset import Example, augment, crop_boxes, crop_image, crop_masks, decode_masks
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.data.seeding import generator
 from tests.data.canonical import streams
@@ -20,7 +20,7 @@ sides = st.integers(1, 300)
 
 
 def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Soft blobs with a few hard edges, as photographs have."""
+    """Soft blobs with a few hard edges, like a photograph."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (height // 24 + 2, width // 24 + 2, 3), dtype=np.uint8)
     picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
@@ -29,7 +29,7 @@ def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def jpeg(picture: Image.Image, orientation: int = 1) -> bytes:
-    """The file whose picture, once turned by its orientation, is `picture`."""
+    """A JPEG that shows `picture` after it is turned by its EXIF orientation."""
     back = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
     stored = picture if orientation == 1 else picture.transpose(back[orientation])
     exif = Image.Exif()
@@ -62,34 +62,38 @@ def test_a_reduced_view_has_pixels_enough_and_holds_the_view(
 
 @pytest.mark.parametrize("size", [(1000, 760), (1003, 765), (765, 1003)])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_training_on_a_reduced_jpeg_sees_what_it_would_see_of_the_whole(
+def test_training_on_a_reduced_jpeg_sees_nearly_the_same_as_on_the_full_one(
     size: tuple[int, int], orientation: int
 ) -> None:
-    """Boxes within a pixel of the model's input; pixels, in the same view, within 3 grey levels of 255 on average."""
+    """Boxes differ by less than a pixel of the model's input. Pixels of the same view differ by less than 3 grey levels
+    of 255 on average.
+    """
     picture, side = smooth(*size), 96
     data = jpeg(picture, orientation)
     boxes = np.array([[100.0, 200, 300, 250], [0, 0, 60, 70], [size[0] - 90.0, size[1] - 90.0, 90, 90]])
-    sample, asked = sample_of(*size, boxes), []
+    sample, factors = sample_of(*size, boxes), []
 
     def reduced(factor: int) -> Image.Image:
-        asked.append(factor)
+        factors.append(factor)
         return images.decode(data, "a.jpg", factor)
 
     def see(decode: object, seed: int) -> Example:
         return augment(sample, decode, side, AugmentConfig(), streams(seed), masks=False)  # type: ignore[arg-type]
 
     for seed in range(12):
-        whole, quick = see(lambda factor: images.decode(data, "a.jpg"), seed), see(reduced, seed)
-        before, after = (dict(zip(one.labels.tolist(), one.boxes, strict=True)) for one in (whole, quick))
+        full, reduced_jpeg = see(lambda factor: images.decode(data, "a.jpg"), seed), see(reduced, seed)
+        before, after = (
+            dict(zip(example.labels.tolist(), example.boxes, strict=True)) for example in (full, reduced_jpeg)
+        )
         assert all((before[label] - after[label]).abs().max() < 1 for label in before)
         # The widened view may show a sliver of one more.
         assert all((box[2:] - box[:2]).min() < 1 for label, box in after.items() if label not in before)
-        factor = round(size[0] / images.decode(data, "a.jpg", asked[-1]).width)
+        factor = round(size[0] / images.decode(data, "a.jpg", factors[-1]).width)
         view = draw_view(size[1], size[0], AugmentConfig(), generator(seed)).widened(factor)
-        fine = image_in(view, images.decode(data, "a.jpg"), 1, side)
-        coarse = image_in(view, images.decode(data, "a.jpg", factor), factor, side)
+        fine = crop_image(view, images.decode(data, "a.jpg"), 1, side)
+        coarse = crop_image(view, images.decode(data, "a.jpg", factor), factor, side)
         assert (fine.int() - coarse.int()).abs().float().mean() < 3
-    assert max(asked) >= 4
+    assert max(factors) >= 4
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
@@ -99,16 +103,16 @@ def test_a_pixel_of_a_reduced_jpeg_is_the_mean_of_its_square(
     size: tuple[int, int], orientation: int, factor: int
 ) -> None:
     data = jpeg(smooth(*size), orientation)
-    whole, quick = images.decode(data, "a"), images.decode(data, "a", factor)
+    full, reduced = images.decode(data, "a"), images.decode(data, "a", factor)
     width, height = (length // factor for length in size)
-    if quick.size == whole.size:
+    if reduced.size == full.size:
         assert orientation != 1
         assert size[0] % factor or size[1] % factor
         return
-    assert quick.size == tuple(-(-length // factor) for length in size)
-    pixels = np.asarray(whole, dtype=float)[: height * factor, : width * factor]
+    assert reduced.size == tuple(-(-length // factor) for length in size)
+    pixels = np.asarray(full, dtype=float)[: height * factor, : width * factor]
     means = pixels.reshape(height, factor, width, factor, 3).mean(axis=(1, 3))
-    difference = np.abs(means - np.asarray(quick, dtype=float)[:height, :width])
+    difference = np.abs(means - np.asarray(reduced, dtype=float)[:height, :width])
     assert difference.mean() < 2  # a shift by half a pixel makes it 3 to 8
 
 
@@ -121,13 +125,13 @@ def test_other_formats_are_never_reduced(kind: str) -> None:
 
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 10**6))
 def test_polygons_are_filled_in_a_view_as_they_are_in_the_image(top: int, left: int, seed: int) -> None:
-    """Where nothing is magnified; but pycocotools treats rows unlike columns: pixels of the edge may differ."""
+    """Without magnification. Pixels of the edge may differ, because pycocotools treats rows and columns differently."""
     points = np.random.default_rng(seed).uniform(-5, 45, (5, 2))
     polygon = [points.round(1).ravel().tolist()]
     view = View(top, left, 20, 20)
     expected = decode_masks([polygon], 40, 40)[0, top : top + 20, left : left + 20]
-    found = masks_in(view, [polygon], 40, 40, 20)[0]
-    pair = np.stack([expected.numpy(), found.numpy()])
+    mask = crop_masks(view, [polygon], 40, 40, 20)[0]
+    pair = np.stack([expected.numpy(), mask.numpy()])
     around = np.stack([pair[:, 1 + y : 19 + y, 1 + x : 19 + x] for y in (-1, 0, 1) for x in (-1, 0, 1)])
     uniform = (around == around[:1]).all(axis=(0, 1))  # in both, no edge of the polygon is near
     assert (pair[0] == pair[1])[1:-1, 1:-1][uniform].all()
@@ -141,16 +145,16 @@ def test_run_lengths_are_cut_and_scaled_to_the_nearest_pixel(seed: int) -> None:
     random = np.random.default_rng(seed)
     filled = random.random((24, 32)) < 0.5
     coded = rle.encode(np.asfortranarray(filled.astype(np.uint8)))
-    same = masks_in(View(4, 6, 16, 16), [coded], 24, 32, 16)[0]
+    same = crop_masks(View(4, 6, 16, 16), [coded], 24, 32, 16)[0]
     assert np.array_equal(same.numpy(), filled[4:20, 6:22])
-    doubled = masks_in(View(4, 6, 16, 16), [coded], 24, 32, 32)[0]
+    doubled = crop_masks(View(4, 6, 16, 16), [coded], 24, 32, 32)[0]
     assert np.array_equal(doubled.numpy(), filled[4:20, 6:22].repeat(2, axis=0).repeat(2, axis=1))
 
 
 def test_boxes_are_moved_scaled_and_clipped() -> None:
     corners = np.array([[10.0, 20, 30, 40], [0, 0, 100, 100], [60, 60, 70, 70]])
-    found = boxes_in(View(10, 10, 40, 20), corners, 80)
-    assert found.tolist() == [[0, 20, 80, 60], [0, 0, 80, 80], [80, 80, 80, 80]]
+    boxes = crop_boxes(View(10, 10, 40, 20), corners, 80)
+    assert boxes.tolist() == [[0, 20, 80, 60], [0, 0, 80, 80], [80, 80, 80, 80]]
 
 
 def test_two_thousand_masks_of_an_image_are_filled_at_the_size_of_the_input() -> None:

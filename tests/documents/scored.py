@@ -41,14 +41,15 @@ def evaluate(repository: Repository, model: Path) -> None:
     for split in ("train", "valid", "test"):
         rows = files.read_json(repository.manifest(split))
         images = [
-            {"id": number, "file_name": one["path"], "width": 64, "height": 48} for number, one in enumerate(rows, 1)
+            {"id": number, "file_name": image["path"], "width": 64, "height": 48}
+            for number, image in enumerate(rows, 1)
         ]
         objects = [
             {
-                **{"id": one["id"], "image_id": one["id"], "category_id": one["id"] % 2, "iscrowd": 0},
+                **{"id": image["id"], "image_id": image["id"], "category_id": image["id"] % 2, "iscrowd": 0},
                 **{"bbox": [8.0, 8.0, 20.0, 20.0], "area": 400.0},
             }
-            for one in images
+            for image in images
         ]
         categories = [{"id": number, "name": name} for number, name in enumerate(NAMES)]
         content = {"images": images, "annotations": objects, "categories": categories}
@@ -62,7 +63,7 @@ def evaluate(repository: Repository, model: Path) -> None:
         }
         for number, shift in shifts.items()
     ]
-    scored = Scored.of(truth, results, segmentation=False, threshold=None)
+    scored = Scored.from_results(truth, results, segmentation=False, threshold=None)
     write_results(folder / "detections.json", results, "bbox")
     scored.write(folder, dict(enumerate(NAMES)))
     metrics, tensors = scored.numbers(), tensor_digest(read_checkpoint(model).weights)

@@ -48,35 +48,35 @@ def repository(tmp_path: Path) -> Repository:
 
 
 def written(facts: Facts) -> dict[str, Any]:
-    """The document, once the official schema allows it and its references are sound."""
+    """The document, after checking it with the official schema and checking its references."""
     text = bom(facts)
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     content: dict[str, Any] = json.loads(text)
-    defined = [one["bom-ref"] for one in objects(content) if "bom-ref" in one]
+    defined = [node["bom-ref"] for node in objects(content) if "bom-ref" in node]
     assert len(defined) == len(set(defined))
     card = content["metadata"]["component"]["modelCard"]
-    used = [one["ref"] for one in (*content["dependencies"], *card["modelParameters"]["datasets"])]
-    assert {*used, *(name for one in content["dependencies"] for name in one.get("dependsOn", []))} <= {*defined}
+    used = [entry["ref"] for entry in (*content["dependencies"], *card["modelParameters"]["datasets"])]
+    assert {*used, *(name for entry in content["dependencies"] for name in entry.get("dependsOn", []))} <= {*defined}
     return content
 
 
 def objects(value: Any) -> Iterator[dict[str, Any]]:
     if isinstance(value, dict):
         yield value
-    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from objects(one)
+    for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from objects(child)
 
 
 def component(content: dict[str, Any], reference: str) -> dict[str, Any]:
-    return next(one for one in objects(content) if one.get("bom-ref") == reference)
+    return next(node for node in objects(content) if node.get("bom-ref") == reference)
 
 
-def properties(one: dict[str, Any]) -> dict[str, str]:
-    return {pair["name"]: pair["value"] for pair in one.get("properties", [])}
+def properties(component: dict[str, Any]) -> dict[str, str]:
+    return {pair["name"]: pair["value"] for pair in component.get("properties", [])}
 
 
-def sha256(one: dict[str, Any]) -> list[str]:
-    return [pair["content"] for pair in one.get("hashes", []) if pair["alg"] == "SHA-256"]
+def sha256(component: dict[str, Any]) -> list[str]:
+    return [pair["content"] for pair in component.get("hashes", []) if pair["alg"] == "SHA-256"]
 
 
 def test_model_datasets_parents_and_code_are_those_of_the_record(repository: Repository) -> None:
@@ -99,17 +99,17 @@ def test_model_datasets_parents_and_code_are_those_of_the_record(repository: Rep
     code = component(content, "code")
     assert code["version"] == repository.git("rev-parse", "HEAD")
     assert code["externalReferences"][0]["url"] == "https://example.org/team/my%20project.git"
-    assert "timestamp" not in content["metadata"]  # it would be that of the writing
+    assert "timestamp" not in content["metadata"]  # it would be the time of writing
     assert properties(model)["rfdetr:training:ended"] == "2026-01-02T01:05:05Z"
-    by_model = next(one for one in content["dependencies"] if one["ref"] == "model")
+    by_model = next(entry for entry in content["dependencies"] if entry["ref"] == "model")
     datasets = {"dataset/train", "dataset/valid", "dataset/test"}
     assert {*by_model["dependsOn"]} == {*datasets, "weights/pretrain_weights", "code"}
 
 
 def test_the_scores_of_the_model_card_have_intervals_classes_and_slices(repository: Repository) -> None:
     facts = collect(repository.folder / MODEL, repository.folder)
-    found = written(facts)["metadata"]["component"]["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
-    by_name = {(one["type"], one["slice"]): one for one in found}
+    metrics = written(facts)["metadata"]["component"]["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
+    by_name = {(metric["type"], metric["slice"]): metric for metric in metrics}
     scores = files.read_json(reports(repository) / "metrics.json")
     for name, ends in ENDS.items():
         metric = by_name[f"boxes: {name}", "split: test"]
@@ -117,7 +117,7 @@ def test_the_scores_of_the_model_card_have_intervals_classes_and_slices(reposito
         assert [float(metric["confidenceInterval"][end]) for end in ("lowerBound", "upperBound")] == ends
     assert "confidenceInterval" not in by_name["boxes: precision", "split: test"]
     assert {"class: class 0", "class: class 1", "metadata: licence: CC0-1.0"} <= {part for _, part in by_name}
-    assert len(by_name) == len(found)
+    assert len(by_name) == len(metrics)
 
 
 @pytest.mark.parametrize("place", ["the project", "its history", "nowhere", "no lock"])
@@ -134,13 +134,17 @@ def test_packages_have_the_hashes_of_the_recorded_lock_alone(repository: Reposit
     packages = {"python": "3.11.7", "torch": "2.15.0", "numpy": "2.4.6", "scipy": "1.0.0"}
     recorded = facts.training | {"packages": packages, "lock": lock}
     content = written(replace(facts, lineage=facts.lineage | {"training": recorded}))
-    components = [one for one in content["components"] if one["bom-ref"].startswith("package/")]
-    found = {one["name"]: one for one in components}
-    known = place in ("the project", "its history")
-    assert {name: one["version"] for name, one in found.items() if name in packages} == packages
-    assert all(found[name]["scope"] == "required" for name in packages if name != "python")
-    others = sorted((one["name"], one["version"], one["scope"]) for one in components if one["name"] not in packages)
-    # Where its marker does not hold, a package is not installed, and the record does not have it.
+    components = [component for component in content["components"] if component["bom-ref"].startswith("package/")]
+    by_name = {component["name"]: component for component in components}
+    has_lock = place in ("the project", "its history")
+    assert {name: component["version"] for name, component in by_name.items() if name in packages} == packages
+    assert all(by_name[name]["scope"] == "required" for name in packages if name != "python")
+    others = sorted(
+        (component["name"], component["version"], component["scope"])
+        for component in components
+        if component["name"] not in packages
+    )
+    # A package whose marker does not hold is not installed, so the record does not have it.
     assert others == (
         [
             ("colorama", "0.4.6", "optional"),
@@ -148,16 +152,16 @@ def test_packages_have_the_hashes_of_the_recorded_lock_alone(repository: Reposit
             ("tomli", "2.0", "optional"),
             ("typing-extensions", "4.0.0", "required"),
         ]
-        if known
+        if has_lock
         else []
     )
     locked = {
-        name: sha256(one["externalReferences"][0])
-        for name, one in found.items()
-        if name in HASHES and "externalReferences" in one
+        name: sha256(component["externalReferences"][0])
+        for name, component in by_name.items()
+        if name in HASHES and "externalReferences" in component
     }
     # The training ran with another scipy than its lock asks for, so that the hashes of the lock are not of its files.
-    assert locked == ({name: HASHES[name] for name in ("numpy", "torch")} if known else {})
+    assert locked == ({name: HASHES[name] for name in ("numpy", "torch")} if has_lock else {})
 
 
 def test_it_is_valid_without_history_and_evaluation_and_of_an_exported_file(
@@ -176,8 +180,8 @@ def test_it_is_valid_without_history_and_evaluation_and_of_an_exported_file(
     source = component(exported, "ancestor/exported")
     assert sha256(source) == [files.sha256_file(repository.folder / MODEL)]
     (tmp_path / "alone").mkdir()
-    own = Path(shutil.copy(repository.folder / MODEL, tmp_path / "alone" / "model.pth"))
-    content = written(collect(own, own.parent))
+    alone = Path(shutil.copy(repository.folder / MODEL, tmp_path / "alone" / "model.pth"))
+    content = written(collect(alone, alone.parent))
     assert "timestamp" not in content["metadata"]
     assert "the file alone" in properties(component(content, "code"))["rfdetr:commit"]
     card = content["metadata"]["component"]["modelCard"]
@@ -186,9 +190,9 @@ def test_it_is_valid_without_history_and_evaluation_and_of_an_exported_file(
 
 def test_another_content_has_another_serial_number(repository: Repository) -> None:
     facts = collect(repository.folder / MODEL, repository.folder)
-    one, again, other = bom(facts), bom(facts), bom(replace(facts, evaluation=None))
-    assert one == again
-    assert json.loads(one)["serialNumber"] != json.loads(other)["serialNumber"]
+    first, again, unscored = bom(facts), bom(facts), bom(replace(facts, evaluation=None))
+    assert first == again
+    assert json.loads(first)["serialNumber"] != json.loads(unscored)["serialNumber"]
 
 
 def test_the_library_reads_back_what_it_wrote(repository: Repository) -> None:
@@ -196,4 +200,6 @@ def test_the_library_reads_back_what_it_wrote(repository: Repository) -> None:
     read: Bom = Bom.from_json(content)  # type: ignore[attr-defined]
     assert read.validate()
     assert read.serial_number.urn == content["serialNumber"]
-    assert {one.bom_ref.value for one in read.components} == {one["bom-ref"] for one in content["components"]}
+    assert {component.bom_ref.value for component in read.components} == {
+        component["bom-ref"] for component in content["components"]
+    }

@@ -18,24 +18,24 @@ from tests.documents.scored import IMAGES, LICENCES, evaluate, scored_repository
 
 MODEL = "output/checkpoint_best_total.pth"
 DATA = "data/my [set]"  # what a pattern of file names would read as one of three letters
-NOT_KNOWN = {"version", "datePublished"}  # of a dataset, no record knows them
+NOT_KNOWN = {"version", "datePublished"}  # facts of a dataset that are not recorded
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
     """A scored repository whose stage validate read the folder of the dataset, as dvc.lock of a project says."""
-    made = scored_repository(tmp_path / "clone", LICENCES | {"valid/b.jpg": {"source": "a camera"}})
-    lock = yaml.safe_load((made.folder / "dvc.lock").read_text())
+    repository = scored_repository(tmp_path / "clone", LICENCES | {"valid/b.jpg": {"source": "a camera"}})
+    lock = yaml.safe_load((repository.folder / "dvc.lock").read_text())
     read = [{"path": DATA, "md5": "0" * 32 + ".dir"}, {"path": "requirements/numeric.lock", "md5": "0" * 32}]
     lock["stages"]["validate"]["deps"] = read
-    (made.folder / "dvc.lock").write_text(yaml.safe_dump(lock))
-    made.git("commit", "-q", "--amend", "-a", "-m", "Train")
+    (repository.folder / "dvc.lock").write_text(yaml.safe_dump(lock))
+    repository.git("commit", "-q", "--amend", "-a", "-m", "Train")
     colours = iter(range(0, 250, 10))
     for path in (path for images in IMAGES.values() for path in images):
-        file = made.folder / DATA / path
+        file = repository.folder / DATA / path
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (64, 48), next(colours)).save(file)
-    return made
+    return repository
 
 
 def loaded(root: Path, file: Path | None = None) -> mlc.Dataset:
@@ -45,7 +45,7 @@ def loaded(root: Path, file: Path | None = None) -> mlc.Dataset:
     dataset = mlc.Dataset(path)
     assert not dataset.metadata.ctx.issues.errors
     warned = dataset.metadata.ctx.issues.warnings
-    assert {name for name in NOT_KNOWN if any(f"/{name}" in one for one in warned)} == NOT_KNOWN
+    assert {name for name in NOT_KNOWN if any(f"/{name}" in message for message in warned)} == NOT_KNOWN
     assert len(warned) == len(NOT_KNOWN)
     assert files.read_json(path)["conformsTo"] == VERSION
     return dataset
@@ -55,7 +55,7 @@ def rows(dataset: mlc.Dataset, table: str) -> list[dict[str, Any]]:
     """The rows of a table by the names of their columns; text as text."""
     read = dataset.records(table)
     return [
-        {name.rpartition("/")[2]: one.decode() if isinstance(one, bytes) else one for name, one in row.items()}
+        {name.rpartition("/")[2]: value.decode() if isinstance(value, bytes) else value for name, value in row.items()}
         for row in read
     ]
 
@@ -64,8 +64,8 @@ def test_mlcroissant_reads_images_objects_and_classes_from_the_project(repositor
     dataset = loaded(repository.folder)
     for split, images in IMAGES.items():
         manifest = files.read_json(repository.manifest(split))
-        wanted = ("path", "sha256", "width", "height")
-        assert rows(dataset, f"{split}/images") == [{name: row[name] for name in wanted} for row in manifest]
+        columns = ("path", "sha256", "width", "height")
+        assert rows(dataset, f"{split}/images") == [{name: row[name] for name in columns} for row in manifest]
         pictures = {row["path"]: np.asarray(row["image"]) for row in rows(dataset, f"{split}/pictures")}
         assert pictures.keys() == images.keys()
         for path, pixels in pictures.items():
@@ -73,12 +73,13 @@ def test_mlcroissant_reads_images_objects_and_classes_from_the_project(repositor
                 assert (pixels == np.asarray(image.convert("RGB"))).all()
     # The record of the fake training names the manifests; that of the evaluation the annotations of its split, too.
     truth = files.read_json(repository.folder / "annotations" / "test.json")
-    found = rows(dataset, "test/objects")
-    assert [row["box"] for row in found] == [one["bbox"] for one in truth["annotations"]]
-    assert [(row["image_id"], row["class_id"], row["area"], row["crowd"]) for row in found] == [
-        (one["image_id"], one["category_id"], one["area"], one["iscrowd"]) for one in truth["annotations"]
+    records = rows(dataset, "test/objects")
+    assert [row["box"] for row in records] == [annotation["bbox"] for annotation in truth["annotations"]]
+    assert [(row["image_id"], row["class_id"], row["area"], row["crowd"]) for row in records] == [
+        (annotation["image_id"], annotation["category_id"], annotation["area"], annotation["iscrowd"])
+        for annotation in truth["annotations"]
     ]
-    paths = {one["id"]: one["file_name"] for one in truth["images"]}
+    paths = {image["id"]: image["file_name"] for image in truth["images"]}
     assert {row["image_id"]: row["path"] for row in rows(dataset, "test/image_ids")} == paths
     assert {row["name"] for row in rows(dataset, "splits")} == IMAGES.keys()
 
@@ -86,8 +87,8 @@ def test_mlcroissant_reads_images_objects_and_classes_from_the_project(repositor
 def test_files_have_their_digests_and_licences_and_sources_come_from_the_metadata(repository: Repository) -> None:
     metadata = loaded(repository.folder).metadata
     assert metadata.file_objects
-    for one in metadata.file_objects:
-        assert one.sha256 == files.sha256_file(repository.folder / one.content_url)
+    for file in metadata.file_objects:
+        assert file.sha256 == files.sha256_file(repository.folder / file.content_url)
     # The image of valid has a source and no licence, and the others have a licence and no source.
     assert set(metadata.license) == {"CC0-1.0", "CC-BY-4.0", f"{PROVIDER}: the licence of 1 of 5 images."}
     assert f"a camera (1 images); {PROVIDER}: the source of 4 of 5 images." in metadata.description
@@ -115,10 +116,10 @@ def test_a_dataset_outside_of_the_project_has_no_paths_of_that_machine(repositor
 
 def test_it_is_valid_without_history_and_evaluation(repository: Repository, tmp_path: Path) -> None:
     (tmp_path / "alone").mkdir()
-    own = Path(shutil.copy(repository.folder / MODEL, tmp_path / "alone" / "model.pth"))
+    alone = Path(shutil.copy(repository.folder / MODEL, tmp_path / "alone" / "model.pth"))
     # Without the manifests mlcroissant cannot read them, but it can tell whether the document is right.
-    dataset = loaded(own.parent, own)
-    assert {one.sha256 for one in dataset.metadata.file_objects} == {
+    dataset = loaded(alone.parent, alone)
+    assert {file.sha256 for file in dataset.metadata.file_objects} == {
         files.sha256_file(repository.manifest(split)) for split in ("train", "valid")
     }
     assert dataset.metadata.file_sets == []

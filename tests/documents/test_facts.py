@@ -18,7 +18,7 @@ from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main
-from rfdetr_core.documents import DOCUMENTS, KEPT, write_documents
+from rfdetr_core.documents import DOCUMENTS, PREVIOUS, write_documents
 from rfdetr_core.documents.facts import CHOSEN, SCORED, TRAINED, collect
 from rfdetr_core.documents.limits import limits
 from rfdetr_core.lineage import journal
@@ -71,10 +71,10 @@ def test_an_input_that_was_changed_since_is_read_from_git(repository: Repository
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        ("other weights", "is of other weights"),
+        ("other weights", "is an evaluation of other weights"),
         ("no evaluation", "there is no evaluation"),
         ("no scores", "the scores in reports/evaluate/ are missing"),
-        ("other scores", "metrics.json is not the file of dvc.lock"),
+        ("other scores", "metrics.json differs from dvc.lock"),
         ("damaged", "is not readable"),
         ("text for a number", "images: it must be a whole number"),
     ],
@@ -104,17 +104,17 @@ def test_an_evaluation_that_is_not_of_these_weights_is_named_and_not_used(
     facts = collect(repository.folder / MODEL, repository.folder)
     assert facts.evaluation is None
     assert "test" not in facts.splits
-    assert any(note in one for one in facts.notes)
-    assert any("nothing is said of their quality" in one for one in limits(facts))
+    assert any(note in sentence for sentence in facts.notes)
+    assert any("so their quality is not known" in sentence for sentence in limits(facts))
 
 
-def test_the_scores_of_a_split_that_chose_the_weights_are_said_to_be_too_high(repository: Repository) -> None:
+def test_the_scores_of_a_split_that_chose_the_weights_are_marked_as_too_high(repository: Repository) -> None:
     folder = reports(repository)
     files.write_json(folder / "lineage.json", files.read_json(folder / "lineage.json") | {"split": "valid"})
     repository.lock()
     facts = collect(repository.folder / MODEL, repository.folder)
     assert facts.splits["valid"].uses == (CHOSEN, SCORED)
-    assert any("too high" in one for one in limits(facts))
+    assert any("too high" in sentence for sentence in limits(facts))
 
 
 def test_every_document_is_written_without_history_and_evaluation(repository: Repository, tmp_path: Path) -> None:
@@ -125,8 +125,8 @@ def test_every_document_is_written_without_history_and_evaluation(repository: Re
     assert [path.name for path in paths] == [*DOCUMENTS]
     for path in paths[0], paths[-1]:
         text = path.read_text()
-        assert "in no git repository" in text
-        assert "its own word" in text
+        assert "is not in a readable git repository" in text
+        assert "No commit confirms this file" in text
 
 
 def test_every_document_is_written_of_an_exported_file(repository: Repository, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_every_document_is_written_of_an_exported_file(repository: Repository, t
     assert facts.exported is not None
     assert facts.digests == {"model.onnx": files.sha256_file(model)}
     assert facts.evaluation is not None
-    assert any("this file itself was not scored" in one for one in limits(facts))
+    assert any("This file itself was not scored" in sentence for sentence in limits(facts))
     for path in write_documents(model, tmp_path / "documents", repository.folder):
         if path.suffix == ".md":
             assert "The scores above are of the checkpoint" in path.read_text()
@@ -156,7 +156,7 @@ def test_an_openvino_model_is_documented_as_its_two_files(repository: Repository
         assert all(digest in path.read_text() for digest in facts.digests.values())
 
 
-def test_the_data_of_the_weights_that_it_started_from_are_its_data_too(tmp_path: Path) -> None:
+def test_the_data_of_the_starting_weights_is_listed_too(tmp_path: Path) -> None:
     first = Repository(tmp_path / "first")
     first.train(1, IMAGES)
     before = read_checkpoint(first.folder / MODEL).lineage or {}
@@ -167,32 +167,32 @@ def test_the_data_of_the_weights_that_it_started_from_are_its_data_too(tmp_path:
     repository.train(2, IMAGES, parents={"pretrain_weights": parent})
     repository.commit("Train")
     facts = collect(repository.folder / MODEL, repository.folder)
-    assert any("learned from the data of the weights promoted.pth" in one for one in limits(facts))
-    assert any("nothing of the training of the weights public.pth" in one for one in limits(facts))
+    assert any("also learned from the data of the weights promoted.pth" in sentence for sentence in limits(facts))
+    assert any("The training data of the weights public.pth" in sentence for sentence in limits(facts))
     for path in write_documents(repository.folder / MODEL, tmp_path / "documents", repository.folder):
         if path.name != "croissant.json":
             assert before["training"]["inputs"]["manifest/train.json"] in path.read_text()
 
 
 @pytest.mark.parametrize("missing", ["dvc.lock of the file", "all but the record"])
-def test_a_file_that_a_record_alone_has_is_not_said_to_be_its_own_word(repository: Repository, missing: str) -> None:
+def test_a_file_that_only_a_record_has_counts_as_confirmed(repository: Repository, missing: str) -> None:
     names = ["dvc.lock"] if missing == "dvc.lock of the file" else ["dvc.lock", "manifest", "metadata"]
     repository.git("rm", "-q", "-r", "--cached", *names)
     repository.git("commit", "-q", "--amend", "-m", "Train")
     facts = collect(repository.folder / MODEL, repository.folder)
     assert (facts.confirmed, facts.commit) == (True, None)
-    assert facts.confirmed_by == "a record in the history, no dvc.lock"
-    assert not any("own word" in one or "No commit vouches" in one for one in limits(facts))
+    assert facts.confirmed_by == "a run record in git, but no dvc.lock"
+    assert not any("No commit confirms" in sentence for sentence in limits(facts))
 
 
-def test_scores_that_no_lock_names_and_what_could_not_be_measured_are_said(repository: Repository) -> None:
+def test_unconfirmed_scores_and_missing_measurements_are_noted(repository: Repository) -> None:
     path = reports(repository) / "intervals.json"
     content = files.read_json(path)
     files.write_json(path, content | {"boxes": content["boxes"] | {"map_75": None}})
     facts = collect(repository.folder / MODEL, repository.folder)
     assert facts.evaluation is not None
     assert facts.evaluation.intervals["boxes"] == ENDS | {"map_75": None}
-    (note,) = (one for one in facts.notes if "nothing vouches for" in one)
+    (note,) = (sentence for sentence in facts.notes if "are not confirmed" in sentence)
     assert "metrics.json" in note
     lock = yaml.safe_load((repository.folder / "dvc.lock").read_text())
     names = ("metrics", "about", "intervals", "detections")
@@ -201,8 +201,8 @@ def test_scores_that_no_lock_names_and_what_could_not_be_measured_are_said(repos
     lock["stages"]["report"] = {"cmd": "", "deps": [repository.entry("reports/evaluate/metrics.json")]}
     (repository.folder / "dvc.lock").write_text(yaml.safe_dump(lock))
     facts = collect(repository.folder / MODEL, repository.folder)
-    assert not any("nothing vouches for" in one for one in facts.notes)
-    assert any("The threshold of the score was chosen on test" in one for one in limits(facts))
+    assert not any("are not confirmed" in sentence for sentence in facts.notes)
+    assert any("the score threshold was chosen on the same images of test" in sentence for sentence in limits(facts))
 
 
 def test_a_journal_of_another_command_or_other_params_has_no_duration_of_it(repository: Repository) -> None:
@@ -216,9 +216,9 @@ def test_what_a_script_changed_of_a_training_is_a_limit(repository: Repository) 
     checkpoint = read_checkpoint(repository.folder / MODEL)
     lineage = dict(checkpoint.lineage or {})
     lineage["training"] = lineage["training"] | {"custom": {"trainer": {"max_steps": 3}}}
-    own = repository.folder.parent / "model.pth"
-    write_checkpoint(own, replace(checkpoint, lineage=lineage))
-    assert any("A script changed its training" in one for one in limits(collect(own, own.parent)))
+    model = repository.folder.parent / "model.pth"
+    write_checkpoint(model, replace(checkpoint, lineage=lineage))
+    assert any("A script changed the training" in sentence for sentence in limits(collect(model, model.parent)))
 
 
 def test_nothing_is_fetched_or_sent(repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +266,11 @@ def test_documents_are_equal_from_processes_with_other_hashes_and_differ_by_the_
 
 @pytest.mark.parametrize(
     ("make", "message"),
-    [("no record", "carries no lineage"), ("not a model", "is no RF-DETR"), ("other classes", "is not what its lin")],
+    [
+        ("no record", "has no lineage"),
+        ("not a model", "is not an RF-DETR"),
+        ("other classes", "does not match its lin"),
+    ],
 )
 def test_a_file_that_cannot_be_documented_is_one_message_and_no_document(
     repository: Repository, tmp_path: Path, make: str, message: str
@@ -293,11 +297,11 @@ def test_a_file_that_its_record_contradicts_is_refused(repository: Repository, t
     lineage["training"] = lineage["training"] | {"params": {"train": {"lr": 1.0}}}
     model = tmp_path / "model.pth"
     write_checkpoint(model, replace(checkpoint, lineage=lineage))
-    with pytest.raises(UserError, match="not what its record says"):
+    with pytest.raises(UserError, match="contradicts the history"):
         collect(model, repository.folder)
 
 
-def test_what_stood_in_the_folder_is_kept_or_unchanged(
+def test_existing_documents_are_kept_or_unchanged(
     repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "documents"
@@ -308,9 +312,9 @@ def test_what_stood_in_the_folder_is_kept_or_unchanged(
     for text in filled:
         (folder / "annex_iv.md").write_text(text)
         write_documents(repository.folder / MODEL, folder, repository.folder)
-    assert sorted(path.read_text() for path in (folder / KEPT).iterdir()) == filled
+    assert sorted(path.read_text() for path in (folder / PREVIOUS).iterdir()) == filled
     assert "filled in 1" not in (folder / "annex_iv.md").read_text()
-    assert str(folder / KEPT) in capsys.readouterr().err
+    assert str(folder / PREVIOUS) in capsys.readouterr().err
     (folder / "annex_iv.md").unlink()
     (folder / "annex_iv.md").mkdir()
     (folder / "model_card.md").write_text("mine")
@@ -328,6 +332,6 @@ def test_a_folder_below_a_file_is_one_message(repository: Repository, tmp_path: 
 def test_a_folder_that_is_a_file_is_one_message(repository: Repository, tmp_path: Path) -> None:
     (tmp_path / "documents").write_text("mine")
     command = ["document", str(repository.folder / MODEL), "--out", str(tmp_path / "documents")]
-    with pytest.raises(SystemExit, match="documents is a file, not a folder"):
+    with pytest.raises(SystemExit, match="documents is not a folder"):
         main([*command, "--repo", str(repository.folder)])
     assert (tmp_path / "documents").read_text() == "mine"

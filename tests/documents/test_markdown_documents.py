@@ -1,4 +1,4 @@
-"""The model card and Annex IV: what they say, and that no value of a file is read as Markdown."""
+"""The model card and Annex IV: their content, and that no value from a file is read as Markdown."""
 
 from __future__ import annotations
 
@@ -43,12 +43,14 @@ def test_the_card_is_read_back_as_it_is_by_its_own_classes(facts: Facts, tmp_pat
 
 def test_the_results_of_the_card_are_the_scores_and_intervals_of_the_evaluation(facts: Facts) -> None:
     metrics = files.read_json(facts.root / "reports" / "evaluate" / "metrics.json")
-    results = {one.metric_name: one for one in ModelCard(model_card(facts)).data.eval_results}
-    assert {one.metric_value for one in results.values()} == {
+    results = {result.metric_name: result for result in ModelCard(model_card(facts)).data.eval_results}
+    assert {result.metric_value for result in results.values()} == {
         metrics[name] for name in ("map", "map_50", "map_75", "mar_100")
     }
     assert results["AP50 (boxes)"].metric_args == {"interval_95": ENDS["map_50"]}
-    assert {one.dataset_revision for one in results.values()} == {files.sha256_file(facts.root / "manifest/test.json")}
+    assert {result.dataset_revision for result in results.values()} == {
+        files.sha256_file(facts.root / "manifest/test.json")
+    }
 
 
 def test_the_card_leaves_use_and_licence_to_the_provider(facts: Facts) -> None:
@@ -72,7 +74,7 @@ def test_annex_iv_has_each_point_in_its_order_and_what_is_left_to_the_provider(f
 def test_the_examples_of_the_docs_are_such_documents() -> None:
     folder = ROOT / "docs" / "examples"
     card = ModelCard.load(folder / "model_card.md")
-    assert {one.metric_type for one in card.data.eval_results} == {"map", "mar"}
+    assert {result.metric_type for result in card.data.eval_results} == {"map", "mar"}
     sections = sections_of((folder / "annex_iv.md").read_text(encoding="utf-8"), level=2)
     assert [name.split()[0] for name in sections if name.startswith("2(")] == POINTS
     bom = (folder / "bom.cdx.json").read_text(encoding="utf-8")
@@ -105,7 +107,7 @@ def test_licence_and_source_of_every_image_are_given_or_left_to_the_provider(
 
 
 @pytest.mark.parametrize("place", ["no git", "damaged"])
-def test_metadata_that_could_not_be_read_is_not_said_to_be_missing(tmp_path: Path, place: str) -> None:
+def test_unreadable_metadata_is_not_reported_as_missing(tmp_path: Path, place: str) -> None:
     repository = scored_repository(tmp_path / "clone")
     root = repository.folder
     if place == "no git":
@@ -117,7 +119,7 @@ def test_metadata_that_could_not_be_read_is_not_said_to_be_missing(tmp_path: Pat
     facts = collect(root / MODEL, root)
     section = sections_of(model_card(facts))[LICENCES_OF]
     assert "| `train` | `licence` | not known from the record |" in section
-    assert "could not be read of `train`" in section
+    assert "could not be read for `train`" in section
     assert any("metadata/train.csv" in note for note in facts.notes) == (place == "damaged")
 
 
@@ -127,7 +129,7 @@ def test_metadata_that_were_changed_after_the_commit_are_not_used(tmp_path: Path
     path.write_text(path.read_text().replace("CC0-1.0", "CC-BY-4.0"))
     facts = collect(repository.folder / MODEL, repository.folder)
     assert facts.splits["train"].metadata == {"train/a.jpg": LICENCES["train/a.jpg"]}
-    assert any("metadata/train.csv is not that of the commit" in note for note in facts.notes)
+    assert any("metadata/train.csv differs from the commit" in note for note in facts.notes)
 
 
 def test_a_long_licence_is_whole_and_no_folder_of_the_machine_is_named(tmp_path: Path) -> None:
@@ -137,10 +139,10 @@ def test_a_long_licence_is_whole_and_no_folder_of_the_machine_is_named(tmp_path:
     written = model_card(facts)
     assert re.sub("[` ]", "", text) in re.sub("[` ]", "", written)
     params = {"model": {"pretrain_weights": "/home/ada/promoted.pth"}, "train": {"resume": "/home/ada/last.ckpt"}}
-    told = replace(facts, lineage=facts.lineage | {"training": facts.training | {"params": params}})
+    changed = replace(facts, lineage=facts.lineage | {"training": facts.training | {"params": params}})
     for document in (model_card, annex_iv):
-        assert "promoted.pth" in document(told)
-        assert "/home/ada" not in document(told)
+        assert "promoted.pth" in document(changed)
+        assert "/home/ada" not in document(changed)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,7 @@ def test_a_long_licence_is_whole_and_no_folder_of_the_machine_is_named(tmp_path:
 def test_the_address_of_the_commands_is_one_that_git_takes(tmp_path: Path, remote: str, address: str) -> None:
     repository = scored_repository(tmp_path / "clone")
     repository.git("remote", "add", "origin", remote)
-    section = sections_of(model_card(collect(repository.folder / MODEL, repository.folder)))["How to make it again"]
+    section = sections_of(model_card(collect(repository.folder / MODEL, repository.folder)))["How to reproduce it"]
     (line,) = (line for line in section.splitlines() if line.startswith("git clone"))
     assert shlex.split(line, comments=True)[:4] == ["git", "clone", address, "project"]
 
@@ -165,19 +167,19 @@ def test_what_a_script_changed_is_listed_and_equal_bytes_are_not_promised(facts:
     changed = facts.training | {"custom": custom, "classes": {"torch.optim.Adam": {"package": "torch", "version": "2"}}}
     for write in (model_card, annex_iv):
         text = write(replace(facts, lineage=facts.lineage | {"training": changed}))
-        section = sections_of(text)["What was changed beside the parameters"]
+        section = sections_of(text)["Changes in addition to the parameters"]
         assert "`custom.trainer.max_steps` | `3`" in section
         assert "`classes.torch.optim.Adam.version` | `2`" in section
         assert "Equal bytes are expected" not in text
         assert "Equal bytes are expected" in write(facts)
     params = {"train": {"deterministic": False}}
     loose = replace(facts, lineage=facts.lineage | {"training": facts.training | {"params": params}})
-    assert "not deterministic" in sections_of(model_card(loose))["How to make it again"]
+    assert "not deterministic" in sections_of(model_card(loose))["How to reproduce it"]
 
 
 def test_no_name_of_a_file_forges_a_row_a_heading_or_a_link(tmp_path: Path, facts: Facts) -> None:
     hostile = "x` | [y](https://example.org)\n\n# Heading <b> @everyone www.evil.example"
-    metadata = {path: {"licence": hostile if one["licence"] == "CC0-1.0" else "z"} for path, one in LICENCES.items()}
+    metadata = {path: {"licence": hostile if row["licence"] == "CC0-1.0" else "z"} for path, row in LICENCES.items()}
     repository = scored_repository(tmp_path / "clone", metadata)
     path = reports(repository) / "about.json"
     files.write_json(path, files.read_json(path) | {"not_measured": hostile})

@@ -1,4 +1,4 @@
-"""Two models without a network: what each of them finds in a scene is given."""
+"""Comparisons of two models without a network: their detections are arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from tests.evaluation.scenes import Rows
 
 
 def model(annotations: dict[str, Any], rows: Rows, name: str = "a", **changes: Any) -> Model:
-    """A model of these detections, with weights of its name; it knows the classes of the annotations."""
+    """A model with these detections and the classes of the annotations. The digest of its weights depends on `name`.
+
+    changes: other values of fields of Model.
+    """
     classes = tuple(row["name"] for row in annotations["categories"])
     fields = {"path": f"{name}.pth", "sha256": "0" * 64, "tensors": name * 64, "variant": "TinyDetector"}
     masks = bool(rows) and "segmentation" in rows[0]
@@ -19,11 +22,11 @@ def model(annotations: dict[str, Any], rows: Rows, name: str = "a", **changes: A
 
 
 def compared(annotations: dict[str, Any], old: Rows, new: Rows, resamples: int = 50) -> Comparison:
-    """The comparison of two models, a and b."""
-    return Comparison.of("test", annotations, model(annotations, old), model(annotations, new, "b"), resamples)
+    """The comparison of two models, named a and b."""
+    return Comparison.from_models("test", annotations, model(annotations, old), model(annotations, new, "b"), resamples)
 
 
-def some(rows: Rows, share: float, seed: int) -> Rows:
-    """A random share of detections."""
-    kept = np.random.default_rng(seed).random(len(rows)) < share
-    return [row for row, keep in zip(rows, kept, strict=True) if keep]
+def random_subset(rows: Rows, share: float, seed: int) -> Rows:
+    """A random subset of the detections. share: the probability that a detection is in it."""
+    is_chosen = np.random.default_rng(seed).random(len(rows)) < share
+    return [row for row, keep in zip(rows, is_chosen, strict=True) if keep]

@@ -1,4 +1,4 @@
-"""A tiny detector, and images whose ground truth is some of what it sees, moved a little: no score is 0 or 1."""
+"""A tiny detector and images. Their ground truth is a part of its detections, moved a little, so no score is 0 or 1."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIZES = ((48, 40), (64, 64), (80, 33), (48, 40), (40, 90))
 
 @dataclass(frozen=True)
 class Scene:
-    """A checkpoint file, and where its dataset lies."""
+    """A checkpoint file and the folders of its dataset."""
 
     checkpoint: Path
     where: ProjectPaths
@@ -46,7 +46,7 @@ class Scene:
 def write_tiny_checkpoint(
     path: Path, *, segmentation: bool = False, class_names: tuple[str, ...] = NAMES, seed: int = 3, **more: Any
 ) -> Path:
-    """Write a model file of random weights; more: fields of Checkpoint."""
+    """Write a model file with random weights. more: other values of fields of Checkpoint."""
     architecture = replace(TINY, queries=12, segmentation=segmentation)
     write_random_checkpoint(path, architecture, class_names=class_names, seed=seed, **more)
     return path
@@ -55,12 +55,15 @@ def write_tiny_checkpoint(
 def write_random_checkpoint(
     path: Path, architecture: Architecture, *, class_names: tuple[str, ...] = NAMES, seed: int = 3, **more: Any
 ) -> None:
-    """Write a model file whose queries have different boxes, scores and masks; more: fields of Checkpoint."""
+    """Write a model file with random weights. Its queries have different boxes, scores and masks.
+
+    more: other values of fields of Checkpoint.
+    """
     torch.manual_seed(seed)
     detector = build_detector(architecture)
     random = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
-        # As built, all boxes are the proposals and all scores are alike.
+        # In a new detector all boxes are the proposals and all scores are equal.
         detector.class_head.weight.normal_(0, 0.4, generator=random)
         detector.class_head.bias.fill_(-1)
         detector.query_boxes.normal_(0, 0.5, generator=random)
@@ -68,8 +71,8 @@ def write_random_checkpoint(
         if architecture.segmentation:
             for parameter in detector.segmentation.parameters():
                 parameter.normal_(0, 0.2, generator=random)
-    made = make_checkpoint(architecture, detector.state_dict(), class_names=class_names, args={})
-    write_checkpoint(path, replace(made, **more))
+    checkpoint = make_checkpoint(architecture, detector.state_dict(), class_names=class_names, args={})
+    write_checkpoint(path, replace(checkpoint, **more))
 
 
 def make_scene(folder: Path, *, segmentation: bool = False, splits: tuple[str, ...] = ("test", "valid")) -> Scene:
@@ -88,9 +91,9 @@ def make_scene(folder: Path, *, segmentation: bool = False, splits: tuple[str, .
 
 def _truth(predictor: Predictor, path: Path, random: np.random.Generator) -> list[dict[str, Any]]:
     with Image.open(path) as picture:
-        (found,) = predictor.detect([picture.convert("RGB")])
+        (detections,) = predictor.detect([picture.convert("RGB")])
     truth = []
-    for row in coco_results(1, found):
+    for row in coco_results(1, detections):
         x, y, w, h = row["bbox"]
         if random.random() < 0.4 or w < 2 or h < 2 or row["category_id"] > 2:
             continue

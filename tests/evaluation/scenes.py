@@ -1,4 +1,4 @@
-"""Random scenes: objects, and detections that find some of them, twice some, in the wrong place or class others."""
+"""Random scenes: objects and detections. Some detections are right, some duplicates, some in a wrong place or class."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ def random_scene(
     seed: int, *, images: int = 12, classes: int = 3, objects: int = 5, detections: int = 14, crowds: float = 0.0,
     masks: bool = False,
 ) -> tuple[dict[str, Any], Rows]:  # fmt: skip
-    """Canonical annotations, and results in COCO's format."""
+    """Canonical annotations, and detections in COCO's results format."""
     random = np.random.default_rng(seed)
     annotations, results = Rows(), Rows()
     for image in range(1, images + 1):
-        own = Rows()
+        objects_of_image = Rows()
         for _ in range(int(random.poisson(objects))):
             row = _row(image, int(random.integers(classes)), _box(random), masks) | {"iscrowd": 0}
             if random.random() < crowds:
                 row |= {"iscrowd": 1}
             row["area"] = float(rle.area(row["segmentation"])) if masks else row["bbox"][2] * row["bbox"][3]
-            own.append(row | {"id": len(annotations) + len(own) + 1})
-        annotations += own
+            objects_of_image.append(row | {"id": len(annotations) + len(objects_of_image) + 1})
+        annotations += objects_of_image
         for _ in range(detections):
             box, label = _box(random), int(random.integers(classes))
-            if own and random.random() < 0.8:
-                near = own[int(random.integers(len(own)))]
+            if objects_of_image and random.random() < 0.8:
+                near = objects_of_image[int(random.integers(len(objects_of_image)))]
                 label = near["category_id"] if random.random() < 0.8 else label
                 scale = float(random.choice([0.03, 0.15, 0.4]))
                 box = _inside(np.array(near["bbox"]) + random.normal(0, scale, 4) * near["bbox"][2])
@@ -44,26 +44,26 @@ def random_scene(
     return {"images": named, "annotations": annotations, "categories": categories}, results
 
 
-def repeated(content: dict[str, Any], found: Rows, times: list[int]) -> tuple[dict[str, Any], Rows]:
-    """The dataset with image i there times[i] times, under new ids; scores a hair apart, so that none are equal."""
-    images, truth, more = Rows(), Rows(), Rows()
+def repeated(content: dict[str, Any], results: Rows, times: list[int]) -> tuple[dict[str, Any], Rows]:
+    """The dataset with image i repeated times[i] times, under new ids. No two scores are equal."""
+    images, truth, repeated_results = Rows(), Rows(), Rows()
     for image, count in enumerate(times):
         for number in range(count):
             new = len(images) + 1
             images.append({**content["images"][image], "id": new})
             truth += [
-                {**copy.deepcopy(one), "image_id": new, "id": 0}
-                for one in content["annotations"]
-                if one["image_id"] == content["images"][image]["id"]
+                {**copy.deepcopy(annotation), "image_id": new, "id": 0}
+                for annotation in content["annotations"]
+                if annotation["image_id"] == content["images"][image]["id"]
             ]
-            more += [
-                {**one, "image_id": new, "score": one["score"] - number * 1e-9}
-                for one in found
-                if one["image_id"] == content["images"][image]["id"]
+            repeated_results += [
+                {**result, "image_id": new, "score": result["score"] - number * 1e-9}
+                for result in results
+                if result["image_id"] == content["images"][image]["id"]
             ]
-    for number, one in enumerate(truth, start=1):
-        one["id"] = number
-    return {**content, "images": images, "annotations": truth}, more
+    for number, annotation in enumerate(truth, start=1):
+        annotation["id"] = number
+    return {**content, "images": images, "annotations": truth}, repeated_results
 
 
 def _row(image: int, label: int, box: list[float], masks: bool) -> dict[str, Any]:

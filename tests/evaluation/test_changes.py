@@ -1,4 +1,4 @@
-"""What changed between two models: a scene written out, and laws that hold in random ones."""
+"""Changes between two models: a written example, and laws that hold in random scenes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from rfdetr_core.evaluation.changes import (
 )
 from rfdetr_core.evaluation.comparison import Comparison
 from rfdetr_core.evaluation.slices import slices
-from tests.evaluation.pairs import compared, some
+from tests.evaluation.pairs import compared, random_subset
 from tests.evaluation.scenes import Rows, random_scene
 
 MIRRORED = {FOUND: LOST, LOST: FOUND, GONE: ADDED, ADDED: GONE}
 
 
 def box(x: float, score: float | None = None, *, image: int = 1, label: int = 0, width: float = 10) -> dict[str, Any]:
-    """A label, or a detection of that score, at x."""
+    """A label at x, or a detection if there is a score."""
     row: dict[str, Any] = {"image_id": image, "category_id": label, "bbox": [x, 10.0, width, 10.0]}
     return row | ({"area": width * 10, "iscrowd": 0} if score is None else {"score": score})
 
@@ -40,47 +40,51 @@ def scene(*labels: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_objects_and_wrong_detections_that_changed_are_those_written_here() -> None:
+def test_changed_objects_and_wrong_detections_of_a_written_example() -> None:
     content = scene(box(0), box(20), box(40), box(0, image=2, label=1))
     both_find, both_wrong = box(0, 0.9), box(60, 0.9)
     old: Rows = [both_find, both_wrong, box(20, 0.8), box(80, 0.9, label=1)]
-    # The wrong one at 62 overlaps that at 60 by 8 / 12; the one at 80 is of another class now, which is another error.
+    # The wrong detection at 62 has an IoU of 8 / 12 with the one at 60, so it is the same error. The one at 80 has
+    # another class, so it is another error.
     new: Rows = [both_find, box(62, 0.85), box(40, 0.7), box(0, 0.9, image=2, label=1), box(80, 0.9)]
     both = compared(content, old, new)
-    found = Changes.of(both)
-    assert found.counts() == {FOUND: 2, LOST: 1, GONE: 1, ADDED: 1}
+    changes = Changes.from_comparison(both)
+    assert changes.counts() == {FOUND: 2, LOST: 1, GONE: 1, ADDED: 1}
     labels = both.new.analysis.objects
     where = [
-        (row.change, labels.x[row.object], labels.image[row.object], row.score) for row in found.objects.itertuples()
+        (row.change, labels.x[row.object], labels.image[row.object], row.score) for row in changes.objects.itertuples()
     ]
     assert where == [(FOUND, 0, 1, 0.9), (LOST, 20, 0, 0.8), (FOUND, 40, 0, 0.7)]
     sides = {GONE: both.old, ADDED: both.new}
     wrong = {
-        row.change: sides[row.change].analysis.detections.loc[row.detection] for row in found.detections.itertuples()
+        row.change: sides[row.change].analysis.detections.loc[row.detection] for row in changes.detections.itertuples()
     }
-    assert {change: (one.x, one.label) for change, one in wrong.items()} == {GONE: (80, 1), ADDED: (80, 0)}
-    f1 = [(row.path, row.old, row.new) for row in found.images.itertuples()]
-    assert f1 == [("2.png", 0, 1)]  # of the other image, as many are found, missed and wrong
-    assert found.sentence("the base") == (
+    assert {change: (detection.x, detection.label) for change, detection in wrong.items()} == {
+        GONE: (80, 1),
+        ADDED: (80, 0),
+    }
+    f1 = [(row.path, row.old, row.new) for row in changes.images.itertuples()]
+    assert f1 == [("2.png", 0, 1)]  # the numbers of the other image did not change
+    assert changes.sentence("the base") == (
         "Objects found that the base misses: 2; missed that the base finds: 1. Wrong detections added: 1; gone: 1."
     )
 
 
 @pytest.mark.parametrize("masks", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_changes_add_up_and_are_mirrored_where_the_models_change_places(seed: int, masks: bool) -> None:
-    content, found = random_scene(seed, crowds=0.1, masks=masks)
-    one, other = some(found, 0.6, seed), some(found, 0.6, seed + 1)
-    there, back = compared(content, one, other), compared(content, other, one)
-    changes, mirrored = Changes.of(there), Changes.of(back)
+def test_changes_add_up_and_are_mirrored_if_the_models_are_swapped(seed: int, masks: bool) -> None:
+    content, results = random_scene(seed, crowds=0.1, masks=masks)
+    first, second = random_subset(results, 0.6, seed), random_subset(results, 0.6, seed + 1)
+    forward, back = compared(content, first, second), compared(content, second, first)
+    changes, mirrored = Changes.from_comparison(forward), Changes.from_comparison(back)
     assert all(changes.counts()[name] for name in CHANGES)
     assert mirrored.counts() == {MIRRORED[name]: count for name, count in changes.counts().items()}
     for table in ("objects", "detections"):
-        rows, others = getattr(changes, table), getattr(mirrored, table)
+        rows, mirrored_rows = getattr(changes, table), getattr(mirrored, table)
         expected = sorted((MIRRORED[row.change], row.detection, row.score) for row in rows.itertuples())
-        assert sorted((row.change, row.detection, row.score) for row in others.itertuples()) == expected
+        assert sorted((row.change, row.detection, row.score) for row in mirrored_rows.itertuples()) == expected
     counts = changes.counts()
-    found_by = [int(_per_image(side).found.sum()) for side in (there.old, there.new)]
+    found_by = [int(_per_image(side).found.sum()) for side in (forward.old, forward.new)]
     assert found_by[1] - found_by[0] == counts[FOUND] - counts[LOST]
     gains = {row.path: row.change for row in changes.images.itertuples()}
     assert {row.path: -row.change for row in mirrored.images.itertuples()} == gains
@@ -90,23 +94,23 @@ def _per_image(side: Any) -> Any:
     return side.analysis.per_image(side.thresholds)
 
 
-def test_a_model_has_not_changed_beside_itself() -> None:
-    content, found = random_scene(0)
-    changes = Changes.of(compared(content, found, found))
+def test_a_model_compared_with_itself_has_no_changes() -> None:
+    content, results = random_scene(0)
+    changes = Changes.from_comparison(compared(content, results, results))
     assert not any(changes.counts().values())
     assert not len(changes.images)
 
 
 def test_errors_and_slices_are_those_of_each_model_alone() -> None:
-    content, found = random_scene(5, images=20)
-    both = compared(content, some(found, 0.5, 0), found)
+    content, results = random_scene(5, images=20)
+    both = compared(content, random_subset(results, 0.5, 0), results)
     errors = error_counts(both)
     for name, side in (("old", both.old), ("new", both.new)):
-        above = side.analysis.above(side.thresholds)
+        above = side.analysis.detections_above(side.thresholds)
         wrong = errors[errors.kind != "missed"][name].sum()
         assert wrong == (above.object < 0).sum()
     assert (errors.change == errors.new - errors.old).all()
-    # A value of metadata that is called as the parts that stand for all others.
+    # Metadata values with the names of the slices for other and missing values.
     metadata = {
         f"{number:03}.png": {"site": ("no value", "1 other values", "b")[number % 3]} for number in range(1, 15)
     }
@@ -122,9 +126,9 @@ def test_errors_and_slices_are_those_of_each_model_alone() -> None:
     assert (table["value"] == "no value").sum() == 2
 
 
-def test_a_part_that_one_model_alone_has_a_detection_in_stays_at_its_place() -> None:
+def test_a_slice_in_which_only_one_model_has_a_detection_keeps_its_position() -> None:
     content = scene(box(0, width=10), box(0, image=2, width=10))
-    large = box(0, 0.9) | {"bbox": [0.0, 0.0, 96.0, 80.0]}  # medium, where no label is
+    large = box(0, 0.9) | {"bbox": [0.0, 0.0, 96.0, 80.0]}  # a medium detection without a label
     for old, new in (([box(0, 0.9)], [box(0, 0.9), large]), ([box(0, 0.9), large], [box(0, 0.9)])):
         both = compared(content, old, new)
         table = slice_changes(both, np.arange(2.0), {})

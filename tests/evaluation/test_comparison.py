@@ -10,62 +10,62 @@ from rfdetr_core.evaluation.comparison import Comparison, NotComparableError, Si
 from rfdetr_core.evaluation.operating import FEW_IMAGES
 from rfdetr_core.evaluation.resampling import SCORES, scores
 from rfdetr_core.metrics.coco import Kind, score
-from tests.evaluation.pairs import compared, model, some
+from tests.evaluation.pairs import compared, model, random_subset
 from tests.evaluation.scene import Scene, write_tiny_checkpoint
 from tests.evaluation.scenes import random_scene, repeated
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(4))
-def test_images_counted_several_times_score_as_images_that_are_there_several_times(seed: int, kind: Kind) -> None:
-    content, found = random_scene(seed, images=8, crowds=0.2, masks=kind == "segm")
+def test_counting_images_several_times_gives_the_scores_of_repeated_images(seed: int, kind: Kind) -> None:
+    content, results = random_scene(seed, images=8, crowds=0.2, masks=kind == "segm")
     times = np.random.default_rng(seed).integers(0, 3, len(content["images"]))
-    expected = score(*repeated(content, found, times.tolist()), kind)
-    own = scores(Side.of(model(content, found), content, kind).matched, times, expected.threshold)
-    assert own == pytest.approx({name: getattr(expected, name) for name in SCORES}, abs=1e-12)
+    expected = score(*repeated(content, results, times.tolist()), kind)
+    computed = scores(Side.from_model(model(content, results), content, kind).matched, times, expected.threshold)
+    assert computed == pytest.approx({name: getattr(expected, name) for name in SCORES}, abs=1e-12)
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_the_scores_are_pycocotools_and_the_interval_of_each_difference_holds_it(masks: bool) -> None:
-    content, found = random_scene(1, images=30, crowds=0.1, masks=masks)
+def test_scores_equal_pycocotools_and_each_interval_contains_its_difference(masks: bool) -> None:
+    content, results = random_scene(1, images=30, crowds=0.1, masks=masks)
     kind: Kind = "segm" if masks else "bbox"
-    both = compared(content, worse := some(found, 0.6, 0), found)
+    both = compared(content, worse := random_subset(results, 0.6, 0), results)
     assert both.measure == ("masks" if masks else "boxes")
-    old, new = (score(content, rows, kind) for rows in (worse, found))
+    old, new = (score(content, rows, kind) for rows in (worse, results))
     for name in SCORES:
         difference = 100 * (getattr(new, name) - getattr(old, name))
         assert both.differences[name] == difference
         low, high = both.intervals[name] or (math.nan, math.nan)
         assert low < difference < high, name
-    mirrored = compared(content, found, worse)
+    mirrored = compared(content, results, worse)
     for name, (low, high) in ((name, ends) for name, ends in both.intervals.items() if ends):
         assert mirrored.intervals[name] == pytest.approx((-high, -low), abs=1e-9)
 
 
-def test_a_model_compared_with_itself_differs_by_nothing_and_with_a_blind_one_by_its_score() -> None:
-    content, found = random_scene(1)
-    assert set(compared(content, found, found).intervals.values()) == {(0, 0)}
-    blind = compared(content, [], found)
+def test_the_difference_is_0_to_itself_and_the_whole_score_to_a_model_without_detections() -> None:
+    content, results = random_scene(1)
+    assert set(compared(content, results, results).intervals.values()) == {(0, 0)}
+    blind = compared(content, [], results)
     low, high = blind.intervals["map"] or (math.nan, math.nan)
-    assert 0 < low <= 100 * score(content, found).map <= high
-    assert compared(content, [], found).intervals == blind.intervals
+    assert 0 < low <= 100 * score(content, results).map <= high
+    assert compared(content, [], results).intervals == blind.intervals
 
 
-def test_the_interval_of_the_only_class_is_that_of_the_mean_and_of_several_each_is_wider() -> None:
-    content, found = random_scene(5, images=30, classes=1)
-    only = compared(content, some(found, 0.6, 0), found)
+def test_class_intervals_are_wider_with_several_classes_and_equal_the_mean_with_one() -> None:
+    content, results = random_scene(5, images=30, classes=1)
+    only = compared(content, random_subset(results, 0.6, 0), results)
     assert only.class_intervals == [pytest.approx(only.intervals["map"])]
-    content, found = random_scene(5, images=30, classes=4)
-    several = compared(content, some(found, 0.6, 0), found, resamples=200)
+    content, results = random_scene(5, images=30, classes=4)
+    several = compared(content, random_subset(results, 0.6, 0), results, resamples=200)
     rows = several.to_dict()["per_class"]
-    for place, row in enumerate(rows):
-        low, high = np.nanpercentile(several._drawn[:, place, 0], [2.5, 97.5])
+    for index, row in enumerate(rows):
+        low, high = np.nanpercentile(several._drawn[:, index, 0], [2.5, 97.5])
         assert row["interval"][0] < low < 100 * (row["new"] - row["old"]) < high < row["interval"][1]
 
 
 def test_without_an_object_there_is_no_interval_and_no_verdict() -> None:
-    content, found = random_scene(1)
-    both = compared({**content, "annotations": []}, found, some(found, 0.5, 0))
+    content, results = random_scene(1)
+    both = compared({**content, "annotations": []}, results, random_subset(results, 0.5, 0))
     assert set(both.intervals.values()) == {None}
     assert both.conclusion == "not measured"
     assert both.to_dict()["difference"] is None
@@ -73,43 +73,43 @@ def test_without_an_object_there_is_no_interval_and_no_verdict() -> None:
     assert [row["interval"] for row in both.to_dict()["per_class"]] == [[None, None]] * 3
 
 
-def test_the_verdict_is_by_the_interval_of_the_difference_of_ap() -> None:
-    content, found = random_scene(2, images=120, objects=3, detections=8)
-    worse = some(found, 0.5, 0)
-    better = compared(content, worse, found)
+def test_the_verdict_depends_on_the_interval_of_the_difference_of_ap() -> None:
+    content, results = random_scene(2, images=120, objects=3, detections=8)
+    worse = random_subset(results, 0.5, 0)
+    better = compared(content, worse, results)
     assert better.conclusion == "better"
     assert better.sentence().startswith("B is better than A. AP of boxes changed by +")
-    assert compared(content, found, worse).conclusion == "worse"
-    assert compared(content, found, worse).sentence("the base", "it").startswith("It is worse than the base. ")
-    chance = compared(content, some(found, 0.7, 1), some(found, 0.7, 2))
+    assert compared(content, results, worse).conclusion == "worse"
+    assert compared(content, results, worse).sentence("the base", "it").startswith("It is worse than the base. ")
+    chance = compared(content, random_subset(results, 0.7, 1), random_subset(results, 0.7, 2))
     assert chance.conclusion == "may be chance"
     low, high = chance.intervals["map"] or (math.nan, math.nan)
     assert low < 0 < high
     assert "may be chance" in chance.sentence()
-    same = Comparison.of("test", content, model(content, found), model(content, found), 10)
+    same = Comparison.from_models("test", content, model(content, results), model(content, results), 10)
     assert (same.conclusion, same.sentence()) == ("same weights", "A and B have the same weights.")
 
 
 @pytest.mark.parametrize(("images", "decided"), [(FEW_IMAGES - 1, False), (FEW_IMAGES, True)])
-def test_below_100_images_there_is_no_verdict_however_far_apart_the_models_are(images: int, decided: bool) -> None:
-    content, found = random_scene(3, images=images, objects=2, detections=5)
-    both = compared(content, [], found)
+def test_below_100_images_there_is_no_verdict_even_for_very_different_models(images: int, decided: bool) -> None:
+    content, results = random_scene(3, images=images, objects=2, detections=5)
+    both = compared(content, [], results)
     assert (both.conclusion == "better") is decided
-    assert both.conclusion == "better" or both.sentence().startswith("No verdict: 99 images are few, so the intervals")
+    assert both.conclusion == "better" or both.sentence().startswith("No verdict: 99 images are too few. AP of")
 
 
 def test_a_box_model_and_a_mask_model_are_compared_by_boxes() -> None:
-    content, found = random_scene(4, masks=True)
-    boxes = [{key: value for key, value in row.items() if key != "segmentation"} for row in found]
-    both = compared(content, boxes, found)
+    content, results = random_scene(4, masks=True)
+    boxes = [{key: value for key, value in row.items() if key != "segmentation"} for row in results]
+    both = compared(content, boxes, results)
     assert both.measure == "boxes"
     assert both.differences["map"] == 0
 
 
-def test_what_real_models_find_is_compared_by_names_of_classes(scene: Scene, tmp_path: Path) -> None:
-    other = write_tiny_checkpoint(tmp_path / "other.pth", class_names=("class2", "class0", "dog"))
-    both = compare_models(scene.checkpoint, other, scene.where, "test", 20)
-    assert [side.model.path for side in (both.old, both.new)] == [str(scene.checkpoint), str(other)]
+def test_detections_of_real_models_are_compared_by_class_names(scene: Scene, tmp_path: Path) -> None:
+    other_model = write_tiny_checkpoint(tmp_path / "other.pth", class_names=("class2", "class0", "dog"))
+    both = compare_models(scene.checkpoint, other_model, scene.where, "test", 20)
+    assert [side.model.path for side in (both.old, both.new)] == [str(scene.checkpoint), str(other_model)]
     assert both.unknown_to(both.old) == []
     assert both.unknown_to(both.new) == ["class1"]
     assert both.to_dict()["no_longer_known"] == ["class1"]

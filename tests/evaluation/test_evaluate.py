@@ -48,7 +48,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", ["scene", "mask_scene"])
-def test_the_numbers_are_pycocotools_on_the_written_detections(
+def test_the_numbers_equal_pycocotools_on_the_written_detections(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     scene: Scene = request.getfixturevalue(name)
@@ -65,19 +65,23 @@ def test_the_numbers_are_pycocotools_on_the_written_detections(
 
 
 @pytest.mark.parametrize("name", ["scene", "mask_scene"])
-def test_what_predict_finds_scores_exactly_as_evaluate_says(
+def test_the_detections_of_predict_have_exactly_the_scores_of_evaluate(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     scene: Scene = request.getfixturevalue(name)
     metrics, predictor = run(scene, tmp_path), scene.predictor()
     boxes, masks = [], []
     for image in scene.annotations()["images"]:
-        found = predictor.predict(scene.image(image), threshold=0.0)
-        for n, (x1, y1, x2, y2) in enumerate(found.xyxy.tolist()):
-            row = {"image_id": image["id"], "category_id": int(found.class_id[n]), "score": float(found.confidence[n])}
+        detections = predictor.predict(scene.image(image), threshold=0.0)
+        for n, (x1, y1, x2, y2) in enumerate(detections.xyxy.tolist()):
+            row = {
+                "image_id": image["id"],
+                "category_id": int(detections.class_id[n]),
+                "score": float(detections.confidence[n]),
+            }
             boxes.append(row | {"bbox": [x1, y1, x2 - x1, y2 - y1]})
-            if found.mask is not None:
-                masks.append(row | {"segmentation": rle.encode(np.asfortranarray(found.mask[n].astype(np.uint8)))})
+            if detections.mask is not None:
+                masks.append(row | {"segmentation": rle.encode(np.asfortranarray(detections.mask[n].astype(np.uint8)))})
     annotations = scene.where.annotations / "test.json"
     assert [metrics[key] for key in TWELVE] == pycocotools_numbers(annotations, boxes, "bbox")
     if name == "mask_scene":
@@ -97,22 +101,22 @@ def test_evaluating_twice_gives_equal_bytes_without_paths(
     assert not [name for name, data in first.items() if str(scene.where.dataset).encode() in data]
 
 
-def test_valid_serves_where_test_has_no_image_and_the_metrics_say_so(scene: Scene, tmp_path: Path) -> None:
+def test_valid_is_used_if_test_has_no_image_and_the_result_says_so(scene: Scene, tmp_path: Path) -> None:
     bare = make_scene(tmp_path, splits=("valid",))
     metrics = json.loads(json.dumps(run(bare, tmp_path / "report")))
     assert metrics["split"] == "valid"
     assert "test" in metrics["note"]
-    asked = run(bare, tmp_path / "asked", split="valid")
-    assert {key: value for key, value in metrics.items() if key != "note"} == asked
+    configured = run(bare, tmp_path / "asked", split="valid")
+    assert {key: value for key, value in metrics.items() if key != "note"} == configured
 
 
-def test_without_any_image_there_is_nothing_to_evaluate(tmp_path: Path) -> None:
+def test_without_any_image_evaluate_raises(tmp_path: Path) -> None:
     bare = make_scene(tmp_path, splits=())
     with pytest.raises(UserError, match="neither test nor valid"):
         run(bare, tmp_path / "report")
 
 
-def test_what_cannot_be_measured_is_null_with_a_reason(scene: Scene, tmp_path: Path) -> None:
+def test_numbers_that_cannot_be_measured_are_null_with_a_reason(scene: Scene, tmp_path: Path) -> None:
     metrics = run(scene, tmp_path)
     unknown = {key for key in (*TWELVE, "f1", "threshold", "precision", "recall") if metrics[key] is None}
     assert unknown == {"map_medium", "map_large", "mar_medium", "mar_large"}
@@ -160,7 +164,7 @@ def test_classes_of_another_dataset_are_refused(scene: Scene, tmp_path: Path) ->
     assert not (tmp_path / "report").exists()
 
 
-def test_an_image_that_is_not_the_manifests_is_refused(tmp_path: Path) -> None:
+def test_an_image_that_differs_from_the_manifest_is_refused(tmp_path: Path) -> None:
     scene = make_scene(tmp_path)
     image = scene.image(scene.annotations()["images"][0])
     Image.new("RGB", (48, 40)).save(image)
@@ -185,13 +189,13 @@ def test_every_file_of_the_report_is_an_out_of_the_stage(scene: Scene, tmp_path:
     entries = [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]
     declared = {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries}
     written = {f"reports/evaluate/{path.name}" for path in tmp_path.iterdir()}
-    assert declared == written | {"reports/evaluate/lineage.json"}  # by write_origin
+    assert declared == written | {"reports/evaluate/lineage.json"}  # by write_lineage
 
 
-def test_detections_of_the_row_beyond_the_classes_are_left_out(tmp_path: Path) -> None:
+def test_detections_of_the_class_head_row_without_a_class_are_left_out(tmp_path: Path) -> None:
     scene = make_scene(tmp_path)
-    (found,) = scene.predictor().detect([Image.open(scene.image(scene.annotations()["images"][0])).convert("RGB")])
-    assert 3 in found.labels
+    (detections,) = scene.predictor().detect([Image.open(scene.image(scene.annotations()["images"][0])).convert("RGB")])
+    assert 3 in detections.labels
     run(scene, tmp_path / "report")
     results = json.loads((tmp_path / "report" / "detections.json").read_text())
     assert {row["category_id"] for row in results} == {0, 1, 2}

@@ -18,17 +18,17 @@ from tests.inference.exporting import write_onnx
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     folder = tmp_path_factory.mktemp("project")
-    made = make_scene(folder)
+    scene = make_scene(folder)
     (folder / "params.yaml").write_text("data: {dir: dataset}\nevaluate: {pictures: 1}\n")
-    write_onnx(made.checkpoint, folder / "model.onnx")
-    return made
+    write_onnx(scene.checkpoint, folder / "model.onnx")
+    return scene
 
 
 def test_an_exported_file_has_the_scores_of_its_checkpoint(
     project: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project.checkpoint.parent)
-    found = {}
+    metrics = {}
     for name, runtime in (("model.pth", "torch"), ("model.onnx", "onnxruntime")):
         lines = list(evaluate_file(Path(name), "test", tmp_path / name, device="cpu"))
         assert lines[0].startswith(f"{name}: TinyDetector in {runtime} ")
@@ -38,12 +38,12 @@ def test_an_exported_file_has_the_scores_of_its_checkpoint(
         assert model["sha256"] == sha256_file(Path(name))
         assert model["tensors"] == tensor_digest(read_checkpoint(project.checkpoint).weights)
         assert (model["precision"], model["device"]) == ("f32", "cpu")
-        found[name] = numbers
-    assert 0 < found["model.pth"]["map"] < 1
-    assert found["model.onnx"] == pytest.approx(found["model.pth"], abs=1e-5, nan_ok=True)
+        metrics[name] = numbers
+    assert 0 < metrics["model.pth"]["map"] < 1
+    assert metrics["model.onnx"] == pytest.approx(metrics["model.pth"], abs=1e-5, nan_ok=True)
 
 
-def test_what_is_no_model_is_named(project: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_not_a_model_is_named(project: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project.checkpoint.parent)
     for name in ("none.pth", "none.onnx"):
         with pytest.raises(UserError, match=name):
@@ -51,16 +51,16 @@ def test_what_is_no_model_is_named(project: Scene, tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "out").exists()
 
 
-def test_an_exported_file_is_predicted_with_and_compared_as_a_checkpoint_is(project: Scene, tmp_path: Path) -> None:
+def test_predict_and_compare_take_exported_files_like_checkpoints(project: Scene, tmp_path: Path) -> None:
     exported = project.checkpoint.with_name("model.onnx")
     picture = project.image(project.annotations()["images"][0])
-    found = []
+    detections = []
     for model in (project.checkpoint, exported):
         list(predict_files(model, [picture], tmp_path / model.name, 0.3, device="cpu"))
         content = json.loads((tmp_path / model.name / f"{picture.stem}.json").read_text())
-        found.append([(row["class_name"], pytest.approx(row["xyxy"], abs=0.01)) for row in content["detections"]])
-    assert found[0]
-    assert found[1] == [(name, [*box.expected]) for name, box in found[0]]
+        detections.append([(row["class_name"], pytest.approx(row["xyxy"], abs=0.01)) for row in content["detections"]])
+    assert detections[0]
+    assert detections[1] == [(name, [*box.expected]) for name, box in detections[0]]
     both = compare_models(project.checkpoint, exported, project.where, "test", 10)
     assert both.conclusion == "same weights"
     assert both.differences["map"] == pytest.approx(0, abs=1e-3)

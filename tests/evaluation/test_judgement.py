@@ -18,8 +18,8 @@ BACKGROUND = background_name(NAMES)
 def results(scene: Scene) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for image in scene.annotations()["images"]:
-        (found,) = scene.predictor().detect([decode(scene.image(image).read_bytes(), "")])
-        rows += [row for row in coco_results(image["id"], found) if row["category_id"] < len(NAMES)]
+        (detections,) = scene.predictor().detect([decode(scene.image(image).read_bytes(), "")])
+        rows += [row for row in coco_results(image["id"], detections) if row["category_id"] < len(NAMES)]
     return rows
 
 
@@ -33,18 +33,18 @@ def test_every_object_and_every_detection_above_the_threshold_is_counted_once(
     scene: Scene, results: list[dict[str, Any]], threshold: float
 ) -> None:
     annotations = scene.annotations()
-    for one in judged(scene, results, threshold):
-        number = one.image["id"]
+    for judgement in judged(scene, results, threshold):
+        number = judgement.image["id"]
         truth = [row["id"] for row in annotations["annotations"] if row["image_id"] == number]
-        assert sorted([row["id"] for _, row in one.found] + [row["id"] for row in one.missed]) == truth
-        seen = [row for row, _ in one.found] + one.wrong
+        assert sorted([row["id"] for _, row in judgement.correct] + [row["id"] for row in judgement.missed]) == truth
+        detections = [row for row, _ in judgement.correct] + judgement.wrong
         expected = [row for row in results if row["image_id"] == number and row["score"] > threshold]
-        assert sorted(map(repr, seen)) == sorted(map(repr, expected))
-        assert all(row["category_id"] == other["category_id"] for row, other in one.found)
+        assert sorted(map(repr, detections)) == sorted(map(repr, expected))
+        assert all(row["category_id"] == annotation["category_id"] for row, annotation in judgement.correct)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.45, 0.5, 0.6])
-def test_it_is_the_judgement_of_the_detections_above_the_threshold_alone(
+def test_judging_only_detections_above_the_threshold_gives_the_same_judgement(
     scene: Scene, results: list[dict[str, Any]], threshold: float
 ) -> None:
     above = [row for row in results if row["score"] > threshold]
@@ -54,11 +54,11 @@ def test_it_is_the_judgement_of_the_detections_above_the_threshold_alone(
 def test_at_the_best_threshold_the_counts_give_the_scores(scene: Scene, results: list[dict[str, Any]]) -> None:
     scores = score(scene.annotations(), results)
     judgements = judged(scene, results, scores.threshold)
-    for one in scores.per_class:
-        found = sum(row["category_id"] == one.index for j in judgements for row, _ in j.found)
-        wrong = sum(row["category_id"] == one.index for j in judgements for row in j.wrong)
-        assert found == pytest.approx(one.recall * one.instances)
-        assert found == pytest.approx(one.precision * (found + wrong))
+    for class_scores in scores.per_class:
+        hits = sum(row["category_id"] == class_scores.index for j in judgements for row, _ in j.correct)
+        wrong = sum(row["category_id"] == class_scores.index for j in judgements for row in j.wrong)
+        assert hits == pytest.approx(class_scores.recall * class_scores.instances)
+        assert hits == pytest.approx(class_scores.precision * (hits + wrong))
 
 
 def test_confusions_count_every_object_in_its_row_and_every_detection_in_its_column(
@@ -70,7 +70,9 @@ def test_confusions_count_every_object_in_its_row_and_every_detection_in_its_col
     detections = Counter(TABLE[row["category_id"]] for row in results if row["score"] > 0.45)
     assert Counter(actual for actual, _ in pairs if actual != BACKGROUND) == objects
     assert Counter(predicted for _, predicted in pairs if predicted != BACKGROUND) == detections
-    assert sum(actual == predicted for actual, predicted in pairs) == sum(len(one.found) for one in judgements)
+    assert sum(actual == predicted for actual, predicted in pairs) == sum(
+        len(judgement.correct) for judgement in judgements
+    )
     assert any(BACKGROUND not in pair and pair[0] != pair[1] for pair in pairs)
 
 
@@ -84,7 +86,7 @@ NAMINGS: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("names", NAMINGS.values(), ids=NAMINGS.keys())
-def test_a_class_is_not_mixed_with_the_background_whatever_it_is_called(
+def test_a_class_is_never_mixed_with_the_background_for_any_name(
     scene: Scene, results: list[dict[str, Any]], names: list[str]
 ) -> None:
     judgements = judged(scene, results, 0.45)
@@ -101,7 +103,7 @@ def row(label: int, box: list[float], **more: Any) -> dict[str, Any]:
     return {"image_id": 1, "category_id": label, "bbox": box} | more
 
 
-def test_a_detection_of_another_class_at_the_place_of_an_object_is_a_confusion() -> None:
+def test_a_detection_of_another_class_over_an_object_is_a_confusion() -> None:
     missed = [row(0, [0, 0, 10, 10]), row(1, [50, 50, 10, 10])]
     wrong = [row(2, [0, 0, 10, 9], score=0.9), row(2, [0, 0, 10, 10], score=0.8), row(1, [50, 56, 10, 10], score=0.7)]
     pairs = confusions([ImageJudgement({"id": 1}, [], wrong, missed)], TABLE)
@@ -110,13 +112,13 @@ def test_a_detection_of_another_class_at_the_place_of_an_object_is_a_confusion()
     )
 
 
-def test_a_crowd_is_neither_missed_nor_does_it_make_a_detection_wrong() -> None:
+def test_a_crowd_region_is_not_missed_and_makes_no_detection_wrong() -> None:
     annotations: dict[str, Any] = {
         "images": [{"id": 1, "file_name": "a.png", "width": 99, "height": 99}],
         "categories": [{"id": 0, "name": "class0"}],
         "annotations": [row(0, [0, 0, 50, 50], id=1, area=2500, iscrowd=1)],
     }
-    seen = [row(0, [5, 5, 10, 10], score=0.9)]
-    (one,) = judge(annotations, seen, score(annotations, seen).matches, 0.5)
-    assert one.empty
-    assert one.f1 == 1
+    detections = [row(0, [5, 5, 10, 10], score=0.9)]
+    (judgement,) = judge(annotations, detections, score(annotations, detections).matches, 0.5)
+    assert judgement.empty
+    assert judgement.f1 == 1

@@ -1,4 +1,4 @@
-"""What verify makes again from the detections of an evaluation is what evaluate wrote, and nothing else is."""
+"""verify recomputes the files of an evaluation from its detections, and names each file that was changed."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def check(root: Path, data: Path, **params: Any) -> Report:
 
 
 def mismatches(root: Path, data: Path, **params: Any) -> list[str]:
-    return [what for what, *_ in check(root, data, **params).mismatches]
+    return [place for place, *_ in check(root, data, **params).mismatches]
 
 
 def evaluated(scene: Scene, root: Path, **params: Any) -> Path:
-    """A project whose evaluation was written by evaluate; the folder of the evaluation."""
+    """Write a project and its evaluation. Returns the folder of the evaluation."""
     evaluate(scene.predictor(), scene.where, EvaluateConfig(**params), root / FOLDER)
     for folder in (scene.where.annotations, scene.where.manifests):
         shutil.copytree(folder, root / folder.name)
@@ -58,8 +58,8 @@ def test_every_table_is_scored_again(
         lines = path.read_text().splitlines()
         path.write_text("\n".join([*lines[:-1], lines[-1] + "1"]) + "\n")
     expected = [f"{FOLDER.as_posix()}/{table} line " for table in TABLES]
-    found = mismatches(tmp_path, data, threshold=threshold)
-    assert [what.rstrip("0123456789") for what in found] == expected
+    places = mismatches(tmp_path, data, threshold=threshold)
+    assert [place.rstrip("0123456789") for place in places] == expected
 
 
 def edit(path: Path, change: Callable[[Any], Any]) -> None:
@@ -75,22 +75,22 @@ def a_pixel(path: Path) -> None:
     changed.save(path)
 
 
-# All in one folder, and each is named.
+# All of these changes are made in the same folder, and each must be named.
 FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a number more": (
-        lambda folder: edit(folder / "metrics.json", lambda told: told.update(clinical_sensitivity=0.999)),
+        lambda folder: edit(folder / "metrics.json", lambda metrics: metrics.update(clinical_sensitivity=0.999)),
         "clinical_sensitivity of reports/evaluate/metrics.json",
     ),
     "a number": (
-        lambda folder: edit(folder / "metrics.json", lambda told: told.update(map=told["map"] + 1e-6)),
+        lambda folder: edit(folder / "metrics.json", lambda metrics: metrics.update(map=metrics["map"] + 1e-6)),
         "map of reports/evaluate/metrics.json",
     ),
     "a note on what was scored": (
-        lambda folder: edit(folder / "about.json", lambda told: told.update(note="reviewed")),
+        lambda folder: edit(folder / "about.json", lambda about: about.update(note="reviewed")),
         "note of reports/evaluate/about.json",
     ),
     "a key more of a detection": (
-        lambda folder: edit(folder / "detections.json", lambda told: told[0].update(reviewed=True)),
+        lambda folder: edit(folder / "detections.json", lambda detections: detections[0].update(reviewed=True)),
         "reports/evaluate/detections.json line 1",
     ),
     "a mask where there are boxes only": (
@@ -135,7 +135,7 @@ def test_a_key_twice_is_named(scene: Scene, tmp_path: Path) -> None:
     report = Report()
     entry = Entry.of({"cmd": "", "params": {"params.yaml": {"evaluate": {}}}})
     check_metrics(report, Contents(tmp_path), Pipeline({}, Lock({"evaluate": entry})), str(scene.where.dataset))
-    assert [what for what, *_ in report.mismatches] == [
+    assert [place for place, *_ in report.mismatches] == [
         f"{FOLDER.as_posix()}/{name}.json" for name in ("metrics", "about")
     ]
 
@@ -154,8 +154,8 @@ def test_a_picture_that_was_compressed_otherwise_is_no_mismatch(scene: Scene, tm
 def test_other_pixels_under_other_packages_are_not_checked(scene: Scene, tmp_path: Path) -> None:
     folder = evaluated(scene, tmp_path)
     identity = {"sha256": "1" * 64, "size": 4, "git": "2" * 40}
-    told = {"model": identity | {"tensors": "3" * 64}, "split": "test", "inputs": {}, "packages": {"pillow": "1.0"}}
-    files.write_json(folder / "lineage.json", told)
+    lineage = {"model": identity | {"tensors": "3" * 64}, "split": "test", "inputs": {}, "packages": {"pillow": "1.0"}}
+    files.write_json(folder / "lineage.json", lineage)
     a_pixel(folder / "pictures" / "best_1.png")
     report = check(tmp_path, scene.where.dataset)
     assert not report.mismatches
@@ -172,7 +172,7 @@ def test_pictures_of_images_that_are_gone_are_not_checked(scene: Scene, tmp_path
 def test_valid_serves_where_test_has_no_image(scene: Scene, tmp_path: Path) -> None:
     where = scene.where
     folder = evaluated(scene, tmp_path, split="valid")
-    edit(tmp_path / "annotations" / "test.json", lambda told: told.update(images=[], annotations=[]))
+    edit(tmp_path / "annotations" / "test.json", lambda annotations: annotations.update(images=[], annotations=[]))
     about = json.loads((folder / "about.json").read_text())
     (folder / "about.json").write_text(json.dumps(about | {"note": "the test split has no image"}))
     assert check(tmp_path, where.dataset).lines()[:-1] == []

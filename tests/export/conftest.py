@@ -34,7 +34,7 @@ def sources(predictors: Callable[[str], Predictor]) -> Callable[[str], Source]:
 
 @pytest.fixture(scope="session")
 def drafts(sources: Callable[[str], Source]) -> Callable[..., OnnxDraft | OpenVinoDraft]:
-    """The model of a small variant in a format; settings: of the section `export`. Each is made once."""
+    """The model of a small variant in a format. settings: keys of the section `export`. Each model is made once."""
 
     @cache
     def make(variant: str, kind: Format = "onnx", **settings: Any) -> OnnxDraft | OpenVinoDraft:

@@ -15,7 +15,7 @@ from rfdetr_core.model.config import VARIANTS
 from rfdetr_core.model.postprocess import resize_masks
 from tests.evaluation.scene import NAMES, write_random_checkpoint
 
-# Smaller than the published sizes, since tracing and running them takes seconds; all else is the variant's own.
+# The resolutions are smaller than the published ones, so that tracing and running takes seconds.
 LESS = {"queries": 30, "groups": 2, "classes": 3, "position_grid": 0}
 SMALLER = {
     "pico": replace(VARIANTS["pico"], resolution=128, **LESS),
@@ -25,7 +25,7 @@ PHOTOGRAPHS = ((640, 480), (480, 640))  # width and height
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Noise of which every second pixel is black or white: sums of shares reach both ends of their range."""
+    """Noise in which every second pixel is black or white, so that weighted sums reach both ends of their range."""
     random = np.random.default_rng(seed)
     pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
     pixels[random.random((height, width)) < 0.5] = random.choice([0, 255])
@@ -33,13 +33,13 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Noise that varies slowly, as photographs do."""
+    """Smooth noise, similar to a photograph."""
     return noise(width // 16, height // 16, seed).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def make_predictor(folder: Path, variant: str) -> Predictor:
     path = folder / f"{variant}.pth"
-    write_random_checkpoint(path, SMALLER[variant], seed=5)  # with it, each class is found
+    write_random_checkpoint(path, SMALLER[variant], seed=5)  # with this seed, each class is detected
     return Predictor.from_checkpoint(path, device="cpu")
 
 
@@ -51,13 +51,13 @@ def as_batch(pictures: list[Image.Image], kind: Literal["uint8", "float"]) -> to
 def check_detections(
     outputs: dict[str, Any], model: Predictor, pictures: list[Image.Image], *, every_class: bool = True
 ) -> None:
-    """The outputs of a complete graph are the detections of `predict`: boxes in pixels, scores, classes and masks."""
+    """Assert that the outputs of a complete graph are the detections of `predict`."""
     named: set[str] = set()
     for row, picture in enumerate(pictures):
         expected = model.predict(picture, threshold=0.0)
-        found = {NAMES[number] for number in outputs["classes"][row] if number < len(NAMES)}
-        assert found == {*expected.data["class_name"]} & {*NAMES}
-        named |= found
+        names = {NAMES[number] for number in outputs["classes"][row] if number < len(NAMES)}
+        assert names == {*expected.data["class_name"]} & {*NAMES}
+        named |= names
         assert np.abs(np.asarray(outputs["boxes"][row]) - expected.xyxy).max() < 0.01
         assert np.abs(np.asarray(outputs["scores"][row]) - expected.confidence).max() < 1e-4
         assert np.asarray(outputs["classes"][row]).tolist() == expected.class_id.tolist()

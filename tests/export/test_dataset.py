@@ -25,7 +25,7 @@ def rows_of(root: Path, split: str) -> dict[str, Any]:
 
 
 def contents(root: Path, split: str) -> dict[str, Any]:
-    """Images and categories by id, objects by id as image, category and box."""
+    """Images and categories by id; objects by id, as (image, category, box)."""
     read = rows_of(root, split)
     return {
         "images": {row["id"]: (row["file_name"], row["width"], row["height"]) for row in read["images"]},
@@ -46,7 +46,7 @@ def there_and_back(source: Path, folder: Path, first: str, second: str) -> Path:
 
 @st.composite
 def coco_rows(draw: st.DrawFn) -> dict[str, Any]:
-    """Annotations of four pictures with ids and boxes of any kind, half of the datasets with polygons."""
+    """Annotations of four pictures with any ids and boxes. Half of the datasets have polygons."""
     ids = draw(CATEGORIES)
     images = draw(st.lists(st.integers(0, 10**6), min_size=4, max_size=4, unique=True))
     shaped, annotations = draw(st.booleans()), []
@@ -58,9 +58,10 @@ def coco_rows(draw: st.DrawFn) -> dict[str, Any]:
         polygon = [[x, y, x + w, y, x + w, y + h, x, y + h]]
         annotations.append(row | ({"segmentation": polygon, "iscrowd": 0} if shaped else {}))
     return {
-        "categories": [{"id": one, "name": f"class {one}"} for one in ids],
+        "categories": [{"id": class_id, "name": f"class {class_id}"} for class_id in ids],
         "images": [
-            {"id": one, "file_name": f"{k}.png", "width": SIZE[0], "height": SIZE[1]} for k, one in enumerate(images)
+            {"id": image_id, "file_name": f"{k}.png", "width": SIZE[0], "height": SIZE[1]}
+            for k, image_id in enumerate(images)
         ],
         "annotations": annotations,
     }
@@ -100,9 +101,9 @@ def test_yolo_to_coco_and_back_keeps_boxes_and_classes(tmp_path: Path) -> None:
             for file in (path, back / path.relative_to(source))
         )
         assert len(before) == len(after)
-        for one, other in zip(before, after, strict=True):
-            assert one == pytest.approx(other, abs=1e-9)
-    assert "category_ids" not in (back / "data.yaml").read_text()  # they are 0, 1, ...: names alone say it
+        for line_before, line_after in zip(before, after, strict=True):
+            assert line_before == pytest.approx(line_after, abs=1e-9)
+    assert "category_ids" not in (back / "data.yaml").read_text()  # the ids are 0, 1, ..., so the names are enough
 
 
 @pytest.mark.parametrize("make", [make_coco, make_yolo])
@@ -118,8 +119,8 @@ def test_the_pipeline_reads_an_export_as_it_reads_the_source(tmp_path: Path, mak
             read.append(
                 {
                     name: (
-                        {one.id: one.name for one in split.categories},
-                        sorted((Path(image.path).name, [one.category for one in image.annotations])
+                        {category.id: category.name for category in split.categories},
+                        sorted((Path(image.path).name, [annotation.category for annotation in image.annotations])
                                for image in split.images),
                     )
                     for name, split in dataset.items()
@@ -137,8 +138,8 @@ def test_a_root_with_the_name_of_a_class_is_left_out(tmp_path: Path) -> None:
     ]
     for split in ("train", "valid", "test"):
         edit_coco(source, split, lambda content: content.update(categories=table))
-    told = export_dataset(source, tmp_path / "coco", "coco", "copy")
-    assert "class 'cat', the parent of others, has no object and is left out" in told
+    summary = export_dataset(source, tmp_path / "coco", "coco", "copy")
+    assert "class 'cat' is the parent of others and has no objects, so it is left out" in summary
     assert rows_of(tmp_path / "coco", "train")["categories"] == [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
 
 
@@ -146,29 +147,29 @@ def test_what_yolo_cannot_hold_is_named(tmp_path: Path) -> None:
     source = make_coco(tmp_path / "source")
 
     def change(content: Any) -> None:
-        crowd, other = content["annotations"][:2]
+        crowd, box = content["annotations"][:2]
         crowd |= {"iscrowd": 1, "segmentation": {"size": [48, 64], "counts": [0, 5, 3067]}}
-        other |= {"segmentation": [[32, 24, 52, 24, 52, 36]], "area": 120}
+        box |= {"segmentation": [[32, 24, 52, 24, 52, 36]], "area": 120}
         content["annotations"][2]["area"] = 7.0
         content["categories"].append({"id": 0, "name": "animal"})
 
     edit_coco(source, "train", change)
     edit_coco(source, "valid", lambda content: content["annotations"][0].update(bbox=[-0.25, 12, 12, 24], area=288))
-    told = export_dataset(source, tmp_path / "yolo", "yolo", "none")
-    lost = dict(line.strip().rsplit(": ", 1) for line in told.splitlines()[1:] if line[-1].isdigit())
-    assert {what.split()[0]: count for what, count in lost.items()} == {
+    summary = export_dataset(source, tmp_path / "yolo", "yolo", "none")
+    lost = dict(line.strip().rsplit(": ", 1) for line in summary.splitlines()[1:] if line[-1].isdigit())
+    assert {description.split()[0]: count for description, count in lost.items()} == {
         "crowds,": "1",
         "boxes": "1",
         "masks,": "1",
         "areas": "2",
     }
-    assert "'animal'" in told
+    assert "'animal'" in summary
     assert "animal" not in (tmp_path / "yolo" / "data.yaml").read_text()
     assert "category_ids: [3, 7]" in (tmp_path / "yolo" / "data.yaml").read_text()
     assert len(export_dataset(make_coco(tmp_path / "good"), tmp_path / "other", "yolo", "none").splitlines()) == 1
 
 
-def test_ids_follow_only_label_files_that_are_as_they_were(tmp_path: Path) -> None:
+def test_ids_are_kept_only_for_unchanged_label_files(tmp_path: Path) -> None:
     source = make_coco(tmp_path / "source")
     export_dataset(source, tmp_path / "yolo", "yolo", "copy")
     labels = tmp_path / "yolo" / "labels" / "train"
@@ -176,7 +177,7 @@ def test_ids_follow_only_label_files_that_are_as_they_were(tmp_path: Path) -> No
     export_dataset(tmp_path / "yolo", tmp_path / "back", "coco", "none")
     objects = contents(tmp_path / "back", "train")["objects"]
     assert len(objects) == 4
-    assert objects[12] == (2, 7)  # of the file that was not edited
+    assert objects[12] == (2, 7)  # the ids of the file that was not edited
     assert sorted(objects) == [12, 13, 14, 15]
     (tmp_path / "yolo" / IDS_FILE).write_text('{"images/train/train_1.png": [1.5, []]}')
     with pytest.raises(UserError, match=IDS_FILE):
@@ -202,14 +203,14 @@ def test_a_class_number_beyond_names_is_unknown_also_with_category_ids(tmp_path:
 
 
 FAULTS = {
-    "box": lambda one: one["annotations"][0].update(bbox=[4, 6, 0, 12]),
-    "class": lambda one: one["annotations"][0].update(category_id=5),
-    "outside": lambda one: one["images"][0].update(file_name="../../secret.png"),
-    "missing": lambda one: one["images"][0].update(file_name="none.png"),
-    "size": lambda one: one["images"][0].update(width=65),
-    "names": lambda one: one["categories"][0].update(name="dog"),
-    "other": lambda one: one["categories"][0].update(name="bird"),
-    "shared": lambda one: one["images"][0].update(file_name="train_2.bmp"),
+    "box": lambda content: content["annotations"][0].update(bbox=[4, 6, 0, 12]),
+    "class": lambda content: content["annotations"][0].update(category_id=5),
+    "outside": lambda content: content["images"][0].update(file_name="../../secret.png"),
+    "missing": lambda content: content["images"][0].update(file_name="none.png"),
+    "size": lambda content: content["images"][0].update(width=65),
+    "names": lambda content: content["categories"][0].update(name="dog"),
+    "other": lambda content: content["categories"][0].update(name="bird"),
+    "shared": lambda content: content["images"][0].update(file_name="train_2.bmp"),
 }
 
 
@@ -238,16 +239,18 @@ def test_the_destination_is_new_or_empty_and_not_in_the_source(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full", "source"]
 
 
-@pytest.mark.parametrize(("name", "what"), [("none", "does not exist"), ("a.zip", "is no folder")])
-def test_the_source_is_a_folder(tmp_path: Path, name: str, what: str) -> None:
+@pytest.mark.parametrize(("name", "problem"), [("none", "does not exist"), ("a.zip", "is not a folder")])
+def test_the_source_is_a_folder(tmp_path: Path, name: str, problem: str) -> None:
     (tmp_path / "a.zip").write_bytes(b"")
-    with pytest.raises(UserError, match=f"{name} {what}"):
+    with pytest.raises(UserError, match=f"{name} {problem}"):
         export_dataset(tmp_path / name, tmp_path / "made", "yolo", "copy")
     assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("linking", ["copy", "hardlink", "symlink", "none"])
-def test_images_come_as_asked(tmp_path: Path, linking: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_are_copied_or_linked_as_requested(
+    tmp_path: Path, linking: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = make_coco(tmp_path / "source")
     main(["export", str(source), str(tmp_path / "made"), "--format", "yolo", "--images", linking])
     assert "6 images, 7 objects of 2 classes" in capsys.readouterr().out

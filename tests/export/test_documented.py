@@ -1,4 +1,4 @@
-"""The programs in docs/export.md do what is said there."""
+"""The programs in docs/export.md give the detections of `predict`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.export.small import photograph
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flavour", ["raw", "complete"])
-def test_the_examples_find_what_predict_finds(
+def test_the_examples_give_the_detections_of_predict(
     flavour: str, sources: Callable[[str], Source], predictors: Callable[[str], Predictor], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
@@ -34,11 +34,11 @@ def test_the_examples_find_what_predict_finds(
     (tmp_path / "model.onnx").rename(f"{flavour}.onnx")
     picture = photograph(640, 480, 1)
     picture.save("photograph.png")
-    found: dict[str, Any] = {}
-    exec(program[1], found)
+    variables: dict[str, Any] = {}
+    exec(program[1], variables)
     expected = predictors("pico").predict(picture, threshold=0.5)
-    assert len(expected) == len(found["scores"]) > 3
-    order = np.argsort(-found["scores"])
-    assert np.abs(found["scores"][order] - expected.confidence).max() < 1e-4
-    assert found["classes"][order].tolist() == expected.class_id.tolist()
-    assert np.abs(found["boxes"][order].clip(0, [640, 480] * 2) - expected.xyxy).max() < 0.1
+    assert len(expected) == len(variables["scores"]) > 3
+    order = np.argsort(-variables["scores"])
+    assert np.abs(variables["scores"][order] - expected.confidence).max() < 1e-4
+    assert variables["classes"][order].tolist() == expected.class_id.tolist()
+    assert np.abs(variables["boxes"][order].clip(0, [640, 480] * 2) - expected.xyxy).max() < 0.1

@@ -1,4 +1,4 @@
-"""What is exported, as a torch module: the resize against Pillow, and the detections against those of `predict`."""
+"""The exported graphs as torch modules: the resize equals Pillow's, the detections equal those of `predict`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SIZES = (
 @pytest.mark.parametrize("branches", [True, False])
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_the_resize_has_pillows_bits(width: int, height: int, *, branches: bool) -> None:
-    """Pillow 13 chooses the order of its passes by the size. Older ones do not: they differ in tall images."""
+    """Pillow 13 chooses the order of its passes by the size. Older versions do not, so they differ for tall images."""
     picture = noise(width, height)
     assert torch.equal(resize_as_pillow(as_planes(picture), 64, branches=branches), by_pillow(picture, 64))
 
@@ -47,13 +47,13 @@ def test_the_resize_has_pillows_bits_for_any_sizes(width: int, height: int, side
 
 
 @pytest.mark.parametrize(("width", "height", "first"), [(640, 480, "rows"), (480, 640, "rows"), (100, 640, "columns")])
-def test_pillow_has_either_order_of_the_passes_and_they_differ(width: int, height: int, first: str) -> None:
-    """Else the tests above would hold without the rule that chooses between them."""
-    picture, found = noise(width, height), []
+def test_pillow_uses_either_order_of_the_passes_and_they_differ(width: int, height: int, first: str) -> None:
+    """Otherwise the tests above would pass without the rule that chooses the order."""
+    picture, equal = noise(width, height), []
     for middle in ((64, height), (width, 64)):
         halfway = picture.resize(middle, Image.Resampling.BILINEAR)
-        found.append(torch.equal(by_pillow(halfway, 64), by_pillow(picture, 64)))
-    assert found == [first == "rows", first == "columns"]
+        equal.append(torch.equal(by_pillow(halfway, 64), by_pillow(picture, 64)))
+    assert equal == [first == "rows", first == "columns"]
 
 
 @pytest.mark.parametrize("side", [2000, 3000])
@@ -93,7 +93,7 @@ def test_the_raw_graph_has_the_detectors_tensors(model: Predictor) -> None:
         assert torch.allclose(outputs["masks"], expected.masks, atol=1e-3)
 
 
-def test_making_a_graph_leaves_the_detector_as_it_is(model: Predictor) -> None:
+def test_making_a_graph_does_not_change_the_detector(model: Predictor) -> None:
     before = {name: value.clone() for name, value in model.detector.state_dict().items()}
     CompleteGraph(model.detector, model.architecture, "uint8")
     after = model.detector.state_dict()

@@ -1,4 +1,4 @@
-"""ONNX files in ONNX Runtime, beside the detector and `predict`."""
+"""ONNX files in ONNX Runtime give the tensors of the detector and the detections of `predict`."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def load(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 
 def run(session: onnxruntime.InferenceSession, batch: Any) -> dict[str, np.ndarray[Any, Any]]:
     (only,) = session.get_inputs()
-    names = [one.name for one in session.get_outputs()]
+    names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {only.name: np.asarray(batch)}), strict=True))
 
 
 def shape(value: Any) -> list[str | int]:
-    return [one.dim_param or one.dim_value for one in value.type.tensor_type.shape.dim]
+    return [dimension.dim_param or dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
 
 
 def check_raw(outputs: dict[str, Any], predictor: Predictor, images: torch.Tensor) -> None:
@@ -65,15 +65,15 @@ def test_a_raw_file_has_the_detectors_tensors_for_any_number_of_images(
 ) -> None:
     model, predictor = drafts(variant).model, predictors(variant)
     side = predictor.architecture.resolution
-    assert [(one.name, shape(one)) for one in model.graph.input] == [("input", ["batch", 3, side, side])]
-    assert [(one.domain, one.version) for one in model.opset_import] == [("", OPSET)]
+    assert [(tensor.name, shape(tensor)) for tensor in model.graph.input] == [("input", ["batch", 3, side, side])]
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", OPSET)]
     session = load(model)
     for count in (1, 3):
         images = images_of(predictor, count)
         check_raw(run(session, images), predictor, images)
 
 
-def test_a_raw_file_for_a_fixed_number_of_images_takes_no_other(drafts: Drafts, predictors: Predictors) -> None:
+def test_a_raw_file_for_a_fixed_number_of_images_takes_only_this_number(drafts: Drafts, predictors: Predictors) -> None:
     model, predictor = drafts("pico", batch_size=2).model, predictors("pico")
     assert shape(model.graph.input[0])[0] == 2
     session, images = load(model), images_of(predictor, 2)
@@ -90,9 +90,9 @@ def test_a_complete_file_has_the_detections_of_predict(
     sizes = ["height", "width"]
     assert shape(model.graph.input[0]) == (["batch", *sizes, 3] if kind == "uint8" else ["batch", 3, *sizes])
     names = ["boxes", "scores", "classes", "masks"][: 3 + predictor.architecture.segmentation]
-    assert [one.name for one in model.graph.output] == names
+    assert [output.name for output in model.graph.output] == names
     session = load(model)
-    for width, height in (*PHOTOGRAPHS, (100, 700), (31, 57)):  # of the third, Pillow resizes the columns first
+    for width, height in (*PHOTOGRAPHS, (100, 700), (31, 57)):  # for the third one, Pillow resizes the columns first
         pictures = [photograph(width, height, seed) if width > 400 else noise(width, height, seed) for seed in (1, 2)]
         outputs = run(session, as_batch(pictures, kind))
         assert outputs["classes"].dtype == np.int64
@@ -159,7 +159,7 @@ def export_in_a_process(checkpoint: Path, folder: Path, *configs: str, threads: 
     subprocess.run(command, env=env, check=True, cwd=folder)
 
 
-def test_files_have_equal_bytes_whatever_was_exported_before_and_no_trace_of_the_place(
+def test_files_have_equal_bytes_whatever_was_exported_before_and_no_paths(
     tmp_path: Path, predictors: Predictors
 ) -> None:
     checkpoint = predictors("pico").source
@@ -167,11 +167,11 @@ def test_files_have_equal_bytes_whatever_was_exported_before_and_no_trace_of_the
     raw, complete = '{"formats": ["onnx", "openvino"]}', '{"formats": ["onnx"], "postprocess": true}'
     export_in_a_process(checkpoint, tmp_path / "one", raw, complete, raw, threads=1)
     export_in_a_process(checkpoint, tmp_path / "two", complete, threads=2)
-    made = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("model.*")}
+    files_of = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("model.*")}
     for name in ("model.onnx", "model.xml", "model.bin"):
-        assert made[Path("one/0") / name] == made[Path("one/2") / name], name
-    assert made[Path("one/1/model.onnx")] == made[Path("two/0/model.onnx")]
-    for path, content in made.items():
+        assert files_of[Path("one/0") / name] == files_of[Path("one/2") / name], name
+    assert files_of[Path("one/1/model.onnx")] == files_of[Path("two/0/model.onnx")]
+    for path, content in files_of.items():
         for trace in (
             str(ROOT),
             str(tmp_path),
@@ -187,7 +187,7 @@ def test_files_have_equal_bytes_whatever_was_exported_before_and_no_trace_of_the
         assert not re.search(rb"20[0-9]{2}-[0-9]{2}-[0-9]{2}", content)
 
 
-def test_nothing_but_what_computes_is_left_in_a_model(drafts: Drafts) -> None:
+def test_a_model_keeps_nothing_that_does_not_affect_its_results(drafts: Drafts) -> None:
     model = drafts("pico", postprocess=True).model
     again = type(model)()
     again.CopyFrom(model)

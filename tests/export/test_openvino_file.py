@@ -1,4 +1,4 @@
-"""OpenVINO files in OpenVINO, beside `predict`."""
+"""OpenVINO files in OpenVINO give the tensors of the detector and the detections of `predict`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_raw_file_has_the_detectors_tensors_for_any_number_of_images(
     variant: str, drafts: Drafts, predictors: Predictors, tmp_path: Path
 ) -> None:
     draft, predictor = drafts(variant, "openvino"), predictors(variant)
-    session = open_session(draft.write_opened(tmp_path))
+    session = open_session(draft.write_with_tokens(tmp_path))
     assert session.inputs == ("input",)
     for count in (1, 3):
         images = images_of(predictor, count)
@@ -35,10 +35,10 @@ def test_a_raw_file_has_the_detectors_tensors_for_any_number_of_images(
 def test_a_complete_file_has_the_detections_of_predict_from_the_first_call_on(
     drafts: Drafts, predictors: Predictors, tmp_path: Path
 ) -> None:
-    """With a conditional branch in the graph, the first answer of a session was a wrong one."""
+    """With a conditional branch in the graph, the first result of a session was wrong."""
     draft, predictor = drafts("seg-pico", "openvino", postprocess=True), predictors("seg-pico")
     assert "If" not in {node.get_type_name() for node in draft.model.get_ops()}
-    path = draft.write_opened(tmp_path)
+    path = draft.write_with_tokens(tmp_path)
     for width, height in (*PHOTOGRAPHS, (100, 700)):
         pictures = [photograph(width, height, seed) if width > 400 else noise(width, height, seed) for seed in (1, 2)]
         session = open_session(path)

@@ -1,4 +1,4 @@
-"""The comparison of a file with its checkpoint. In place of a file: the graph itself in torch, broken in some way."""
+"""The comparison of a file with its checkpoint. Instead of a file, tests use the graph in torch, broken on purpose."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.loading import build_from_checkpoint
 from rfdetr_core.export import graph as graphs
 from rfdetr_core.export.graph import CHOSEN, CompleteGraph, RawGraph
-from rfdetr_core.export.parity import TOLERANCE, Array, Differences, Opened, compare, compare_batches
+from rfdetr_core.export.parity import TOLERANCE, Array, Differences, FileWithTokens, compare, compare_batches
 from rfdetr_core.inference.sessions import Session
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import Detector
@@ -29,7 +29,7 @@ Outputs = dict[str, Array]
 
 
 class TorchSession(Session):
-    """A graph in torch, as a file in its runtime. break_outputs: changes them in place."""
+    """A graph in torch with the interface of a session. break_outputs: changes the outputs in place."""
 
     path, runtime, precision, device, threads = Path("model.onnx"), "torch", "f32", "cpu", 1
 
@@ -51,14 +51,14 @@ class TorchSession(Session):
         self.network.proposer.choose = note
         try:
             with torch.no_grad():
-                found = {
+                outputs = {
                     name: value.numpy().copy() for name, value in zip(self.outputs, self.graph(images), strict=True)
                 }
         finally:
             self.network.proposer.choose = choose
         if self.break_outputs:
-            self.break_outputs(found)
-        return found | {CHOSEN: chosen[0].numpy()}
+            self.break_outputs(outputs)
+        return outputs | {CHOSEN: chosen[0].numpy()}
 
 
 Source = tuple[Architecture, Detector]
@@ -68,8 +68,8 @@ Source = tuple[Architecture, Detector]
 def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
     path = tmp_path_factory.mktemp("source") / "model.pth"
     write_random_checkpoint(path, replace(TINY, queries=12, segmentation=request.param))
-    made = build_from_checkpoint(path)
-    return made.architecture, made.detector
+    built = build_from_checkpoint(path)
+    return built.architecture, built.detector
 
 
 def pictures() -> list[Image.Image]:
@@ -87,22 +87,22 @@ def make_graph(source: Source, kind: str) -> RawGraph | CompleteGraph:
 def check(source: Source, graph: Any, break_outputs: Any = None, batch: int | None = None) -> Differences:
     session = TorchSession(graph, break_outputs)
     images = "normalised" if isinstance(graph, RawGraph) else graph.kind
-    return compare(Opened(session, session, images), source[1], source[0], pictures(), batch)
+    return compare(FileWithTokens(session, session, images), source[1], source[0], pictures(), batch)
 
 
 @pytest.mark.parametrize("kind", ["raw", "uint8", "float"])
 def test_an_equal_file_passes_and_each_query_is_counted(source: Source, kind: str) -> None:
-    found = check(source, make_graph(source, kind))
-    assert max(found.boxes, found.scores, found.masks or 0) < TOLERANCE / 5
-    assert (found.masks is not None) == source[0].segmentation
-    assert found.plain()["batches"] == [1, 3]
-    assert found.queries == 3 * (1 + 3) * 12  # two pictures and noise, alone and three together
-    assert found.ties == 0
+    differences = check(source, make_graph(source, kind))
+    assert max(differences.boxes, differences.scores, differences.masks or 0) < TOLERANCE / 5
+    assert (differences.masks is not None) == source[0].segmentation
+    assert differences.figures()["batches"] == [1, 3]
+    assert differences.queries == 3 * (1 + 3) * 12  # two pictures and noise, alone and three together
+    assert differences.ties == 0
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_a_file_for_a_fixed_number_of_images_is_run_with_this_number(source: Source, size: int) -> None:
-    assert check(source, make_graph(source, "uint8"), batch=size).plain()["batches"] == [size]
+    assert check(source, make_graph(source, "uint8"), batch=size).figures()["batches"] == [size]
 
 
 def wrong_mean(graph: CompleteGraph) -> None:
@@ -129,7 +129,7 @@ def test_a_graph_that_computes_something_else_fails(source: Source, break_graph:
 
 @pytest.mark.parametrize("how", [{"mode": "nearest"}, {"mode": "bilinear"}, {"mode": "bilinear", "antialias": True}])
 def test_another_resize_fails(source: Source, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also the same filter without the rounding to 8 bits."""
+    """This holds, too, for the same filter without rounding to 8 bits."""
 
     def resize(pixels: Tensor, side: int, *, branches: bool) -> Tensor:
         return torch.nn.functional.interpolate(pixels, (side, side), **how)
@@ -139,39 +139,39 @@ def test_another_resize_fails(source: Source, how: dict[str, Any], monkeypatch: 
         check(source, make_graph(source, "uint8"))
 
 
-def moved(found: Outputs) -> None:
-    if "dets" in found:
-        found["dets"][-1, 3, 0] += 2 * TOLERANCE
+def moved(outputs: Outputs) -> None:
+    if "dets" in outputs:
+        outputs["dets"][-1, 3, 0] += 2 * TOLERANCE
     else:
-        found["boxes"][-1, 3, 0] += 0.02  # pixels, of 120 at most
+        outputs["boxes"][-1, 3, 0] += 0.02  # pixels, of 120 at most
 
 
-def lost(found: Outputs) -> None:
-    found["dets" if "dets" in found else "boxes"][-1, 3, 1] = np.nan
+def lost(outputs: Outputs) -> None:
+    outputs["dets" if "dets" in outputs else "boxes"][-1, 3, 1] = np.nan
 
 
-def last_lost(found: Outputs) -> None:
-    found["dets" if "dets" in found else "boxes"][-1, -1, 1] = np.nan
+def last_lost(outputs: Outputs) -> None:
+    outputs["dets" if "dets" in outputs else "boxes"][-1, -1, 1] = np.nan
 
 
-def rescored(found: Outputs) -> None:
-    if "labels" in found:
-        found["labels"][-1, 3] += 0.01
+def rescored(outputs: Outputs) -> None:
+    if "labels" in outputs:
+        outputs["labels"][-1, 3] += 0.01
     else:
-        found["scores"][-1, 3] += 2 * TOLERANCE
+        outputs["scores"][-1, 3] += 2 * TOLERANCE
 
 
-def swapped(found: Outputs) -> None:
+def swapped(outputs: Outputs) -> None:
     """Class ids that are off by one."""
-    if "labels" in found:
-        found["labels"][:] = np.roll(found["labels"], 1, axis=-1)
+    if "labels" in outputs:
+        outputs["labels"][:] = np.roll(outputs["labels"], 1, axis=-1)
     else:
-        found["classes"] += 1
+        outputs["classes"] += 1
 
 
-def doubled(found: Outputs) -> None:
-    """A query in place of the next one."""
-    for name, values in found.items():
+def doubled(outputs: Outputs) -> None:
+    """One query is returned twice, instead of the next one."""
+    for name, values in outputs.items():
         if name != CHOSEN:
             values[-1, 4] = values[-1, 3]
 
@@ -189,9 +189,11 @@ def test_other_masks_fail(source: Source, kind: str, value: float) -> None:
     if not source[0].segmentation:
         pytest.skip("a detector has no masks")
 
-    def change(found: Outputs) -> None:
-        place = np.unravel_index(np.abs(found["masks"]).argmin(), found["masks"].shape)  # far from 0 all are 0 or 1
-        found["masks"][place] += value
+    def change(outputs: Outputs) -> None:
+        place = np.unravel_index(
+            np.abs(outputs["masks"]).argmin(), outputs["masks"].shape
+        )  # far from 0, all probabilities are 0 or 1
+        outputs["masks"][place] += value
 
     with pytest.raises(UserError, match=r"^masks differ by \S+ from those of the checkpoint, more than 0\.0001\.$"):
         check(source, make_graph(source, kind), change)
@@ -199,8 +201,8 @@ def test_other_masks_fail(source: Source, kind: str, value: float) -> None:
 
 @pytest.mark.parametrize("kind", ["raw", "uint8"])
 def test_a_batch_whose_last_images_are_wrong_fails(source: Source, kind: str) -> None:
-    def repeat_first(found: Outputs) -> None:
-        for values in found.values():
+    def repeat_first(outputs: Outputs) -> None:
+        for values in outputs.values():
             values[1:] = values[:1]
 
     with pytest.raises(UserError, match=r"has no counterpart|differ by"):
@@ -208,7 +210,7 @@ def test_a_batch_whose_last_images_are_wrong_fails(source: Source, kind: str) ->
 
 
 def test_detections_are_compared_where_all_scores_tie(source: Source) -> None:
-    """Such is an untrained model, whose class head gives each query the same score."""
+    """The class head of an untrained model gives each query the same score."""
     architecture, detector = source
     flat = build_flat(architecture, detector)
     assert check((architecture, flat), make_graph((architecture, flat), "uint8")).boxes < TOLERANCE
@@ -226,7 +228,7 @@ def build_flat(architecture: Architecture, detector: Detector) -> Detector:
 
 
 def choosing(source: Source, margin: float) -> RawGraph:
-    """A graph that exchanges the last token it starts from with the next one, whose score is lower by `margin`."""
+    """A graph that replaces the last chosen token by the next one. Its score is lower by `margin`."""
     graph: Any = make_graph(source, "raw")
 
     def choose(scores: Tensor, count: int) -> Tensor:
@@ -238,7 +240,7 @@ def choosing(source: Source, margin: float) -> RawGraph:
 
 
 def tie(source: Source, margin: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the scores of all tokens be a ladder whose rungs are `margin` apart, for the detector and its graphs."""
+    """Give all tokens scores that are `margin` apart from each other, in the detector and its graphs."""
     from rfdetr_core.model.proposals import ProposalHead
 
     def ladder(self: ProposalHead, tokens: Tensor) -> Tensor:
@@ -250,19 +252,19 @@ def tie(source: Source, margin: float, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tokens_that_nearly_tie_are_followed_and_counted(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     tie(source, TOLERANCE / 2, monkeypatch)
-    found = check(source, choosing(source, TOLERANCE / 2))
-    assert found.boxes < TOLERANCE / 5
-    assert found.ties == 3 * (1 + 3)  # one token of each image
+    differences = check(source, choosing(source, TOLERANCE / 2))
+    assert differences.boxes < TOLERANCE / 5
+    assert differences.ties == 3 * (1 + 3)  # one token of each image
 
 
 def test_a_file_that_starts_from_other_tokens_fails(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     tie(source, TOLERANCE * 2, monkeypatch)
-    with pytest.raises(UserError, match="query 11 has no counterpart: the file starts it from another place"):
+    with pytest.raises(UserError, match="query 11 has no counterpart: the file starts it from another position"):
         check(source, choosing(source, TOLERANCE * 2))
 
 
 def test_a_file_that_starts_two_queries_from_one_token_fails(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if it ties with the one that is left out."""
+    """This holds even if the token ties with the one that is left out."""
     tie(source, 0.0, monkeypatch)
     graph: Any = make_graph(source, "raw")
     graph.network.proposer.choose = lambda scores, count: best_tokens(scores, count)[:, [0, *range(count - 1)]]
@@ -270,7 +272,7 @@ def test_a_file_that_starts_two_queries_from_one_token_fails(source: Source, mon
         check(source, graph)
 
 
-def test_following_leaves_the_detector_as_it_is(source: Source) -> None:
+def test_a_comparison_does_not_change_the_detector(source: Source) -> None:
     before = {**vars(source[1].proposer)}
     check(source, make_graph(source, "raw"))
     assert vars(source[1].proposer) == before
@@ -280,9 +282,9 @@ def test_batches_of_a_rounded_file_are_compared_with_single_images(source: Sourc
     graph, side = make_graph(source, "raw"), source[0].resolution
     assert compare_batches(TorchSession(graph), "normalised", side, pictures()[0]) < TOLERANCE
 
-    def change(found: Outputs) -> None:
-        if len(found["dets"]) == 3:
-            found["dets"][2, 0, 0] += 2 * TOLERANCE
+    def change(outputs: Outputs) -> None:
+        if len(outputs["dets"]) == 3:
+            outputs["dets"][2, 0, 0] += 2 * TOLERANCE
 
     with pytest.raises(UserError, match=r"images in a batch differ by 0\.0002 from the same images alone"):
         compare_batches(TorchSession(graph, change), "normalised", side, pictures()[0])

@@ -1,4 +1,4 @@
-"""The stage export: its files, what they and export.json say, and the gates that they must pass."""
+"""The stage export: its files, the content of export.json, and the checks that files must pass."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Project = tuple[Path, Scene]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project folder as the stage evaluate leaves it, with a segmenter."""
+    """A project folder after the stage evaluate, with a segmentation model."""
     folder = tmp_path_factory.mktemp("project")
     scene = make_scene(folder, segmentation=True)
     write_split(folder, several(5), "train")
@@ -46,21 +46,21 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def cached() -> Callable[..., Any]:
-    """`export_draft`, which takes seconds, once for each of its arguments."""
-    made: dict[Any, Any] = {}
+    """`export_draft`, run once per set of arguments, since it takes seconds."""
+    drafts: dict[Any, Any] = {}
 
     def draft(source: Any, config: ExportConfig, kind: str) -> Any:
         key = source.sha256, config.postprocess, config.images, config.batch_size, kind
-        if key not in made:
-            made[key] = export_draft(source, config, kind)  # type: ignore[arg-type]
-        return made[key]
+        if key not in drafts:
+            drafts[key] = export_draft(source, config, kind)  # type: ignore[arg-type]
+        return drafts[key]
 
     return draft
 
 
 @pytest.fixture
 def project(made: Project, cached: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A copy of the project, which is the working directory."""
+    """A copy of the project. It is the working directory."""
     shutil.copytree(made[0], tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stage, "export_draft", cached)
@@ -71,8 +71,8 @@ def project(made: Project, cached: Callable[..., Any], tmp_path: Path, monkeypat
 
 def export(project: Project, *formats: Any, **settings: Any) -> dict[str, Any]:
     export_stage(project[1].where, ExportConfig(formats=formats, **settings), Path("output"))
-    made: dict[str, Any] = files.read_json(Path("output/export.json"))
-    return made
+    content: dict[str, Any] = files.read_json(Path("output/export.json"))
+    return content
 
 
 def listed(folder: Path) -> dict[str, bytes]:
@@ -80,75 +80,78 @@ def listed(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def test_the_stage_writes_its_files_and_says_what_was_measured_of_each(project: Project) -> None:
+def test_the_stage_writes_its_files_and_their_measurements(project: Project) -> None:
     folder, scene = project
     before = {*listed(folder)}
-    told = export(project, "onnx", "openvino", "onnx-int8", postprocess=True, max_drop=100.0)
+    exported = export(project, "onnx", "openvino", "onnx-int8", postprocess=True, max_drop=100.0)
     names = ["model-int8.onnx", "model.bin", "model.onnx", "model.xml"]
     assert {*listed(folder)} - before == {"output/export.json", *(f"output/export/{name}" for name in names)}
-    assert told["source"]["sha256"] == files.sha256_file(scene.checkpoint)
-    assert sorted(told["files"]) == names
+    assert exported["source"]["sha256"] == files.sha256_file(scene.checkpoint)
+    assert sorted(exported["files"]) == names
     metrics = files.read_json(Path("reports/evaluate/metrics.json"))
-    for name, about in told["files"].items():
+    for name, facts in exported["files"].items():
         path = Path("output/export") / name
-        assert about["sha256"] == files.sha256_file(path)
-        assert about["size"] == path.stat().st_size
+        assert facts["sha256"] == files.sha256_file(path)
+        assert facts["size"] == path.stat().st_size
         if name == "model.bin":
-            assert about["of"] == "model.xml"
+            assert facts["of"] == "model.xml"
             continue
         described = read_exported(path).description
-        assert described.parity == about["parity"]
-        assert described.source == told["source"]["sha256"]
-        ap = about["parity"]["ap"]
+        assert described.parity == facts["parity"]
+        assert described.source == exported["source"]["sha256"]
+        ap = facts["parity"]["ap"]
         assert ap["proven"]
         assert (ap["split"], ap["images"], ap["max_drop"]) == ("test", 5, 100.0)
         assert ap["boxes"]["source"] == metrics["map"] > 0.1
         assert ap["masks"]["source"] == metrics["masks"]["map"] > 0.1
         predictor = ExportedPredictor.from_file(path, device="cpu")
         assert evaluate(predictor, scene.where, EvaluateConfig(), folder / "again")["map"] == ap["boxes"]["file"]
-        queries = about["parity"].get("queries")
+        queries = facts["parity"].get("queries")
         if "int8" in name:
             assert queries is None
-            assert about["parity"]["batches"] < 1e-4
+            assert facts["parity"]["batches"] < 1e-4
             rows = {row.path: row.sha256 for row in read_manifest(scene.where.split("train")[1])}
-            assert about["calibration"]["images"] == rows
+            assert facts["calibration"]["images"] == rows
         else:
             assert max(queries["boxes"], queries["scores"], queries["masks"]) < 1e-4
             assert queries["batches"] == [1, 3]
             assert ap["boxes"]["file"] == metrics["map"]
 
 
-def test_int8_is_of_the_encoders_layers_alone_and_always_the_same(project: Project) -> None:
+def test_int8_quantises_only_the_encoders_layers_and_is_reproducible(project: Project) -> None:
     config = ExportConfig(formats=("onnx-int8",), max_drop=100.0)
-    made = []
+    files_of_runs = []
     for number in range(2):
         export_stage(project[1].where, config, Path("output"))
-        made.append(Path("output/export/model-int8.onnx").read_bytes())
+        files_of_runs.append(Path("output/export/model-int8.onnx").read_bytes())
         if number == 0:
             export(project, "onnx", postprocess=True)
-    assert made[0] == made[1]
-    model = onnx.load_from_string(made[0])
-    whole = {
-        one.name for one in model.graph.initializer if one.data_type == onnx.TensorProto.INT8 and len(one.dims) == 2
+    assert files_of_runs[0] == files_of_runs[1]
+    model = onnx.load_from_string(files_of_runs[0])
+    integer_weights = {
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 2
     }
     architecture = project[1].predictor().architecture
-    assert len(whole) == 4 * architecture.encoder_blocks  # of attention two: queries, keys and values are one product
+    # Four products per block: two of the attention, where queries, keys and values are one, and two of the MLP.
+    assert len(integer_weights) == 4 * architecture.encoder_blocks
     before = stage.export_draft(stage.Source.read(project[1].checkpoint), config, "onnx").model
-    assert len({*encoder_products(before)}) == len(whole)
-    assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) == 2 * len(whole)  # in and out
+    assert len({*encoder_products(before)}) == len(integer_weights)
+    assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) == 2 * len(integer_weights)  # in and out
 
 
-def lower(project: Project, by: float) -> None:
-    """Let the checkpoint's numbers be better than a file's by some points."""
+def lower(project: Project, points: float) -> None:
+    """Make the recorded scores of the checkpoint better by some points."""
     path = Path("reports/evaluate/metrics.json")
     path.write_text(path.read_text())  # a file of its own, not a link
     metrics = files.read_json(path)
-    metrics["map"] += by / 100
+    metrics["map"] += points / 100
     files.write_json(path, metrics)
 
 
 def check_nothing_changed(project: Project, message: str, *formats: Any, **settings: Any) -> None:
-    """A refused export leaves all as it was, with the files of an earlier export."""
+    """Assert that a refused export changes nothing: the files of an earlier export stay."""
     export(project, "onnx", max_drop=100.0)
     before = listed(project[0])
     with pytest.raises(UserError, match=message):
@@ -163,17 +166,17 @@ def check_nothing_changed(project: Project, message: str, *formats: Any, **setti
 def test_a_file_that_loses_more_ap_than_by_default_is_refused(
     project: Project, kind: str, name: str, limit: float
 ) -> None:
-    lower(project, by=20)
+    lower(project, points=20)
     message = (
         rf"^{name} is not exported, .*: on test it loses \d+\.\d\d points of AP \(boxes: 0\.\d+, the file 0\.\d+\), "
     )
     check_nothing_changed(project, f"{message}more than export.max_drop, {limit:g}. Allow more", kind)
 
 
-def test_what_a_file_may_lose_is_what_max_drop_says(project: Project) -> None:
-    lower(project, by=2)
-    told = export(project, "onnx", max_drop=2.001)["files"]["model.onnx"]["parity"]["ap"]
-    assert told["boxes"]["source"] - told["boxes"]["file"] == pytest.approx(0.02)
+def test_max_drop_limits_what_a_file_may_lose(project: Project) -> None:
+    lower(project, points=2)
+    ap = export(project, "onnx", max_drop=2.001)["files"]["model.onnx"]["parity"]["ap"]
+    assert ap["boxes"]["source"] - ap["boxes"]["file"] == pytest.approx(0.02)
     check_nothing_changed(project, "loses 2.00 points of AP", "onnx", max_drop=1.999)
 
 
@@ -182,8 +185,8 @@ def test_int8_with_damaged_ranges_is_refused_at_0_and_kept_at_100(
 ) -> None:
     monkeypatch.setattr(stage, "as_input", dark(stage.as_input))
     check_nothing_changed(project, "model-int8.onnx is not exported, .* loses .* points of AP", "onnx-int8", max_drop=0)
-    told = export(project, "onnx-int8", max_drop=100.0)["files"]["model-int8.onnx"]["parity"]["ap"]
-    assert told["boxes"]["file"] < told["boxes"]["source"]
+    ap = export(project, "onnx-int8", max_drop=100.0)["files"]["model-int8.onnx"]["parity"]["ap"]
+    assert ap["boxes"]["file"] < ap["boxes"]["source"]
 
 
 def dark(as_input: Callable[..., Any]) -> Callable[..., Any]:
@@ -194,17 +197,21 @@ def dark(as_input: Callable[..., Any]) -> Callable[..., Any]:
 def test_a_checkpoint_without_ap_proves_nothing_and_the_file_says_so(project: Project) -> None:
     path = Path("reports/evaluate/metrics.json")
     files.write_json(path, files.read_json(path) | {"map": 0.0})
-    told = export(project, "onnx", max_drop=0)["files"]["model.onnx"]["parity"]["ap"]
-    assert told["proven"] is False
-    assert told["reason"] == "the checkpoint itself has an AP of 0 there"
-    assert read_exported(Path("output/export/model.onnx")).description.parity["ap"] == told
+    ap = export(project, "onnx", max_drop=0)["files"]["model.onnx"]["parity"]["ap"]
+    assert ap["proven"] is False
+    assert ap["reason"] == "the checkpoint itself has an AP of 0 there"
+    assert read_exported(Path("output/export/model.onnx")).description.parity["ap"] == ap
 
 
 Change = Callable[[onnx.ModelProto], None]
 
 
 def set_values(model: onnx.ModelProto, which: str | list[int], change: Callable[[Any], Any]) -> None:
-    tensor = next(one for one in model.graph.initializer if [*one.dims] == which or one.name.endswith(str(which)))
+    tensor = next(
+        initializer
+        for initializer in model.graph.initializer
+        if [*initializer.dims] == which or initializer.name.endswith(str(which))
+    )
     values = numpy_helper.to_array(tensor).copy()
     tensor.CopyFrom(numpy_helper.from_array(change(values).astype(values.dtype), tensor.name))
 
@@ -231,7 +238,7 @@ def one_query(values: Any) -> Any:
 
 QUERIES = [12, 16]  # the shape of their features, which have no name of their own
 MIDDLE = "box_head.layers.1.bias"
-BROKEN: dict[str, tuple[bool, Change]] = {  # whether the file is a complete one, and how it is broken
+BROKEN: dict[str, tuple[bool, Change]] = {  # name -> whether the file is complete, and how it is broken
     "mean": (True, lambda model: set_values(model, "mean", lambda values: values + 0.004)),
     "classes": (False, lambda model: set_values(model, "network.class_head.bias", swapped)),
     "query": (False, lambda model: set_values(model, QUERIES, one_query)),
@@ -240,11 +247,11 @@ BROKEN: dict[str, tuple[bool, Change]] = {  # whether the file is a complete one
 }
 
 
-@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("defect", BROKEN)
 def test_a_broken_file_is_refused_by_its_name(
-    what: str, project: Project, cached: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    defect: str, project: Project, cached: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    complete, change = BROKEN[what]
+    complete, change = BROKEN[defect]
     export(project, "onnx", max_drop=100.0)
 
     def broken(source: Any, config: ExportConfig, kind: Any) -> Any:
@@ -255,15 +262,13 @@ def test_a_broken_file_is_refused_by_its_name(
 
     before = listed(project[0])
     monkeypatch.setattr(stage, "export_draft", broken)
-    message = r"^model\.onnx is not exported, since it is not its checkpoint: .*(counterpart|differ by)"
+    message = r"^model\.onnx is not exported, since it differs from its checkpoint: .*(counterpart|differ by)"
     with pytest.raises(UserError, match=message):
         export(project, "onnx", postprocess=complete, max_drop=100.0)
     assert listed(project[0]) == before
 
 
-def test_a_refused_file_leaves_nothing_in_a_folder_of_ones_own(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_file_leaves_nothing_in_the_users_folder(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     source = stage.Source.read(project[1].checkpoint)
 
     def refuse(*_: Any) -> None:
@@ -278,7 +283,7 @@ def test_a_refused_file_leaves_nothing_in_a_folder_of_ones_own(
 
 @pytest.mark.parametrize("images", ["uint8", "float"])
 def test_a_file_for_a_fixed_number_of_images_is_compared_and_scored(project: Project, images: str) -> None:
-    told = export(project, "onnx", postprocess=True, images=images, batch_size=2)["files"]["model.onnx"]
-    assert told["batch_size"] == 2
-    assert told["parity"]["queries"]["batches"] == [2]
-    assert told["parity"]["ap"]["proven"]
+    entry = export(project, "onnx", postprocess=True, images=images, batch_size=2)["files"]["model.onnx"]
+    assert entry["batch_size"] == 2
+    assert entry["parity"]["queries"]["batches"] == [2]
+    assert entry["parity"]["ap"]["proven"]

@@ -1,4 +1,4 @@
-"""Whether TensorRT 10 can read our ONNX files, as far as its published list of operators says. None is run here."""
+"""Every operator of the ONNX files is in the published list of TensorRT 10. TensorRT itself is not run here."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ TYPES = {
     TensorProto.UINT8: "UINT8",
     TensorProto.BOOL: "BOOL",
 }
-TYPED_BY = {"Where": 1}  # the input, by number, that has the type in the list; else the first
-INITIALIZERS = {  # the inputs, by number, that must be known when TensorRT builds
+TYPED_BY = {"Where": 1}  # operator -> the number of the input whose type is in the list; default: the first
+INITIALIZERS = {  # operator -> the number of the input that must be constant when TensorRT builds
     **{f"Reduce{kind}": 1 for kind in ("Max", "Min", "Mean", "Sum", "Prod", "L1", "L2", "SumSquare")},
     **{"Squeeze": 1, "Unsqueeze": 1, "Slice": 3, "Pad": 3, "CumSum": 1},
 }
@@ -47,7 +47,7 @@ def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 @pytest.mark.parametrize(("variant", "settings"), FLAVOURS)
@@ -55,43 +55,43 @@ def test_tensorrt_10_has_each_operator_of_a_file(
     variant: str, settings: dict[str, Any], drafts: Callable[..., Any]
 ) -> None:
     model = onnx.shape_inference.infer_shapes(drafts(variant, **settings).model, data_prop=True)
-    assert all(one.domain in ("", "ai.onnx") and 9 <= one.version <= 20 for one in model.opset_import)
+    assert all(opset.domain in ("", "ai.onnx") and 9 <= opset.version <= 20 for opset in model.opset_import)
     assert not model.functions
-    every = [*graphs(model.graph)]
-    nodes = [node for graph in every for node in graph.node]
+    all_graphs = [*graphs(model.graph)]
+    nodes = [node for graph in all_graphs for node in graph.node]
     assert {node.op_type for node in nodes} - {*OPERATORS} == set()
-    known = {one.name: one for graph in every for one in graph.initializer}
-    known |= {node.output[0]: node.attribute[0].t for node in nodes if node.op_type == "Constant"}
-    assert {one.data_type for one in known.values()} <= {*TYPES}
-    types = types_of(model, every)
+    constants = {tensor.name: tensor for graph in all_graphs for tensor in graph.initializer}
+    constants |= {node.output[0]: node.attribute[0].t for node in nodes if node.op_type == "Constant"}
+    assert {tensor.data_type for tensor in constants.values()} <= {*TYPES}
+    types = types_of(model, all_graphs)
     for node in nodes:
-        told = attributes(node)
+        attribute_values = attributes(node)
         if node.op_type != "Constant" and node.input:
             kind = TYPES[types[node.input[TYPED_BY.get(node.op_type, 0)]]]
             assert kind in OPERATORS[node.op_type], node
         if (place := INITIALIZERS.get(node.op_type)) is not None and len(node.input) > place and node.input[place]:
-            assert node.input[place] in known, node
+            assert node.input[place] in constants, node
         match node.op_type:
             case "TopK":
-                assert told.get("sorted", 1) == 1
-                assert int(numpy_helper.to_array(known[node.input[1]]).item()) < 3840
+                assert attribute_values.get("sorted", 1) == 1
+                assert int(numpy_helper.to_array(constants[node.input[1]]).item()) < 3840
             case "LayerNormalization":
                 assert len(node.output) == 1
             case "GridSample":
                 ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.value_info}
                 assert ranks[node.input[0]] == 4
             case "Resize":
-                assert not told.get("antialias")
-                assert told["mode"] in (b"nearest", b"linear")
+                assert not attribute_values.get("antialias")
+                assert attribute_values["mode"] in (b"nearest", b"linear")
             case "If":
-                one, other = told["then_branch"], told["else_branch"]
-                assert not {value.name for value in one.output} & {value.name for value in other.output}
-                assert len(one.output) == len(other.output) == 1
+                then_graph, else_graph = attribute_values["then_branch"], attribute_values["else_branch"]
+                assert not {value.name for value in then_graph.output} & {value.name for value in else_graph.output}
+                assert len(then_graph.output) == len(else_graph.output) == 1
             case "ScatterND":
-                assert told.get("reduction", b"none") == b"none"
+                assert attribute_values.get("reduction", b"none") == b"none"
 
 
-def types_of(model: onnx.ModelProto, every: list[onnx.GraphProto]) -> dict[str, int]:
-    values = [value for graph in every for value in (*graph.input, *graph.value_info, *graph.output)]
-    found = {value.name: value.type.tensor_type.elem_type for value in values}
-    return found | {one.name: one.data_type for graph in every for one in graph.initializer}
+def types_of(model: onnx.ModelProto, all_graphs: list[onnx.GraphProto]) -> dict[str, int]:
+    values = [value for graph in all_graphs for value in (*graph.input, *graph.value_info, *graph.output)]
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    return types | {tensor.name: tensor.data_type for graph in all_graphs for tensor in graph.initializer}

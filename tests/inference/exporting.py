@@ -1,4 +1,4 @@
-"""Exported files of a checkpoint, as the stage writes them but for what is measured."""
+"""Exports checkpoints to .onnx and .xml files like the stage export, but without measurements in the description."""
 
 from __future__ import annotations
 

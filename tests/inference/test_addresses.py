@@ -1,4 +1,4 @@
-"""Images by their address, from a server on loopback: right, refused, missing, cut off, too large, too slow."""
+"""Images from a server on loopback: correct, refused, missing, cut off, too large, too slow."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from PIL import Image
 from rfdetr_core.base import hosts
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.inference import addresses
-from rfdetr_core.inference.addresses import fetch_image, file_name, is_address, shown
-from rfdetr_core.inference.predictor import Predictor, to_rgb
+from rfdetr_core.inference.addresses import fetch_image, file_name, is_address, printable_address
+from rfdetr_core.inference.conversion import to_rgb
+from rfdetr_core.inference.predictor import Predictor
 from tests.inference.test_predictor import same
 from tests.secure import SecureServer, secure_server
 from tests.slow import slow_server
@@ -41,7 +42,7 @@ def png(width: int, height: int) -> bytes:
     return file.getvalue()
 
 
-def test_an_address_is_predicted_as_its_file_is(
+def test_an_address_gives_the_same_detections_as_its_file(
     server: SecureServer, predictor: Predictor, path: Path, content: bytes
 ) -> None:
     address = server.at("/a%20b/x.png?size=1", content=content)
@@ -50,7 +51,7 @@ def test_an_address_is_predicted_as_its_file_is(
     assert same(predictor.predict(address.replace("https", "HTTPS"), 0.3), expected)
     assert same(predictor.predict(f"{address.replace('%20', ' ')}#part", 0.3), expected)
     mixed: list[Any] = [address, path, np.array(Image.open(path).convert("RGB")), str(path), address]
-    assert all(same(one, expected) for one in predictor.predict(mixed, 0.3))
+    assert all(same(detections, expected) for detections in predictor.predict(mixed, 0.3))
     assert server.asked == ["/a%20b/x.png?size=1"] * 5
 
 
@@ -90,13 +91,13 @@ def test_a_host_that_is_not_public_is_not_asked(
 def test_a_redirect_to_a_host_that_is_not_public_is_refused(server: SecureServer, address: str) -> None:
     address = address.replace("127.0.0.1", "127.0.0.2").replace("localhost", "[::1]")  # the server itself passes
     address = address.replace("127.1", "127.2").replace("2130706433", "2130706434").replace("7f000001", "7f000002")
-    with pytest.raises(UserError, match=r"/moved sends on to https://.*, whose host \(.*\) is not public\."):
+    with pytest.raises(UserError, match=r"/moved redirects to https://.*, whose host \(.*\) is not public\."):
         fetch_image(server.at("/moved", status=302, location=address))
     assert server.asked == ["/moved"]
 
 
 def test_a_redirect_away_from_https_is_refused(server: SecureServer, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"/moved sends on to http://.*, which is not https"):
+    with pytest.raises(UserError, match=r"/moved redirects to http://.*, which is not https"):
         fetch_image(server.at("/moved", status=302, location=server.address.replace("https", "http") + "/x"))
     with pytest.raises(UserError, match="/file cannot be downloaded"):
         fetch_image(server.at("/file", status=302, location=(tmp_path / "loopback.pem").as_uri()))
@@ -104,7 +105,9 @@ def test_a_redirect_away_from_https_is_refused(server: SecureServer, tmp_path: P
 
 def test_a_name_is_refused_for_any_number_that_is_not_public(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = ["8.8.8.8", "10.0.0.7"]
-    monkeypatch.setattr(hosts.socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", (one, 0)) for one in numbers])
+    monkeypatch.setattr(
+        hosts.socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", (number, 0)) for number in numbers]
+    )
     with pytest.raises(UserError, match=r"images\.example/x\.png is an address whose host \(10\.0\.0\.7\)"):
         fetch_image("https://images.example/x.png")
 
@@ -112,7 +115,7 @@ def test_a_name_is_refused_for_any_number_that_is_not_public(monkeypatch: pytest
 def test_a_second_look_up_that_gives_another_number_reaches_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    """The check of the name passes, as of a name whose number then changes; the connection leads to loopback."""
+    """The name passes the check, and then gets another IP address: the connection leads to loopback."""
     with secure_server(tmp_path, monkeypatch, public=False) as server:
         monkeypatch.setattr(hosts, "refusal", lambda _: None)
         with pytest.raises(UserError, match=r"host \(127\.0\.0\.1\) is not public"):
@@ -158,7 +161,7 @@ def test_an_untrusted_certificate_is_refused(
         ({"content": bytes(1_500_000), "chunked": True}, "bytes or more, 1,000,000 are allowed"),
     ],
 )
-def test_an_image_that_does_not_come_is_one_message_that_names_it(
+def test_an_image_that_cannot_be_downloaded_is_one_message_that_names_it(
     server: SecureServer, answer: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(addresses, "MOST_BYTES", 1_000_000)
@@ -170,7 +173,7 @@ def test_an_image_that_does_not_come_is_one_message_that_names_it(
 
 @pytest.mark.parametrize("kind", ["silence", "trickled"])
 def test_a_server_that_stalls_is_given_up(kind: str, server: SecureServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One never shakes hands; of the other no read takes long, yet it never ends."""
+    """One server never completes the TLS handshake. The other sends little by little and never ends."""
     monkeypatch.setattr(addresses, "SECONDS", 0.5)
     with slow_server("silence") as (silent, _):
         trickled = server.at("/x", trickled=True, length=1_000_000)
@@ -201,11 +204,11 @@ def test_a_reason_of_a_server_cannot_command_the_terminal(monkeypatch: pytest.Mo
 
 
 def test_the_proxy_is_left_out_for_the_addresses_that_urllib_leaves_it_out_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    asked_hosts = []
     monkeypatch.setattr(hosts.urllib.request, "getproxies", lambda: {"https": "http://127.0.0.1:9"})
-    monkeypatch.setattr(hosts.urllib.request, "proxy_bypass", lambda host: asked.append(host))
+    monkeypatch.setattr(hosts.urllib.request, "proxy_bypass", lambda host: asked_hosts.append(host))
     assert hosts.refusal("https://images.example:8443/x.png") is None
-    assert asked == [urllib.request.Request("https://images.example:8443/x.png").host]
+    assert asked_hosts == [urllib.request.Request("https://images.example:8443/x.png").host]
 
 
 def test_messages_hold_neither_a_password_nor_a_key(server: SecureServer) -> None:
@@ -215,10 +218,10 @@ def test_messages_hold_neither_a_password_nor_a_key(server: SecureServer) -> Non
     with pytest.raises(UserError, match=r"/missing\.png\?\.\.\. cannot be downloaded") as error:
         fetch_image(f"{server.address}/missing.png?key=secret")
     assert "secret" not in str(error.value)
-    assert len(shown(f"data:image/png;base64,{'A' * 10_000}")) < 300
+    assert len(printable_address(f"data:image/png;base64,{'A' * 10_000}")) < 300
 
 
-def test_an_image_of_a_list_that_does_not_come_is_named(
+def test_an_image_of_a_list_that_cannot_be_downloaded_is_named(
     server: SecureServer, predictor: Predictor, path: Path, content: bytes
 ) -> None:
     with pytest.raises(UserError, match=r"/missing\.png cannot be downloaded"):
@@ -226,12 +229,12 @@ def test_an_image_of_a_list_that_does_not_come_is_named(
 
 
 def test_an_address_in_a_path_is_a_message(predictor: Predictor) -> None:
-    with pytest.raises(UserError, match=r"is an address in a Path, which drops a slash of it\. Give .* a str"):
+    with pytest.raises(UserError, match=r"is an address in a Path, which removes one of its slashes\. Give .* a str"):
         predictor.predict(Path("https://images.example/x.png"))
 
 
 @pytest.mark.parametrize("name", ["photo.jpg", "photo:1.jpg", "C:\\photo.jpg", "/https://x/photo.jpg", "https", ""])
-def test_a_file_name_is_no_address(name: str) -> None:
+def test_a_file_name_is_not_an_address(name: str) -> None:
     assert not is_address(name)
 
 

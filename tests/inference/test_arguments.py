@@ -1,4 +1,4 @@
-"""The arguments of upstream's `predict` and `inference`: what they do here, and what is refused."""
+"""The arguments of upstream's `predict` and `inference`: their effect here, and values that are errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from rfdetr_core.api import model as api
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.data.preprocess import normalise
 from rfdetr_core.inference.arguments import PREDICT, input_size
-from rfdetr_core.inference.predictor import BasePredictor, Predictor, to_rgb
+from rfdetr_core.inference.conversion import to_rgb
+from rfdetr_core.inference.predictor import BasePredictor, Predictor
 from rfdetr_core.model.config import VARIANTS
 from rfdetr_core.model.postprocess import postprocess
 from tests.evaluation.scene import Scene
@@ -26,10 +27,10 @@ from tests.inference.test_predictor import same
 
 @pytest.fixture
 def model(scene: Scene) -> Any:
-    """The Python class over a checkpoint of no variant."""
-    made = api.RFDETR.__new__(api.RFDETR)
-    made._predictor, made._optimised = Predictor.from_checkpoint(scene.checkpoint, device="cpu"), None
-    return made
+    """The Python class with a checkpoint that belongs to no variant."""
+    model = api.RFDETR.__new__(api.RFDETR)
+    model._predictor, model._optimised = Predictor.from_checkpoint(scene.checkpoint, device="cpu"), None
+    return model
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (48, 96), [np.int64(32), np.int64(48)]])
@@ -39,12 +40,12 @@ def test_an_image_of_a_shape_goes_through_the_model_as_it_is(predictor: Predicto
     with torch.inference_mode():
         output = predictor.detector(normalise(torch.from_numpy(array).permute(2, 0, 1)[None]))
         (expected,) = postprocess(output, [(height, width)], predictor.architecture.queries, 0.3)
-    found = predictor.predict(array, 0.3, shape)
-    assert len(found)
-    assert np.array_equal(found.xyxy, expected.boxes)
-    assert np.array_equal(found.confidence, expected.scores)
-    assert np.array_equal(found.mask, expected.masks)
-    assert not same(predictor.predict(array, 0.3), found)
+    detections = predictor.predict(array, 0.3, shape)
+    assert len(detections)
+    assert np.array_equal(detections.xyxy, expected.boxes)
+    assert np.array_equal(detections.confidence, expected.scores)
+    assert np.array_equal(detections.mask, expected.masks)
+    assert not same(predictor.predict(array, 0.3), detections)
 
 
 def test_the_shape_of_the_resolution_changes_nothing_and_boxes_are_in_pixels_of_the_image(
@@ -52,10 +53,10 @@ def test_the_shape_of_the_resolution_changes_nothing_and_boxes_are_in_pixels_of_
 ) -> None:
     side, picture = predictor.architecture.resolution, to_rgb(path)
     assert same(predictor.predict(path, 0.3, (side, side)), predictor.predict(path, 0.3))
-    found = predictor.predict([path, path], 0.0, shape=(2 * side, side), batch_size=2)[1]
-    assert found.xyxy[:, 2].max() > side
-    assert (found.xyxy <= [picture.width, picture.height] * 2).all()
-    assert found.mask.shape[1:] == (picture.height, picture.width)
+    detections = predictor.predict([path, path], 0.0, shape=(2 * side, side), batch_size=2)[1]
+    assert detections.xyxy[:, 2].max() > side
+    assert (detections.xyxy <= [picture.width, picture.height] * 2).all()
+    assert detections.mask.shape[1:] == (picture.height, picture.width)
 
 
 @pytest.mark.parametrize(
@@ -84,22 +85,25 @@ def test_the_nearest_sides_are_taken() -> None:
         stride = architecture.stride
         with pytest.raises(UserError) as error:
             input_size((stride, stride + 1), architecture)
-        near = [int(one) for one in str(error.value).rpartition("Nearest: ")[2].rstrip(".").split(" or ")]
+        near = [int(side) for side in str(error.value).rpartition("Nearest: ")[2].rstrip(".").split(" or ")]
         assert near == [stride, 2 * stride]
-        assert [input_size((stride, one), architecture) for one in near] == [(stride, one) for one in near]
+        assert [input_size((stride, side), architecture) for side in near] == [(stride, side) for side in near]
 
 
-def test_the_patch_size_of_the_model_alone_is_taken(predictor: Predictor, path: Path) -> None:
+def test_only_the_patch_size_of_the_model_is_accepted(predictor: Predictor, path: Path) -> None:
     assert same(predictor.predict(path, 0.3, None, 8), predictor.predict(path, 0.3))
-    for wrong in (16, 0, "8", True):
-        with pytest.raises(UserError, match=f"patch_size is {wrong!r}: that of TinyDetector is 8"):
-            predictor.predict(path, 0.3, patch_size=wrong)
+    for bad_size in (16, 0, "8", True):
+        with pytest.raises(UserError, match=f"patch_size is {bad_size!r}: that of TinyDetector is 8"):
+            predictor.predict(path, 0.3, patch_size=bad_size)
 
 
 def test_an_optimised_copy_takes_no_other_shape_until_it_is_removed(model: Any, path: Path) -> None:
     expected = model.predict(path, 0.3, (64, 32))
     model.inference()
-    with pytest.raises(UserError, match=r"32 x 32 pixels is all that the optimised copy takes.*remove_optimized_model"):
+    with pytest.raises(
+        UserError,
+        match=r"32 x 32 pixels are needed: the optimised copy only takes the resolution.*remove_optimized_model",
+    ):
         model.predict(path, 0.3, (64, 32))
     assert len(model.predict(path, 0.3, (32, 32)))
     model.remove_optimized_model()
@@ -115,55 +119,55 @@ def test_the_source_image_is_the_upright_image_in_rgb(predictor: Predictor, path
     tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
     kinds: list[Any] = [path, tmp_path / "turned.png", upright, array, array[:, ::-1][:, ::-1], tensor, tensor / 255]
     grey = upright.convert("L")
-    for found, expected in zip(
+    for detections, expected in zip(
         predictor.predict([*kinds, grey], 0.3), [array] * 7 + [np.array(grey.convert("RGB"))], strict=True
     ):
-        source = found.metadata["source_image"]
+        source = detections.metadata["source_image"]
         assert source.dtype == np.uint8
         assert np.array_equal(source, expected)
-        assert np.array_equal(found.data["source_shape"], [expected.shape[:2]] * len(found))
-        assert np.array_equal(found[:1].metadata["source_image"], expected)
+        assert np.array_equal(detections.data["source_shape"], [expected.shape[:2]] * len(detections))
+        assert np.array_equal(detections[:1].metadata["source_image"], expected)
 
 
 def test_the_source_image_is_the_callers_to_draw_on(predictor: Predictor, path: Path) -> None:
     array = np.array(to_rgb(path))
     before = array.copy()
-    found = predictor.predict(array, 0.3)
+    detections = predictor.predict(array, 0.3)
     array[:] = 0  # a camera's buffer is written again
-    assert np.array_equal(found.metadata["source_image"], before)
+    assert np.array_equal(detections.metadata["source_image"], before)
     for image in (path, before, to_rgb(path)):
         predictor.predict(image, 0.3).metadata["source_image"][:] = 7
 
 
 def test_no_objects_have_a_source_shape_and_image(predictor: Predictor, path: Path) -> None:
-    found = predictor.predict(path, 1.0)
-    assert found.data["source_shape"].shape == (0, 2)
-    assert np.array_equal(found.metadata["source_image"], to_rgb(path))
+    detections = predictor.predict(path, 1.0)
+    assert detections.data["source_shape"].shape == (0, 2)
+    assert np.array_equal(detections.metadata["source_image"], to_rgb(path))
 
 
 def test_without_the_source_image_no_image_is_kept(
     predictor: Predictor, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held: list[weakref.ref[Image.Image]] = []
+    references: list[weakref.ref[Image.Image]] = []
 
     def watched(image: Any) -> Image.Image:
         picture = to_rgb(image)
-        held.append(weakref.ref(picture))
+        references.append(weakref.ref(picture))
         return picture
 
     monkeypatch.setattr("rfdetr_core.inference.predictor.to_rgb", watched)
-    found = predictor.predict([path] * 3, 0.3, include_source_image=False)
+    results = predictor.predict([path] * 3, 0.3, include_source_image=False)
     gc.collect()
-    assert [one() for one in held] == [None] * 3
-    assert [one.metadata for one in found] == [{}] * 3
-    assert same(found[0], predictor.predict(path, 0.3))
-    assert found[0].data.keys() == predictor.predict(path, 0.3).data.keys() == {"class_name", "source_shape"}
+    assert [reference() for reference in references] == [None] * 3
+    assert [detections.metadata for detections in results] == [{}] * 3
+    assert same(results[0], predictor.predict(path, 0.3))
+    assert results[0].data.keys() == predictor.predict(path, 0.3).data.keys() == {"class_name", "source_shape"}
 
 
 def test_a_predicted_file_of_an_api_model_takes_upstreams_positions(model: Any, path: Path) -> None:
-    found = model.predict(path, 0.3, (64, 32), 8, False)
-    assert same(found, model.predict(path, threshold=0.3, shape=(64, 32)))
-    assert not found.metadata
+    results = model.predict(path, 0.3, (64, 32), 8, False)
+    assert same(results, model.predict(path, threshold=0.3, shape=(64, 32)))
+    assert not results.metadata
 
 
 def test_the_keywords_that_are_named_are_those_of_predict() -> None:
@@ -181,7 +185,9 @@ def test_the_keywords_that_are_named_are_those_of_predict() -> None:
         ("iou", r"no keyword iou\. It has: images, threshold, shape, patch_size, include_source_image, batch_size\."),
     ],
 )
-def test_an_unknown_keyword_names_the_one_that_is_meant(model: Any, path: Path, keyword: str, message: str) -> None:
+def test_an_unknown_keyword_is_an_error_that_names_a_similar_one(
+    model: Any, path: Path, keyword: str, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         model.predict(path, **{keyword: 1})
 
@@ -191,7 +197,7 @@ def test_upstreams_keywords_of_inference_are_answered(
 ) -> None:
     expected = model.predict(path, 0.3)
     with pytest.raises(
-        UserError, match=r"inplace is True: the model stays beside its optimised copy.*Leave inplace out"
+        UserError, match=r"inplace is True: the model must stay in addition to its optimised copy.*Leave inplace out"
     ):
         model.inference(compile=False, inplace=True)
     with pytest.raises(UserError, match="compile_backend is 'tensorrt': it must be inductor or torchscript"):

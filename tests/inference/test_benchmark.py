@@ -45,8 +45,8 @@ def exported(checkpoint: Path) -> dict[str, Path]:
 
 
 @pytest.fixture
-def seen() -> Iterator[list[tuple[str, int, int]]]:
-    """The kind of each model that runs, the images that it is given, and the threads that torch has."""
+def calls() -> Iterator[list[tuple[str, int, int]]]:
+    """For each call of a model: its class, the number of images, and torch's number of threads."""
     runs: list[tuple[str, int, int]] = []
 
     def note(model: nn.Module, inputs: Any) -> None:
@@ -59,7 +59,7 @@ def seen() -> Iterator[list[tuple[str, int, int]]]:
 
 
 def contender(name: str, call: Callable[[str, Pictures], object]) -> Contender:
-    """One whose calls are reported as `NAME model` and `NAME predict`."""
+    """A contender whose calls are reported as `NAME model` and `NAME predict`."""
     return Contender(
         *(name, "exact", "none", "fp32", "cpu", 1),
         model=lambda pictures: lambda: call(f"{name} model", pictures),
@@ -81,14 +81,14 @@ def test_every_form_of_every_file_has_a_row_at_every_batch_size(checkpoint: Path
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_models_run_with_the_batch_and_the_threads_of_their_row(
-    checkpoint: Path, seen: list[tuple[str, int, int]], threads: int
+    checkpoint: Path, calls: list[tuple[str, int, int]], threads: int
 ) -> None:
     before = torch.get_num_threads()
-    made = benchmark([checkpoint], batches=(5,), precisions=["fp32"], threads=threads, seconds=0, device="cpu")
-    assert {row.threads for row in made.rows} == {threads}
-    outer = {run for run in seen if run[0] == "OptimisedDetector"}
+    result = benchmark([checkpoint], batches=(5,), precisions=["fp32"], threads=threads, seconds=0, device="cpu")
+    assert {row.threads for row in result.rows} == {threads}
+    outer = {run for run in calls if run[0] == "OptimisedDetector"}
     assert outer == {("OptimisedDetector", 5, threads)}
-    assert {run for run in seen if run not in outer} == {("Detector", 5, threads)}
+    assert {run for run in calls if run not in outer} == {("Detector", 5, threads)}
     assert torch.get_num_threads() == before
 
 
@@ -98,15 +98,15 @@ def test_exported_files_have_a_row_in_their_runtime_beside_the_checkpoint(
 ) -> None:
     shapes, run = set[tuple[str, int, tuple[int, ...]]](), Session.run
 
-    def noted(session: Session, inputs: Any) -> Any:
+    def noting_run(session: Session, inputs: Any) -> Any:
         shapes.add((session.path.name, session.threads, next(iter(inputs.values())).shape))
         return run(session, inputs)
 
-    monkeypatch.setattr(Session, "run", noted)
+    monkeypatch.setattr(Session, "run", noting_run)
     paths = [*exported.values(), checkpoint]
-    made = benchmark(paths, batches=(1, 3), precisions=["fp32"], threads=2, seconds=0, device="cpu")
-    assert [row.batch for row in made.rows] == [1] * 5 + [3] * 5
-    for rows in (made.rows[:5], made.rows[5:]):
+    result = benchmark(paths, batches=(1, 3), precisions=["fp32"], threads=2, seconds=0, device="cpu")
+    assert [row.batch for row in result.rows] == [1] * 5 + [3] * 5
+    for rows in (result.rows[:5], result.rows[5:]):
         assert [f"{row.runtime.split()[0]} {row.form}" for row in rows[:3]] == [*exported]
         assert {(row.precision, row.threads, row.device) for row in rows} == {("fp32", 2, "cpu")}
     for batch in (1, 3):
@@ -126,7 +126,7 @@ def test_a_complete_file_is_measured_with_images_of_several_sizes(exported: dict
 
 
 @pytest.mark.slow
-def test_a_file_of_a_fixed_batch_is_measured_with_no_other(exported: dict[str, Path], tmp_path: Path) -> None:
+def test_a_file_with_a_fixed_batch_size_is_measured_only_with_it(exported: dict[str, Path], tmp_path: Path) -> None:
     path = redescribed(exported["onnxruntime raw"], tmp_path / "fixed.onnx", batch_size=2)
     (row,) = benchmark([path], batches=(2,), seconds=0, device="cpu").rows
     assert row.batch == 2
@@ -144,23 +144,23 @@ def test_contenders_take_turns_and_get_the_same_pictures(monkeypatch: pytest.Mon
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
     pictures = [Image.new("RGB", (4, 4)) for _ in range(5)]
     rows = measure([contender(name, call) for name in "ab"], pictures, 2, seconds=0.7)
-    turns = [name for name, _ in itertools.groupby(log, key=lambda one: one[0])]
+    turns = [name for name, _ in itertools.groupby(log, key=lambda call: call[0])]
     cycle = ["a model", "a predict", "b model", "b predict"]
     assert turns == cycle * 4  # once to warm up, then 0.3 s a turn until each has 0.7 s
     assert [(row.model.calls, row.predict.calls) for row in rows] == [(6, 6)] * 2
-    batches = [{shown for name, shown in log if name == task} for task in cycle]
-    assert all(one == batches[0] for one in batches)
-    assert all(len(shown) == 2 for shown in batches[0])
-    assert len({one for shown in batches[0] for one in shown}) == 5
+    batches = [{pictures_of_call for name, pictures_of_call in log if name == task} for task in cycle]
+    assert all(batch == batches[0] for batch in batches)
+    assert all(len(pictures_of_call) == 2 for pictures_of_call in batches[0])
+    assert len({picture for pictures_of_call in batches[0] for picture in pictures_of_call}) == 5
 
 
-def test_figures_are_those_of_the_timed_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_measurements_are_of_the_timed_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, spent = [0.0], dict[str, list[float]]()
 
     def call(name: str, pictures: Pictures) -> None:
-        own = spent.setdefault(name, [])
-        own.append((1 + len(own) % 7) * (2 if "predict" in name else 1) / 1000)
-        clock[0] += own[-1]
+        durations = spent.setdefault(name, [])
+        durations.append((1 + len(durations) % 7) * (2 if "predict" in name else 1) / 1000)
+        clock[0] += durations[-1]
 
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
     (row,) = measure([contender("a", call)], [Image.new("RGB", (4, 4))], 3, seconds=0.1)
@@ -173,18 +173,18 @@ def test_figures_are_those_of_the_timed_calls(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_table_has_the_figures_of_the_json(checkpoint: Path) -> None:
-    made = benchmark([checkpoint], batches=(1, 2), seconds=0, device="cpu")
-    text, plain = made.text(), json.loads(json.dumps(made.plain()))
+    result = benchmark([checkpoint], batches=(1, 2), seconds=0, device="cpu")
+    text, plain = result.text(), json.loads(json.dumps(result.to_dict()))
     head, *table = text.split("\n\n")[1].split("\n")
     assert {len(line) for line in table} == {len(head)}
     cells = [re.split(r"\s{2,}", line.strip()) for line in table]
     assert len(cells) == len(plain["rows"]) == 6
-    for row, shown in zip(plain["rows"], cells, strict=True):
+    for row, row_cells in zip(plain["rows"], cells, strict=True):
         words = [str(row[key]) for key in ("file", "form", "runtime", "precision", "device", "threads", "batch")]
-        for one in (row["model"], row["predict"]):
-            words += [f"{one['p50_ms']:.1f}", f"{one['p95_ms']:.1f}", f"{one['images_per_second']:.2f}"]
-            words.append(str(one["calls"]))
-        assert shown == words
+        for timing in (row["model"], row["predict"]):
+            words += [f"{timing['p50_ms']:.1f}", f"{timing['p95_ms']:.1f}", f"{timing['images_per_second']:.2f}"]
+            words.append(str(timing["calls"]))
+        assert row_cells == words
     assert plain["machine"]["cpu"] in text
     assert plain["images"]["sizes"][0] in text
 
@@ -203,18 +203,18 @@ def test_the_command_prints_a_table_or_json_and_writes_the_same_figures(
 
 
 def test_images_come_from_a_folder_or_are_noise(tmp_path: Path) -> None:
-    pictures, about = load_pictures(None, 3)
+    pictures, description = load_pictures(None, 3)
     assert {picture.size for picture in pictures} == {(640, 480)}
     assert noise(0).tobytes() == pictures[0].tobytes() != pictures[1].tobytes()
     for number, name in enumerate(("b/two.png", "a.jpg")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (10 + number, 20)).save(tmp_path / name)
-    pictures, about = load_pictures(tmp_path, 1)
+    pictures, description = load_pictures(tmp_path, 1)
     assert sorted(picture.size for picture in pictures) == [(10, 20), (11, 20)]
-    assert (about["count"], sorted(about["sizes"])) == (2, ["10 x 20", "11 x 20"])
+    assert (description["count"], sorted(description["sizes"])) == (2, ["10 x 20", "11 x 20"])
 
 
-def test_a_folder_without_images_and_a_file_that_is_no_model_are_said(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_folder_without_images_and_a_file_that_is_not_a_model_are_errors(checkpoint: Path, tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(UserError, match="not a folder with images"):
             benchmark([checkpoint], images=folder)

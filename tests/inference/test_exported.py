@@ -29,7 +29,7 @@ KINDS = ("raw.onnx", SLOW, "raw.xml")
 
 @dataclass(frozen=True)
 class Exports:
-    """The files of one checkpoint, a segmenter of three classes. Each is made when it is first asked for."""
+    """The exported files of a checkpoint, a segmenter with three classes. A file is made at its first use."""
 
     folder: Path
     checkpoint: Predictor
@@ -53,37 +53,37 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
     return Exports(folder, Predictor.from_checkpoint(path, device="cpu"))
 
 
-def require_alike(found: Any, expected: Any, pixels: float = 0.01) -> None:
-    assert found.class_id.tolist() == expected.class_id.tolist()
-    assert found.data["class_name"].tolist() == expected.data["class_name"].tolist()
-    assert np.abs(found.confidence - expected.confidence).max(initial=0) <= 1e-5
-    assert np.abs(found.xyxy - expected.xyxy).max(initial=0) <= pixels
-    assert found.mask.shape == expected.mask.shape
-    assert np.mean(found.mask != expected.mask) < 1e-4
+def require_alike(actual: Any, expected: Any, pixels: float = 0.01) -> None:
+    assert actual.class_id.tolist() == expected.class_id.tolist()
+    assert actual.data["class_name"].tolist() == expected.data["class_name"].tolist()
+    assert np.abs(actual.confidence - expected.confidence).max(initial=0) <= 1e-5
+    assert np.abs(actual.xyxy - expected.xyxy).max(initial=0) <= pixels
+    assert actual.mask.shape == expected.mask.shape
+    assert np.mean(actual.mask != expected.mask) < 1e-4
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_finds_in_photographs_what_its_checkpoint_finds(exports: Exports, kind: str) -> None:
     predictor, expected = exports.open(kind), exports.checkpoint.predict(PHOTOGRAPHS, 0.3)
-    found = predictor.predict(PHOTOGRAPHS, 0.3)
-    assert len(found) == len(expected) == 3
-    assert all(len(one) for one in expected)
-    for one, other in zip(found, expected, strict=True):
-        require_alike(one, other)
+    results = predictor.predict(PHOTOGRAPHS, 0.3)
+    assert len(results) == len(expected) == 3
+    assert all(len(detections) for detections in expected)
+    for detections, other in zip(results, expected, strict=True):
+        require_alike(detections, other)
     alone = predictor.predict(Image.open(PHOTOGRAPHS[1]), 0.3)
     require_alike(alone, expected[1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_of_three_classes_has_its_own_name(exports: Exports, kind: str) -> None:
-    """Against the checkpoint's scores, read column by column."""
+    """Compared with the checkpoint's scores, column by column."""
     picture = Image.open(PHOTOGRAPHS[0]).convert("RGB")
-    found = exports.open(kind).predict(picture, 0.0)
+    results = exports.open(kind).predict(picture, 0.0)
     inputs = exports.checkpoint._prepare(picture, (exports.checkpoint.architecture.resolution,) * 2)
     best = exports.checkpoint._run(inputs[None]).logits.sigmoid()[0]  # (Q, K + 1)
-    assert {*found.class_id} >= {0, 1, 2}
+    assert {*results.class_id} >= {0, 1, 2}
     for label, name in enumerate(NAMES):
-        scores = found.confidence[found.data["class_name"] == name]
+        scores = results.confidence[results.data["class_name"] == name]
         expected = best[:, label].sort(descending=True).values[: len(scores)]
         assert len(scores)
         assert np.allclose(scores, expected, atol=1e-5)
@@ -91,33 +91,33 @@ def test_each_of_three_classes_has_its_own_name(exports: Exports, kind: str) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch_size", [2, 5])
-def test_a_list_gives_what_its_images_give_alone_in_their_order(
+def test_a_list_gives_the_same_detections_as_its_images_alone_in_their_order(
     exports: Exports, scene: Scene, kind: str, batch_size: int
 ) -> None:
-    """Of the five images, two have one size; nothing else can go through a complete file together."""
+    """Two of the five images have equal sizes. Only these can go through a complete file together."""
     paths: list[Any] = [scene.image(image) for image in scene.annotations()["images"]]
     predictor = exports.open(kind)
-    together = predictor.predict(paths, 0.3, batch_size=batch_size)
-    for one, path in zip(together, paths, strict=True):
-        require_alike(one, predictor.predict(path, 0.3))
+    batched = predictor.predict(paths, 0.3, batch_size=batch_size)
+    for detections, path in zip(batched, paths, strict=True):
+        require_alike(detections, predictor.predict(path, 0.3))
     assert predictor.predict([]) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_keeps_the_source_image_and_refuses_another_shape(exports: Exports, kind: str) -> None:
     predictor, side = exports.open(kind), exports.checkpoint.architecture.resolution
-    found, expected = (one.predict(PHOTOGRAPHS[0], 0.3, (side, side)) for one in (predictor, exports.checkpoint))
-    require_alike(found, expected)
-    assert np.array_equal(found.metadata["source_image"], expected.metadata["source_image"])
-    assert np.array_equal(found.data["source_shape"], expected.data["source_shape"])
+    actual, expected = (model.predict(PHOTOGRAPHS[0], 0.3, (side, side)) for model in (predictor, exports.checkpoint))
+    require_alike(actual, expected)
+    assert np.array_equal(actual.metadata["source_image"], expected.metadata["source_image"])
+    assert np.array_equal(actual.data["source_shape"], expected.data["source_shape"])
     with pytest.raises(
-        UserError, match=rf"shape is .*: {side} x {side} pixels is all that .*{kind} takes\. Leave shape out"
+        UserError, match=rf"shape is .*: {side} x {side} pixels are needed: .*{kind} only takes .*\. Leave shape out"
     ):
         predictor.predict(PHOTOGRAPHS[0], 0.3, (side, 2 * side))
 
 
 class Watched(Session):
-    """A session that notes what it was given, and changes it first."""
+    """A session that changes its input, and keeps it for the test."""
 
     def __init__(self, inner: Session, change: Callable[[Any], Any] = lambda images: images) -> None:
         self.__dict__ |= inner.__dict__
@@ -146,9 +146,9 @@ def test_a_file_that_takes_a_fixed_number_of_images_is_given_that_number(
     assert predictor.batch_size == 2
     expected = exports.open(kind).predict(paths, 0.3)
     for size in (None, 1, 3, 5):
-        found = predictor.predict(paths, 0.3, batch_size=size)
-        for one, other in zip(found, expected, strict=True):
-            require_alike(one, other)
+        results = predictor.predict(paths, 0.3, batch_size=size)
+        for detections, other in zip(results, expected, strict=True):
+            require_alike(detections, other)
     assert {len(images) for images in session.seen} == {2}
 
 
@@ -186,7 +186,7 @@ def test_thresholds_cut_as_those_of_a_checkpoint(exports: Exports, kind: str) ->
         predictor.predict(path, 1.5)
 
 
-def test_a_file_says_what_its_checkpoint_says(exports: Exports, tmp_path: Path) -> None:
+def test_a_file_has_the_fields_of_its_checkpoint(exports: Exports, tmp_path: Path) -> None:
     path = exports.path("raw.onnx")
     predictor = load_predictor(path, device="cpu")
     assert isinstance(predictor, ExportedPredictor)
@@ -195,8 +195,8 @@ def test_a_file_says_what_its_checkpoint_says(exports: Exports, tmp_path: Path) 
     assert predictor.tensors == exports.checkpoint.tensors
     assert predictor.source == path
     assert predictor.threshold == exports.checkpoint.threshold
-    told = read_exported(path).description.checkpoint
-    other = redescribed(path, tmp_path / "other.onnx", checkpoint=told | {"threshold": 0.37})
+    fields = read_exported(path).description.checkpoint
+    other = redescribed(path, tmp_path / "other.onnx", checkpoint=fields | {"threshold": 0.37})
     assert load_predictor(other, device="cpu").threshold == 0.37
     # A tiny model has no variant, which would say how wide its layers are within a block.
     expected = exports.checkpoint.architecture
@@ -216,16 +216,16 @@ def test_results_do_not_depend_on_threads_or_on_the_batch(exports: Exports) -> N
             assert np.abs(values[0] - expected[name][1]).max() <= 1e-5
 
 
-def test_the_arrays_of_a_session_are_the_callers(exports: Exports) -> None:
+def test_the_arrays_of_a_session_are_copies(exports: Exports) -> None:
     for kind in ("raw.onnx", "raw.xml"):
         session = open_session(exports.path(kind))
         first = session.run({"input": np.zeros((1, 3, 32, 32), np.float32)})
-        kept = {name: values.copy() for name, values in first.items()}
+        copies = {name: values.copy() for name, values in first.items()}
         session.run({"input": np.ones((1, 3, 32, 32), np.float32)})
-        assert all(np.array_equal(first[name], values) for name, values in kept.items())
+        assert all(np.array_equal(first[name], values) for name, values in copies.items())
 
 
-def test_a_session_says_in_what_it_computes(exports: Exports) -> None:
+def test_a_session_says_its_precision(exports: Exports) -> None:
     onnx, openvino = (open_session(exports.path(kind)) for kind in ("raw.onnx", "raw.xml"))
     assert onnx.runtime.startswith("onnxruntime 1.")
     assert openvino.runtime.startswith("openvino 20")
@@ -267,12 +267,12 @@ def test_openvino_in_another_precision_is_refused(exports: Exports, monkeypatch:
         exports.open("raw.xml")
 
 
-def test_a_file_that_computes_in_another_precision_than_it_says_is_refused(exports: Exports, tmp_path: Path) -> None:
-    wrong = redescribed(exports.path("raw.onnx"), tmp_path / "wrong.onnx", precision="int8")
+def test_a_file_with_another_precision_than_its_description_is_refused(exports: Exports, tmp_path: Path) -> None:
+    mislabelled = redescribed(exports.path("raw.onnx"), tmp_path / "wrong.onnx", precision="int8")
     with pytest.raises(UserError, match=r"precision is int8, but it computes in f32.*[Ee]xport it again"):
-        load_predictor(wrong, device="cpu")
+        load_predictor(mislabelled, device="cpu")
     with pytest.raises(UserError, match="other inputs or outputs"):
-        load_predictor(redescribed(exports.path("raw.onnx"), wrong, postprocess=True), device="cpu")
+        load_predictor(redescribed(exports.path("raw.onnx"), mislabelled, postprocess=True), device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -293,8 +293,8 @@ def test_a_missing_runtime_is_one_message_with_the_command_that_installs_it(
     assert "\n" not in str(raised.value)
 
 
-def _cut(path: Path, kept: int) -> None:
-    path.write_bytes(path.read_bytes()[:kept])
+def _cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
 
 
 @pytest.mark.parametrize(
@@ -325,14 +325,14 @@ def test_a_damaged_file_is_one_message(
 def test_a_file_of_another_tool_is_one_message(exports: Exports, tmp_path: Path) -> None:
     model = bare(read_exported(exports.path("raw.onnx")).content)
     (tmp_path / "bare.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(UserError, match="carries no description"):
+    with pytest.raises(UserError, match="has no description"):
         load_predictor(tmp_path / "bare.onnx", device="cpu")
     assert open_session(tmp_path / "bare.onnx").outputs == ("dets", "labels", "masks")
     with pytest.raises(UserError, match=r"must end in \.onnx or \.xml"):
         open_session(tmp_path / "model.pth")
 
 
-def test_an_exported_file_in_place_of_a_checkpoint_is_said(exports: Exports) -> None:
+def test_an_exported_file_instead_of_a_checkpoint_is_an_error(exports: Exports) -> None:
     with pytest.raises(UserError, match="is an exported file, not a checkpoint"):
         Predictor.from_checkpoint(exports.path("raw.onnx"), device="cpu")
 
@@ -344,13 +344,13 @@ def test_a_device_that_the_runtime_lacks_is_refused(exports: Exports, kind: str,
 
 
 def test_devices_of_a_package_with_cuda() -> None:
-    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    found = [sessions._onnx_device(device, both) for device in ("auto", "cpu", "cuda", "cuda:1")]
-    assert found == ["cuda", "cpu", "cuda", "cuda:1"]
-    assert sessions._onnx_device("auto", both[1:]) == "cpu"
-    for wrong in ("cuda:", "cuda:x", "mps", ""):
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    devices = [sessions._onnx_device(device, providers) for device in ("auto", "cpu", "cuda", "cuda:1")]
+    assert devices == ["cuda", "cpu", "cuda", "cuda:1"]
+    assert sessions._onnx_device("auto", providers[1:]) == "cpu"
+    for bad_name in ("cuda:", "cuda:x", "mps", ""):
         with pytest.raises(UserError, match="not available"):
-            sessions._onnx_device(wrong, both)
+            sessions._onnx_device(bad_name, providers)
 
 
 def test_an_input_that_the_file_does_not_take_is_one_message(exports: Exports) -> None:
@@ -362,5 +362,5 @@ def test_an_input_that_the_file_does_not_take_is_one_message(exports: Exports) -
 
 def test_numbers_that_are_not_finite_are_refused(exports: Exports) -> None:
     predictor, _ = watched(exports, "raw.onnx", lambda images: images * np.float32(np.nan))
-    with pytest.raises(UserError, match="no finite numbers"):
+    with pytest.raises(UserError, match="numbers that are not finite"):
         list(predictor.detect([Image.open(PHOTOGRAPHS[0]).convert("RGB")]))

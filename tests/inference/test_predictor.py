@@ -13,18 +13,19 @@ from rfdetr_core.data.batching import collate
 from rfdetr_core.data.dataset import DetectionDataset
 from rfdetr_core.data.preprocess import preprocess
 from rfdetr_core.data.samples import read_samples
-from rfdetr_core.inference.predictor import Predictor, find_device, to_rgb, to_supervision
+from rfdetr_core.inference.conversion import to_rgb, to_supervision
+from rfdetr_core.inference.predictor import Predictor, find_device
 from rfdetr_core.ops.structures import Detections
 from tests.evaluation.scene import NAMES, Scene
 
 
-def same(one: Any, other: Any) -> bool:
+def same(first: Any, other: Any) -> bool:
     return bool(
-        np.array_equal(one.xyxy, other.xyxy)
-        and np.array_equal(one.confidence, other.confidence)
-        and np.array_equal(one.class_id, other.class_id)
-        and np.array_equal(one.mask, other.mask)
-        and np.array_equal(one.data["class_name"], other.data["class_name"])
+        np.array_equal(first.xyxy, other.xyxy)
+        and np.array_equal(first.confidence, other.confidence)
+        and np.array_equal(first.class_id, other.class_id)
+        and np.array_equal(first.mask, other.mask)
+        and np.array_equal(first.data["class_name"], other.data["class_name"])
     )
 
 
@@ -36,7 +37,7 @@ def test_every_kind_of_the_same_image_gives_the_same_detections(predictor: Predi
     expected = predictor.predict(path, threshold=0.3)
     assert len(expected)
     assert all(same(predictor.predict(kind, threshold=0.3), expected) for kind in kinds)
-    assert all(same(one, expected) for one in predictor.predict(kinds, threshold=0.3))
+    assert all(same(detections, expected) for detections in predictor.predict(kinds, threshold=0.3))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
@@ -44,13 +45,13 @@ def test_a_list_gives_what_its_images_give_alone(scene: Scene, batch_size: int) 
     paths = [scene.image(image) for image in scene.annotations()["images"]]
     together = scene.predictor(batch_size=batch_size).predict(paths, threshold=0.3)
     assert isinstance(together, list)
-    for one, path in zip(together, paths, strict=True):
+    for detections, path in zip(together, paths, strict=True):
         alone = scene.predictor().predict(path, threshold=0.3)
         if batch_size == 1:
-            assert same(one, alone)
+            assert same(detections, alone)
         else:
-            assert np.allclose(one.xyxy, alone.xyxy, atol=1e-4)
-            assert np.allclose(one.confidence, alone.confidence, atol=1e-6)
+            assert np.allclose(detections.xyxy, alone.xyxy, atol=1e-4)
+            assert np.allclose(detections.confidence, alone.confidence, atol=1e-6)
     assert scene.predictor().predict([]) == []
 
 
@@ -72,16 +73,14 @@ def test_a_threshold_beyond_0_to_1_is_refused(predictor: Predictor, path: Path, 
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:0", "cuda:x", "mps", "meta", "", None, 0])
-def test_a_device_that_is_not_here_is_refused_before_weights_are_read(
-    device: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_device_is_refused_before_weights_are_read(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"device '.*' is not available.*here: cpu\."):
         Predictor.from_checkpoint(Path("none.pth"), device=device)
 
 
-def test_devices_that_are_here_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_device_is_an_error_that_names_the_existing_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
@@ -92,14 +91,14 @@ def test_devices_that_are_here_are_told(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_boxes_and_masks_are_in_pixels_of_the_image(scene: Scene, predictor: Predictor) -> None:
     for image in scene.annotations()["images"]:
-        found = predictor.predict(scene.image(image), threshold=0.0)
-        assert (found.xyxy >= 0).all()
-        assert (found.xyxy <= [image["width"], image["height"]] * 2).all()
-        assert found.mask.shape == (len(found), image["height"], image["width"])
-        assert found.mask.dtype == bool
+        results = predictor.predict(scene.image(image), threshold=0.0)
+        assert (results.xyxy >= 0).all()
+        assert (results.xyxy <= [image["width"], image["height"]] * 2).all()
+        assert results.mask.shape == (len(results), image["height"], image["width"])
+        assert results.mask.dtype == bool
 
 
-def test_a_turned_photograph_is_seen_upright(predictor: Predictor, path: Path, tmp_path: Path) -> None:
+def test_a_rotated_photograph_is_turned_upright(predictor: Predictor, path: Path, tmp_path: Path) -> None:
     upright = Image.open(path).convert("RGB")
     turned, exif = upright.transpose(Image.Transpose.ROTATE_90), Image.Exif()
     exif[0x0112] = 6  # stored turned by 90 degrees
@@ -110,19 +109,19 @@ def test_a_turned_photograph_is_seen_upright(predictor: Predictor, path: Path, t
 
 
 def test_prediction_prepares_images_as_validation_does(scene: Scene) -> None:
-    where = scene.where
-    samples = read_samples(where.annotations / "test.json", where.manifests / "test.json")
-    dataset = DetectionDataset(samples, where.dataset, 32)
+    paths = scene.where
+    samples = read_samples(paths.annotations / "test.json", paths.manifests / "test.json")
+    dataset = DetectionDataset(samples, paths.dataset, 32)
     validation = collate([dataset[index] for index in range(len(samples))]).normalised().images
     for image, sample in zip(validation, samples, strict=True):
-        assert torch.equal(image, preprocess(to_rgb(where.dataset / sample.path), 32))
+        assert torch.equal(image, preprocess(to_rgb(paths.dataset / sample.path), 32))
 
 
 def test_class_names_are_those_of_the_ids(predictor: Predictor, path: Path) -> None:
-    found = predictor.predict(path, threshold=0.0)
+    detections = predictor.predict(path, threshold=0.0)
     table = (*NAMES, "3")  # the row beyond the classes has no name
-    assert list(found.data["class_name"]) == [table[index] for index in found.class_id]
-    assert 3 in found.class_id
+    assert list(detections.data["class_name"]) == [table[index] for index in detections.class_id]
+    assert 3 in detections.class_id
 
 
 def test_no_detections_convert() -> None:
@@ -154,7 +153,7 @@ def test_prediction_leaves_the_detector_as_it_was(predictor: Predictor, path: Pa
         (None, "NoneType"),
     ],
 )
-def test_what_is_no_image_is_named(predictor: Predictor, image: Any, message: str) -> None:
+def test_an_input_that_is_not_an_image_is_named(predictor: Predictor, image: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         predictor.predict(image)
 

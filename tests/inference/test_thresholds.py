@@ -16,7 +16,14 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
 from rfdetr_core.cli import main
 from rfdetr_core.inference.predictor import Predictor
-from rfdetr_core.inference.thresholds import NAME, PROJECT_FILE, OperatingPoint, Thresholds, Weights, recommended
+from rfdetr_core.inference.thresholds import (
+    NAME,
+    PROJECT_FILE,
+    OperatingPoint,
+    Thresholds,
+    Weights,
+    recommended_thresholds,
+)
 from tests.evaluation.scene import NAMES, Scene
 from tests.inference.test_predictor import same
 
@@ -24,7 +31,7 @@ BY_CLASS = dict(zip(NAMES, (0.2, 0.35, 0.5), strict=True))
 
 
 def thresholds(checkpoint: Path, by_class: Mapping[str, float | None] = BY_CLASS, **changes: Any) -> Thresholds:
-    """What a report says of a model file."""
+    """The thresholds that a report recommends for a model file."""
 
     def point(value: float | None) -> OperatingPoint:
         return OperatingPoint(threshold=value, precision=0.75, recall=None, f1=0.5, reached=value != 0.5)
@@ -41,10 +48,10 @@ def write(path: Path, content: Thresholds) -> Path:
 
 
 def predicted(*arguments: object, output: Path) -> dict[str, Any]:
-    """What the command predict writes of its one image."""
+    """The JSON that the command predict writes for its single image."""
     main(["predict", *map(str, arguments), "--output", str(output), "--device", "cpu"])
-    (found,) = output.glob("*.json")
-    content: dict[str, Any] = json.loads(found.read_text())
+    (file,) = output.glob("*.json")
+    content: dict[str, Any] = json.loads(file.read_text())
     return content
 
 
@@ -67,9 +74,9 @@ def test_a_detection_is_kept_where_its_score_is_above_the_threshold_of_its_class
     # A score itself is not above it.
     by_class = {name: float(np.sort(scores)[len(scores) // 2]) for name, scores in middle.items()}
     limits = np.array([*by_class.values(), max(by_class.values())], np.float32)  # the last: a row without a class
-    kept = everything[everything.confidence > limits[everything.class_id]]
-    assert 0 < len(kept) < len(everything)
-    assert same(predictor.predict(path, threshold=by_class), kept)
+    expected = everything[everything.confidence > limits[everything.class_id]]
+    assert 0 < len(expected) < len(everything)
+    assert same(predictor.predict(path, threshold=by_class), expected)
 
 
 @pytest.mark.parametrize("number", [0, 0.3, 1 / 3, 1, np.float32(0.3)])
@@ -103,7 +110,7 @@ def test_a_mapping_that_is_not_for_the_classes_of_the_model_is_refused(
         predictor.predict(path, threshold=by_class)
 
 
-def test_the_command_keeps_what_python_keeps_and_writes_what_it_used(
+def test_the_command_keeps_the_same_detections_as_python_and_writes_its_thresholds(
     scene: Scene, predictor: Predictor, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write(tmp_path / "some.json", thresholds(scene.checkpoint))
@@ -112,15 +119,15 @@ def test_the_command_keeps_what_python_keeps_and_writes_what_it_used(
     assert content["threshold"] == BY_CLASS
     expected = predictor.predict(path, threshold=BY_CLASS)
     assert len(expected)
-    assert [one["xyxy"] for one in content["detections"]] == expected.xyxy.tolist()
+    assert [detection["xyxy"] for detection in content["detections"]] == expected.xyxy.tolist()
     loaded = predict_of(scene.checkpoint)
-    for given in (file, str(file), BY_CLASS):
-        assert same(loaded(path, threshold=given), expected)
+    for threshold in (file, str(file), BY_CLASS):
+        assert same(loaded(path, threshold=threshold), expected)
     assert predicted(scene.checkpoint, path, output=tmp_path / "found")["threshold"] == 0.5  # over its own results
 
 
 def predict_of(checkpoint: Path) -> Any:
-    """`predict` of the Python class over a checkpoint of no variant."""
+    """`predict` of the Python class with a checkpoint that belongs to no variant."""
     model = api.RFDETR.__new__(api.RFDETR)
     model._predictor = Predictor.from_checkpoint(checkpoint, device="cpu")
     return model.predict
@@ -132,35 +139,35 @@ def test_the_thresholds_of_one_class_give_what_the_number_gives(scene: Scene, pa
     args, config = three.args | {"class_names": ["tree"], "num_classes": 1}, three.model_config | {"num_classes": 1}
     write_checkpoint(model, replace(three, weights=weights, args=args, model_config=config))
     file = write(tmp_path / NAME, thresholds(model, {"tree": 0.25}))
-    found = predicted(model, path, "--thresholds", file, output=tmp_path / "file")
+    content = predicted(model, path, "--thresholds", file, output=tmp_path / "file")
     number = predicted(model, path, "--threshold", "0.25", output=tmp_path / "number")
-    assert found["detections"] == number["detections"] != []
-    assert (found["threshold"], number["threshold"]) == ({"tree": 0.25}, 0.25)
+    assert content["detections"] == number["detections"] != []
+    assert (content["threshold"], number["threshold"]) == ({"tree": 0.25}, 0.25)
     (drawn, expected) = (next((tmp_path / name).glob("*.png")).read_bytes() for name in ("file", "number"))
     assert drawn == expected
 
 
-def test_recommended_are_those_beside_the_checkpoint_else_those_of_its_project(
+def test_recommended_thresholds_are_next_to_the_checkpoint_or_in_its_project(
     scene: Scene, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
-    model, copy, alone = project / "output/best.pth", project / "kept/first/copy.pth", elsewhere / "copy.pth"
-    for place in (model, copy, alone):
+    model, copy, unrelated = project / "output/best.pth", project / "kept/first/copy.pth", elsewhere / "copy.pth"
+    for place in (model, copy, unrelated):
         place.parent.mkdir(parents=True)
         shutil.copy(scene.checkpoint, place)
     (project / "dvc.yaml").touch()
-    for place in (model, copy, alone):
-        with pytest.raises(UserError, match=r"has no recommended thresholds: .*thresholds\.json do not exist") as told:
-            recommended("recommended", Predictor.from_checkpoint(place, device="cpu"))
-        assert str(place.with_name(NAME)) in str(told.value)
-        assert (str(project / PROJECT_FILE) in str(told.value)) == (place is not alone)
-        assert "dvc repro" in str(told.value)
+    for place in (model, copy, unrelated):
+        with pytest.raises(UserError, match=r"has no recommended thresholds: .*thresholds\.json do not exist") as error:
+            recommended_thresholds("recommended", Predictor.from_checkpoint(place, device="cpu"))
+        assert str(place.with_name(NAME)) in str(error.value)
+        assert (str(project / PROJECT_FILE) in str(error.value)) == (place is not unrelated)
+        assert "dvc repro" in str(error.value)
     write(project / PROJECT_FILE, thresholds(scene.checkpoint))
-    write(alone.with_name(NAME), thresholds(scene.checkpoint, BY_CLASS | {"class0": 0.1}))
-    for place, first in ((model, 0.2), (copy, 0.2), (alone, 0.1)):
-        found = recommended("recommended", Predictor.from_checkpoint(place, device="cpu"))
-        assert found.by_class == BY_CLASS | {"class0": first}
-        expected = predict_of(place)(path, threshold=found.by_class)
+    write(unrelated.with_name(NAME), thresholds(scene.checkpoint, BY_CLASS | {"class0": 0.1}))
+    for place, first in ((model, 0.2), (copy, 0.2), (unrelated, 0.1)):
+        recommendation = recommended_thresholds("recommended", Predictor.from_checkpoint(place, device="cpu"))
+        assert recommendation.by_class == BY_CLASS | {"class0": first}
+        expected = predict_of(place)(path, threshold=recommendation.by_class)
         assert same(predict_of(place)(path, threshold="recommended"), expected)
     write(model.with_name(NAME), thresholds(scene.checkpoint, dict.fromkeys(NAMES, 0.4), target=None))
     content = predicted(model, path, "--thresholds", "recommended", output=tmp_path / "found")
@@ -169,32 +176,32 @@ def test_recommended_are_those_beside_the_checkpoint_else_those_of_its_project(
 
 
 def test_thresholds_of_another_model_or_of_other_classes_are_refused(scene: Scene, tmp_path: Path) -> None:
-    own, other = read_checkpoint(scene.checkpoint), tmp_path / "other.pth"
-    changed = own.weights | {"class_head.bias": own.weights["class_head.bias"] + 1}
-    write_checkpoint(other, replace(own, weights=changed))
+    checkpoint, other = read_checkpoint(scene.checkpoint), tmp_path / "other.pth"
+    changed = checkpoint.weights | {"class_head.bias": checkpoint.weights["class_head.bias"] + 1}
+    write_checkpoint(other, replace(checkpoint, weights=changed))
     file = write(tmp_path / NAME, thresholds(scene.checkpoint))
-    digests = [tensor_digest(weights)[:12] for weights in (own.weights, changed)]
+    digests = [tensor_digest(weights)[:12] for weights in (checkpoint.weights, changed)]
     predictor = Predictor.from_checkpoint(other, device="cpu")
     with pytest.raises(UserError, match=rf"another model: its weights are {digests[0]}\S+ those of .*{digests[1]}"):
-        recommended(file, predictor)
+        recommended_thresholds(file, predictor)
     write(file, thresholds(other, {"class0": 0.5, "class1": 0.5, "car": 0.5}))
     with pytest.raises(UserError, match="only one has car, class2"):
-        recommended(file, predictor)
+        recommended_thresholds(file, predictor)
     write(file, thresholds(other, BY_CLASS | {"class1": None}))
-    with pytest.raises(UserError, match=r"has no threshold for class1: nothing was measured"):
-        recommended(file, predictor)
+    with pytest.raises(UserError, match=r"has no threshold for class1: nothing could be measured"):
+        recommended_thresholds(file, predictor)
 
 
 def test_a_checkpoint_saved_again_keeps_its_thresholds_and_a_new_model_has_none(scene: Scene, tmp_path: Path) -> None:
     again = tmp_path / "again.pth"
     write_checkpoint(again, replace(read_checkpoint(scene.checkpoint), threshold=0.4, epoch=7))
     file = write(tmp_path / NAME, thresholds(scene.checkpoint))
-    assert recommended(file, Predictor.from_checkpoint(again, device="cpu")).by_class == BY_CLASS
-    made = api.RFDETRPico(num_classes=2, resolution=64, device="cpu")
-    with pytest.raises(UserError, match="is for a model that was read from a file"):
-        made.predict(np.zeros((8, 8, 3), np.uint8), threshold="recommended")
+    assert recommended_thresholds(file, Predictor.from_checkpoint(again, device="cpu")).by_class == BY_CLASS
+    model = api.RFDETRPico(num_classes=2, resolution=64, device="cpu")
+    with pytest.raises(UserError, match="needs a model that was read from a file"):
+        model.predict(np.zeros((8, 8, 3), np.uint8), threshold="recommended")
     with pytest.raises(UserError, match=r"threshold is '0\.5': it must be .*--threshold 0\.5 on the command line"):
-        made.predict(np.zeros((8, 8, 3), np.uint8), threshold="0.5")
+        model.predict(np.zeros((8, 8, 3), np.uint8), threshold="0.5")
 
 
 @pytest.mark.parametrize(
@@ -213,7 +220,7 @@ def test_a_checkpoint_saved_again_keeps_its_thresholds_and_a_new_model_has_none(
         ("classes.class1", 0.5, "classes.class1: it must be a mapping, found 0.5"),
         ("classes.class1.threshold", "0.5", "classes.class1.threshold: it must be a number, found '0.5'"),
         ("classes.class1.threshold", 1.5, "classes.class1.threshold: 1.5 is more than 1"),
-        ("classes.class1.threshold", float("nan"), "is not readable JSON (NaN is no finite number)"),
+        ("classes.class1.threshold", float("nan"), "is not readable JSON (NaN is not a finite number)"),
         ("", [], "its content: it must be a mapping"),
     ],
 )
@@ -229,10 +236,10 @@ def test_a_malformed_file_is_one_message_with_its_field_and_nothing_is_written(
     (tmp_path / NAME).write_text(json.dumps(content if place else value))
     with pytest.raises(SystemExit) as ended:
         predicted(scene.checkpoint, path, "--thresholds", tmp_path / NAME, output=tmp_path / "found")
-    told = str(ended.value.code)
-    assert told.startswith(f"error: {tmp_path / NAME}")
-    assert message in told
-    assert "\n" not in told
+    printed = str(ended.value.code)
+    assert printed.startswith(f"error: {tmp_path / NAME}")
+    assert message in printed
+    assert "\n" not in printed
     assert not (tmp_path / "found").exists()
 
 

@@ -1,4 +1,4 @@
-"""The catalogue of faults: each is planted in a good dataset, and has one finding of one code at one place."""
+"""The catalogue of faulty datasets. Each fault is planted in a good dataset and gives one finding at one place."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PNG, LABEL, OTHER_LABEL = "train/train_2.png", "labels/train/train_1.txt", "labe
 
 
 class Fault(NamedTuple):
-    """where: line, or id of an annotation."""
+    """One fault and its expected finding. where: the line, or the id of the annotation."""
 
     make: Callable[[Path], Path]
     plant: Plant
@@ -53,7 +53,7 @@ def add(kind: str, index: int = 1, split: str = "train", **changes: Any) -> Plan
 
 
 def on(code: str, **changes: Any) -> Fault:
-    """A fault of the annotation 11."""
+    """A fault of annotation 11."""
     return Fault(make_coco, update("annotations", **changes), code, TRAIN, 11)
 
 
@@ -62,7 +62,7 @@ def mask(code: str, segmentation: Any, **changes: Any) -> Fault:
 
 
 def entry(code: str, kind: str, **changes: Any) -> Fault:
-    """A fault of one more entry."""
+    """A fault of an additional entry."""
     return Fault(make_coco, add(kind, 2 if kind == "images" else 1, **changes), code, TRAIN)
 
 
@@ -76,7 +76,7 @@ def text(code: str, path: str, change: Callable[[bytes], bytes], where: int | No
 
 
 def renamed(file: str, listed: str) -> Fault:
-    """The annotation file lists another spelling of a name that is there."""
+    """The annotation file lists another spelling of the name of an existing file."""
     return Fault(
         make_coco,
         lambda root: (
@@ -89,7 +89,7 @@ def renamed(file: str, listed: str) -> Fault:
 
 
 def named(code: str, name: str, old: str = "train_2.png", file: str | None = None) -> Fault:
-    """A fault of a name, in the file system and in the annotations alike."""
+    """A fault of a name, both in the file system and in the annotations."""
 
     def plant(root: Path) -> None:
         (root / "train" / old).rename(root / "train" / name)
@@ -103,7 +103,7 @@ def row(code: str, line: str) -> Fault:
 
 
 def stray(path: str, line: str = "0 0.5 0.5 0.1 0.1") -> Fault:
-    """A label file that no image has."""
+    """A label file without an image."""
 
     def plant(root: Path) -> None:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ def emptied(split: str, *keys: str) -> Plant:
 
 
 def copied(source: str, target: str, change: int = 0) -> Plant:
-    """A copy of an image, the same or with one other pixel."""
+    """A copy of an image: identical, or with one changed pixel."""
 
     def plant(root: Path) -> None:
         with Image.open(root / source) as image:
@@ -167,13 +167,15 @@ def copied(source: str, target: str, change: int = 0) -> Plant:
 
 
 def scaled(content: Any) -> None:
-    for one in content["annotations"]:
-        one["bbox"] = [value / (64, 48)[k % 2] for k, value in enumerate(one["bbox"])]
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [value / (64, 48)[k % 2] for k, value in enumerate(annotation["bbox"])]
 
 
 def as_corners(content: Any) -> None:
-    for one, box in zip(content["annotations"], ([40, 30, 60, 44], [32, 24, 52, 36], [20, 30, 50, 46]), strict=True):
-        one["bbox"] = box
+    for annotation, box in zip(
+        content["annotations"], ([40, 30, 60, 44], [32, 24, 52, 36], [20, 30, 50, 46]), strict=True
+    ):
+        annotation["bbox"] = box
 
 
 def crowded(content: Any) -> None:
@@ -295,7 +297,7 @@ ENTRIES = {
     "image id blank": entry("image-malformed", "images", id="", file_name="train_3.png"),
     "images of no size": Fault(
         make_coco,
-        coco(lambda content: [one.update(width=0, height=0) for one in content["images"]]),
+        coco(lambda content: [image.update(width=0, height=0) for image in content["images"]]),
         "image-size-zero",
         TRAIN,
     ),
@@ -384,7 +386,7 @@ FILES = {
     "valid without objects": Fault(make_coco, emptied("valid"), "split-empty", VALID),
     "train of crowds alone": Fault(
         make_coco,
-        coco(lambda content: [one.update(iscrowd=1) for one in content["annotations"]]),
+        coco(lambda content: [annotation.update(iscrowd=1) for annotation in content["annotations"]]),
         "split-empty",
         TRAIN,
     ),
@@ -502,7 +504,7 @@ IMAGES = {
     ),
     "file of the characters of an address": renamed("\u00e9 2.png", listed="%C3%A9%202.png"),
     "file of other characters": renamed("e\u0301.png", listed="\u00e9.png"),
-    "name that is no Unicode": Fault(
+    "name that is not Unicode": Fault(
         make_coco,
         lambda root: (root / "train" / os.fsdecode(b"\xff.png")).write_bytes(b""),
         "image-not-listed",
@@ -581,7 +583,7 @@ YOLO = {
     "image without a label file": Fault(
         make_yolo, lambda root: (root / OTHER_LABEL).unlink(), "image-without-labels", "data.yaml"
     ),
-    "image in a folder that is no split's": Fault(
+    "image in a folder that is not of a split": Fault(
         make_yolo,
         lambda root: ((root / "images/more").mkdir(), picture(99).save(root / "images/more/a.png")),
         "image-not-listed",

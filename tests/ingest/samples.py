@@ -1,4 +1,4 @@
-"""A small good dataset in both formats, to plant faults in, and what validation says of it."""
+"""A small good dataset in every format, and helpers that validate and convert it. Other tests plant faults in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rfdetr_core.ingest.validate import PageWriter, validate_dataset
 
 SIZE = (64, 48)
 NAMES = ("cat", "dog")
-# Of each split: of each image, objects as class index and box. All are binary fractions of SIZE, exact in YOLO too.
+# Split -> images -> objects as (class index, box). All numbers are binary fractions of SIZE, so YOLO is exact, too.
 SPLITS: dict[str, list[list[tuple[int, list[float]]]]] = {
     "train": [[(0, [4, 6, 16, 12]), (1, [32, 24, 20, 12])], [(1, [8, 12, 24, 18])], []],
     "valid": [[(0, [16, 12, 12, 24])], [(1, [8, 6, 48, 36])]],
@@ -31,8 +31,10 @@ def picture(seed: int, size: tuple[int, int] = SIZE) -> Image.Image:
 
 
 def coco_content(split: str) -> dict[str, Any]:
-    """The COCO annotations of a split; ids of images from 1, of annotations from 10, of classes 3 and 7."""
-    objects = [(number, one) for number, image in enumerate(SPLITS[split], start=1) for one in image]
+    """The COCO annotations of a split. Image ids start at 1, annotation ids at 10; the class ids are 3 and 7."""
+    objects = [
+        (number, labelled_object) for number, image in enumerate(SPLITS[split], start=1) for labelled_object in image
+    ]
     return {
         "info": {"year": 2026},
         "categories": [{"id": 3, "name": "cat", "supercategory": "animal"}, {"id": 7, "name": "dog"}],
@@ -57,11 +59,15 @@ def make_coco(root: Path) -> Path:
 
 
 def make_masks(root: Path) -> Path:
-    """The same with a polygon for each object: its box."""
+    """The same dataset with a polygon for each object: its box."""
     make_coco(root)
     for split in SPLITS:
         edit_coco(
-            root, split, lambda content: [one.update(segmentation=[_corners(one)]) for one in content["annotations"]]
+            root,
+            split,
+            lambda content: [
+                annotation.update(segmentation=[_corners(annotation)]) for annotation in content["annotations"]
+            ],
         )
     return root
 
@@ -72,7 +78,7 @@ def _corners(annotation: Any) -> list[float]:
 
 
 def make_plain(root: Path) -> Path:
-    """The same in COCO's own layout."""
+    """The same dataset in COCO's own layout."""
     make_coco(root)
     (root / "annotations").mkdir()
     for split, name in (("train", "train2017"), ("valid", "val2017"), ("test", "test2017")):
@@ -93,7 +99,7 @@ def edit_coco(root: Path, split: str, change: Callable[[Any], object]) -> None:
 
 
 def make_yolo(root: Path) -> Path:
-    """The same dataset with the same image paths, labels in labels/ beside images/."""
+    """The same dataset in YOLO: labels in labels/ beside images/."""
     for number, (split, images) in enumerate(SPLITS.items()):
         (root / "images" / split).mkdir(parents=True)
         (root / "labels" / split).mkdir(parents=True)
@@ -119,7 +125,7 @@ def _fractions(box: list[float]) -> tuple[float, ...]:
 def validate(
     root: Path, out: Path, write_page: PageWriter | None = None, **config: Any
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """The findings as findings.json has them, and the error message if there was one."""
+    """Validate a dataset. Returns the findings as in findings.json, and the error message or None."""
     error = None
     try:
         parsed = parse(ValidateConfig, config, "validate")
@@ -131,7 +137,7 @@ def validate(
 
 
 def ingest(root: Path, out: Path, **config: Any) -> dict[str, bytes]:
-    """Validate and convert; the bytes of everything that later stages read."""
+    """Validate and convert a dataset. Returns the bytes of all files that later stages read."""
     validate_dataset(root, parse(ValidateConfig, config, "validate"), out / "reports", out / "manifest")
     convert_dataset(root, parse(ValidateConfig, config, "validate"), out / "manifest", out / "annotations")
     folders = (out / "manifest", out / "annotations")
@@ -141,6 +147,11 @@ def ingest(root: Path, out: Path, **config: Any) -> dict[str, bytes]:
 def places(findings: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     """Code, severity, file and line or annotation id of each finding."""
     return [
-        (one["code"], one["severity"], one["file"], one["annotation"] if one["line"] is None else one["line"])
-        for one in findings
+        (
+            finding["code"],
+            finding["severity"],
+            finding["file"],
+            finding["annotation"] if finding["line"] is None else finding["line"],
+        )
+        for finding in findings
     ]

@@ -1,4 +1,4 @@
-"""Equal content gives equal bytes, however the files are written; other content gives other bytes."""
+"""Equal content gives equal bytes, in whatever way its files are written. Different content gives different bytes."""
 
 from __future__ import annotations
 
@@ -41,26 +41,30 @@ def renumber(root: Path) -> None:
     def change(content: dict[str, Any]) -> None:
         for image in content["images"]:
             image["id"] = 500 - image["id"]
-        for one in content["annotations"]:
-            one.update(id=900 - one["id"], image_id=500 - one["image_id"])
+        for annotation in content["annotations"]:
+            annotation.update(id=900 - annotation["id"], image_id=500 - annotation["image_id"])
 
     edit_coco(root, "train", change)
 
 
 def as_floats(root: Path) -> None:
-    edit_coco(root, "train", lambda c: [one.update(bbox=[float(v) for v in one["bbox"]]) for one in c["annotations"]])
+    edit_coco(
+        root,
+        "train",
+        lambda c: [annotation.update(bbox=[float(v) for v in annotation["bbox"]]) for annotation in c["annotations"]],
+    )
 
 
 def ids_as(write: Callable[[int], object], *, classes: bool = False) -> Callable[[Path], object]:
-    """Other spellings of the ids of images and annotations, or of classes."""
+    """Write the ids of images and annotations, or of classes, in another way."""
     keys = {"categories": ["id"], "annotations": ["category_id"]}
     keys = keys if classes else {"images": ["id"], "annotations": ["id", "image_id"]}
 
     def respell(root: Path) -> None:
         def change(content: dict[str, Any]) -> None:
             for kind, names in keys.items():
-                for one in content[kind]:
-                    one.update({name: write(one[name]) for name in names})
+                for entry in content[kind]:
+                    entry.update({name: write(entry[name]) for name in names})
 
         edit_coco(root, "train", change)
 
@@ -68,7 +72,7 @@ def ids_as(write: Callable[[int], object], *, classes: bool = False) -> Callable
 
 
 def without_sizes(root: Path) -> None:
-    edit_coco(root, "train", lambda content: [one.update(width=0, height=0) for one in content["images"]])
+    edit_coco(root, "train", lambda content: [image.update(width=0, height=0) for image in content["images"]])
 
 
 def with_crlf(root: Path) -> None:
@@ -87,8 +91,8 @@ def hide_files(root: Path) -> None:
 
 def change_class_id(content: dict[str, Any]) -> None:
     content["categories"][0]["id"] = 4
-    for one in content["annotations"]:
-        one["category_id"] = max(one["category_id"], 4)
+    for annotation in content["annotations"]:
+        annotation["category_id"] = max(annotation["category_id"], 4)
 
 
 RESPELLINGS: dict[str, Callable[[Path], object]] = {
@@ -229,14 +233,18 @@ def test_the_canonical_form_says_what_the_dataset_says(tmp_path: Path) -> None:
     for split, images in SPLITS.items():
         content = json.loads(files[f"annotations/{split}.json"])
         assert content["categories"] == [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]
-        assert [one["id"] for one in content["images"]] == list(range(1, len(images) + 1))
-        assert [one["id"] for one in content["annotations"]] == list(range(1, sum(map(len, images)) + 1))
+        assert [image["id"] for image in content["images"]] == list(range(1, len(images) + 1))
+        assert [annotation["id"] for annotation in content["annotations"]] == list(range(1, sum(map(len, images)) + 1))
         for number, objects in enumerate(images, start=1):
             assert content["images"][number - 1]["file_name"] == f"{split}/{split}_{number}.png"
-            found = [(one["category_id"], one["bbox"]) for one in content["annotations"] if one["image_id"] == number]
-            assert found == sorted(objects)
+            written = [
+                (annotation["category_id"], annotation["bbox"])
+                for annotation in content["annotations"]
+                if annotation["image_id"] == number
+            ]
+            assert written == sorted(objects)
     classes = read_classes(tmp_path / "annotations" / "classes.json")
-    assert [(one.id, one.index, one.name) for one in classes] == [(3, 0, "cat"), (7, 1, "dog")]
+    assert [(entry.id, entry.index, entry.name) for entry in classes] == [(3, 0, "cat"), (7, 1, "dog")]
 
 
 def test_no_file_names_the_folder_it_was_made_in(tmp_path: Path) -> None:
@@ -257,7 +265,7 @@ def test_a_missing_test_split_gives_empty_files(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "manifest" / "test.json") == []
 
 
-def test_roboflows_parent_without_annotations_is_no_class(tmp_path: Path) -> None:
+def test_roboflows_parent_without_annotations_is_not_a_class(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
     before = ingest(root, tmp_path / "before")
     for split in SPLITS:
@@ -268,7 +276,7 @@ def test_roboflows_parent_without_annotations_is_no_class(tmp_path: Path) -> Non
     assert ingest(root, tmp_path / "after") == before
     edit_coco(root, "train", lambda content: content["annotations"][0].update(category_id=0))
     ingest(root, tmp_path / "used")
-    assert [one.name for one in read_classes(tmp_path / "used" / "annotations" / "classes.json")] == [
+    assert [entry.name for entry in read_classes(tmp_path / "used" / "annotations" / "classes.json")] == [
         "animal",
         "cat",
         "dog",
@@ -280,14 +288,14 @@ def test_classes_of_other_splits_are_matched_by_name(tmp_path: Path) -> None:
     before = ingest(root, tmp_path / "before")
 
     def swap(content: dict[str, Any]) -> None:
-        for one in content["categories"]:
-            one["id"] = 10 - one["id"]
-        for one in content["annotations"]:
-            one["category_id"] = 10 - one["category_id"]
+        for category in content["categories"]:
+            category["id"] = 10 - category["id"]
+        for category in content["annotations"]:
+            category["category_id"] = 10 - category["category_id"]
 
     edit_coco(root, "valid", swap)
     findings, _ = validate(root, tmp_path)
-    assert [one["code"] for one in findings] == ["class-ids-differ"] * 2
+    assert [finding["code"] for finding in findings] == ["class-ids-differ"] * 2
     assert ingest(root, tmp_path / "after") == before
 
 
@@ -314,12 +322,17 @@ def test_what_is_over_the_edge_is_clipped(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
     square = {"bbox": [-8, 40, 16, 16], "area": 256, "segmentation": [[-8, 40, 8, 40, 8, 56, -8, 56]]}
     edit_coco(root, "train", lambda content: content["annotations"][0].update(square))
-    one = json.loads(ingest(root, tmp_path)["annotations/train.json"])["annotations"][0]
-    assert (one["bbox"], one["area"]) == ([0, 40, 8, 8], 64)
-    assert {tuple(one["segmentation"][0][k : k + 2]) for k in (0, 2, 4, 6)} == {(0, 40), (8, 40), (8, 48), (0, 48)}
+    annotation = json.loads(ingest(root, tmp_path)["annotations/train.json"])["annotations"][0]
+    assert (annotation["bbox"], annotation["area"]) == ([0, 40, 8, 8], 64)
+    assert {tuple(annotation["segmentation"][0][k : k + 2]) for k in (0, 2, 4, 6)} == {
+        (0, 40),
+        (8, 40),
+        (8, 48),
+        (0, 48),
+    }
 
 
-def test_half_a_pixel_over_the_edge_is_clipped_without_a_word(tmp_path: Path) -> None:
+def test_half_a_pixel_over_the_edge_is_clipped_without_a_finding(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
     edit_coco(root, "valid", lambda content: content["annotations"][1].update(bbox=[0, 24, 64, 24], area=1536))
     before = ingest(root, tmp_path / "before")
@@ -357,7 +370,7 @@ def test_converting_opens_no_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [1, True])
-def test_what_is_to_be_ignored_is_a_crowd(tmp_path: Path, value: object) -> None:
+def test_an_ignored_annotation_is_a_crowd(tmp_path: Path, value: object) -> None:
     root = make_coco(tmp_path / "data")
     edit_coco(root, "train", lambda content: content["annotations"][1].update(iscrowd=1, ignore=0))
     crowd = ingest(root, tmp_path / "crowd")
@@ -368,12 +381,14 @@ def test_what_is_to_be_ignored_is_a_crowd(tmp_path: Path, value: object) -> None
 
 
 @pytest.mark.parametrize("empty", [[[]], [[], []], None])
-def test_an_empty_polygon_is_no_mask(tmp_path: Path, empty: object) -> None:
+def test_an_empty_polygon_is_not_a_mask(tmp_path: Path, empty: object) -> None:
     def files_with(segmentation: object, name: str) -> dict[str, bytes]:
         root = make_coco(tmp_path / name)
         for split in ("train", "valid", "test"):
             edit_coco(
-                root, split, lambda content: [one.update(segmentation=segmentation) for one in content["annotations"]]
+                root,
+                split,
+                lambda content: [annotation.update(segmentation=segmentation) for annotation in content["annotations"]],
             )
         assert validate(root, tmp_path / "found") == ([], None)
         return ingest(root, tmp_path / f"{name} out")

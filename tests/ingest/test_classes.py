@@ -1,4 +1,4 @@
-"""One class table, whatever ids, order and parents the splits have."""
+"""All splits get one class table, with any ids, order and parents of their categories."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def with_classes(root: Path, tables: dict[str, Rows]) -> None:
 
     def change(content: Any, rows: Rows) -> None:
         ids = {name: identity for identity, name, *_ in rows}  # of one name twice, the last is the class
-        names = {one["id"]: one["name"] for one in content["categories"]}
-        for one in content["annotations"]:
-            one["category_id"] = ids[names[one["category_id"]]]
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        for annotation in content["annotations"]:
+            annotation["category_id"] = ids[names[annotation["category_id"]]]
         content["categories"] = [dict(zip(("id", "name", "supercategory"), row, strict=False)) for row in rows]
 
     for split in SPLITS:
@@ -28,7 +28,7 @@ def with_classes(root: Path, tables: dict[str, Rows]) -> None:
         edit_coco(root, split, lambda content, rows=rows: change(content, rows))
 
 
-# Of each: the tables, the class table that follows as (id, name) in the order of the indexes, and the codes found.
+# Name -> the tables of the splits, the resulting class table as (id, name) ordered by index, and the finding codes.
 TABLES: dict[str, tuple[dict[str, Rows], Rows, set[str]]] = {
     "from 0": ({"train": [(0, "cat"), (1, "dog")]}, [(0, "cat"), (1, "dog")], set()),
     "from 1": ({"train": [(1, "cat"), (2, "dog")]}, [(1, "cat"), (2, "dog")], set()),
@@ -69,7 +69,7 @@ TABLES: dict[str, tuple[dict[str, Rows], Rows, set[str]]] = {
     ),
     "parent that has objects": ({"train": [(1, "cat", "none"), (2, "dog", "cat")]}, [(1, "cat"), (2, "dog")], set()),
     "their own parents": ({"train": [(1, "cat", "cat"), (2, "dog", "dog")]}, [(1, "cat"), (2, "dog")], set()),
-    "parents that are no class": ({"train": [(1, "cat", "a"), (2, "dog", "b")]}, [(1, "cat"), (2, "dog")], set()),
+    "parents that are not classes": ({"train": [(1, "cat", "a"), (2, "dog", "b")]}, [(1, "cat"), (2, "dog")], set()),
     "parents in a circle": ({"train": [(1, "cat", "dog"), (2, "dog", "cat")]}, [(1, "cat"), (2, "dog")], set()),
     "parents of other types": ({"train": [(1, "cat", None), (2, "dog", [3])]}, [(1, "cat"), (2, "dog")], set()),
     "parent with the name of a class": (
@@ -100,26 +100,26 @@ def test_all_splits_use_one_table(tmp_path: Path, tables: dict[str, Rows], expec
     root = make_coco(tmp_path / "data")
     with_classes(root, tables)
     findings, error = validate(root, tmp_path)
-    assert ({one["code"] for one in findings}, error) == (codes, None)
+    assert ({finding["code"] for finding in findings}, error) == (codes, None)
     files = ingest(root, tmp_path)
     table = json.loads(files["annotations/classes.json"])
-    assert [(one["id"], one["name"]) for one in table] == expected
-    assert [one["index"] for one in table] == list(range(len(expected)))
+    assert [(category["id"], category["name"]) for category in table] == expected
+    assert [category["index"] for category in table] == list(range(len(expected)))
     names = [name for _, name in expected]
     for split, images in SPLITS.items():
         content = json.loads(files[f"annotations/{split}.json"])
-        found = [(names[one["category_id"]], one["bbox"]) for one in content["annotations"]]
-        assert sorted(found) == sorted((("cat", "dog")[label], box) for image in images for label, box in image)
+        objects = [(names[annotation["category_id"]], annotation["bbox"]) for annotation in content["annotations"]]
+        assert sorted(objects) == sorted((("cat", "dog")[label], box) for image in images for label, box in image)
 
 
 @pytest.mark.parametrize("used", [(0, 1), (0,)])
 def test_a_root_that_has_objects_is_a_class_of_the_same_name(tmp_path: Path, used: tuple[int, ...]) -> None:
-    """Which of the two is meant cannot be known."""
+    """It cannot be known which of the two is meant."""
     root = make_coco(tmp_path / "data")
 
     def change(content: Any) -> None:
-        for number, one in enumerate(content["annotations"]):
-            one["category_id"] = used[number % len(used)]
+        for number, annotation in enumerate(content["annotations"]):
+            annotation["category_id"] = used[number % len(used)]
         content["categories"] = [
             {"id": 0, "name": "cat", "supercategory": "none"}, {"id": 1, "name": "cat", "supercategory": "cat"},
         ]  # fmt: skip
@@ -127,15 +127,17 @@ def test_a_root_that_has_objects_is_a_class_of_the_same_name(tmp_path: Path, use
     edit_coco(root, "train", change)
     findings, error = validate(root, tmp_path)
     assert error is not None
-    assert "2 classes have the name 'cat'" in {one["what"] for one in findings if one["file"].startswith("train")}
+    assert "2 classes have the name 'cat'" in {
+        finding["what"] for finding in findings if finding["file"].startswith("train")
+    }
 
 
-def test_a_root_with_the_name_of_the_only_class_goes(tmp_path: Path) -> None:
+def test_a_root_with_the_name_of_the_only_class_is_left_out(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
 
     def change(content: Any) -> None:
-        for one in content["annotations"]:
-            one["category_id"] = 1
+        for annotation in content["annotations"]:
+            annotation["category_id"] = 1
         content["categories"] = [
             {"id": 0, "name": "cat", "supercategory": "none"}, {"id": 1, "name": "cat", "supercategory": "cat"},
         ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Copies are found however they were made, different pictures are not, and many copies are not many pairs of copies."""
+"""Copies are found in whatever way they were made, different pictures are not, and N copies give N findings at most."""
 
 from __future__ import annotations
 
@@ -56,22 +56,22 @@ def test_the_photographs_of_the_samples_are_all_different() -> None:
 
 
 @pytest.mark.parametrize("change", COPIES.values(), ids=COPIES.keys())
-def test_copies_are_found_and_each_with_its_original(change: Change) -> None:
+def test_each_copy_is_found_with_its_original(change: Change) -> None:
     originals = photos()[::4]
     count = len(originals)
     both = [thumbnail(photo) for photo in originals] + [thumbnail(change(photo)) for photo in originals]
-    found = find_near(both, [0] * count + [1] * count)
-    assert [(near.number, near.earlier) for near in found] == [(count + k, k) for k in range(count)]
+    pairs = find_near(both, [0] * count + [1] * count)
+    assert [(near.number, near.earlier) for near in pairs] == [(count + k, k) for k in range(count)]
 
 
 def test_one_more_object_makes_another_picture() -> None:
     photo = photos()[0]
-    other = photo.copy()
-    ImageDraw.Draw(other).rectangle([60, 60, 100, 100], fill="white")
-    assert find_near([thumbnail(photo), thumbnail(other)], [0, 0]) == []
+    changed = photo.copy()
+    ImageDraw.Draw(changed).rectangle([60, 60, 100, 100], fill="white")
+    assert find_near([thumbnail(photo), thumbnail(changed)], [0, 0]) == []
 
 
-def test_flat_pictures_are_no_copies_of_each_other() -> None:
+def test_flat_pictures_are_not_copies_of_each_other() -> None:
     greys = [Image.new("RGB", (50, 50), (level, level, level)) for level in (0, 1, 90, 255)]
     noise = [Image.fromarray(np.random.default_rng(k).integers(100, 104, (64, 64), np.uint8)) for k in range(4)]
     assert find_near([thumbnail(image) for image in greys + noise], [0] * 8) == []
@@ -81,19 +81,19 @@ def test_flat_pictures_are_no_copies_of_each_other() -> None:
 def test_many_pictures_that_are_alike_give_one_finding_each_at_most() -> None:
     count, random = 20_000, np.random.default_rng(0)
     base = random.integers(60, 200, 256)
-    alike = [row.tobytes() for row in (base + random.integers(-2, 3, (count, 256))).astype(np.uint8)]
-    for thumbnails in ([bytes(256)] * count, [bytes(range(256))] * count, alike):
-        found = find_near(thumbnails, [0] * 100 + [1] * (count - 100))
-        assert len({near.number for near in found}) == len(found) <= count
-    assert len(found) > 0.98 * count
-    # What leaks is told before what is doubled.
-    assert all(near.earlier < 100 for near in found if near.number >= 100)
+    similar = [row.tobytes() for row in (base + random.integers(-2, 3, (count, 256))).astype(np.uint8)]
+    for thumbnails in ([bytes(256)] * count, [bytes(range(256))] * count, similar):
+        pairs = find_near(thumbnails, [0] * 100 + [1] * (count - 100))
+        assert len({near.number for near in pairs}) == len(pairs) <= count
+    assert len(pairs) > 0.98 * count
+    # A pair across splits has priority over a pair within one.
+    assert all(near.earlier < 100 for near in pairs if near.number >= 100)
 
 
 def test_the_distance_is_1_less_numpys_correlation() -> None:
     photo = photos()[5]
     a, b = thumbnail(photo), thumbnail(encoded(photo, "JPEG", quality=60))
-    expected = np.corrcoef(*(np.frombuffer(one, dtype=np.uint8) for one in (a, b)))[0, 1]
+    expected = np.corrcoef(*(np.frombuffer(thumbnail, dtype=np.uint8) for thumbnail in (a, b)))[0, 1]
     (near,) = find_near([a, b], [0, 1])
     assert near.distance == pytest.approx(1 - expected, abs=1e-6)
     assert 0 < near.distance < 1 - duplicates.CORRELATION
@@ -131,6 +131,6 @@ def test_a_copy_of_a_near_copy_leaks_too(root: Path, tmp_path: Path) -> None:
 
 def test_a_near_leak_as_an_error_is_dropped_from_train(root: Path, tmp_path: Path) -> None:
     files = ingest(root, tmp_path, on_error="drop", severities={"near-leakage": "error"})
-    kept = [one["file_name"] for one in json.loads(files["annotations/train.json"])["images"]]
-    assert kept == ["train/train_1.png", "train/train_3.png"]
+    file_names = [image["file_name"] for image in json.loads(files["annotations/train.json"])["images"]]
+    assert file_names == ["train/train_1.png", "train/train_3.png"]
     assert json.loads(files["annotations/test.json"])["images"]

@@ -45,15 +45,15 @@ def test_every_code_has_a_fault_in_the_catalogue_and_a_line_in_the_documentation
     assert page == markdown(), "python -m rfdetr_core.ingest.rules > docs/findings.md"
 
 
-def test_what_is_said_helps(tmp_path: Path) -> None:
-    """Of messages that guess at a cause, the guess."""
-    for name, told in {
+def test_messages_name_the_likely_cause(tmp_path: Path) -> None:
+    """If a message guesses the cause, it contains the guess."""
+    for name, hint in {
         "JPEG named PNG": "JPEG",
         "a confidence": "confidence",
         "a track": "id of a track",
         "file of the characters of an address": r"'train/\xe9 2.png'",
         "decimal comma": "decimal points",
-        "names that are numbers": "is 0, no text: quote it",
+        "names that are numbers": "is 0, not text: quote it",
         "path of another machine": "remove the key",
         "polygon not nested": "put [ and ] around it",
         "RLE too short": "sum up to 3062",
@@ -66,14 +66,14 @@ def test_what_is_said_helps(tmp_path: Path) -> None:
         root = fault.make(tmp_path / name)
         fault.plant(root)
         (finding,), _ = validate(root, tmp_path / f"{name} found", **fault.config)
-        assert told in finding["what"], name
+        assert hint in finding["what"], name
 
 
 def test_a_file_is_not_read_beyond_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "_BYTES_BESIDE", 0)
     root = make_coco(tmp_path / "coco")
     with (root / PNG).open("ab") as file:
-        file.truncate(2**33)  # of which the disk has nothing
+        file.truncate(2**33)  # a sparse file: it takes no space on the disk
     findings, _ = validate(root, tmp_path, max_pixels=64 * 48)
     assert places(findings) == [("image-too-large", "error", PNG, None)]
     monkeypatch.setattr(coco, "MOST_BYTES", (root / TRAIN).stat().st_size - 1)
@@ -108,7 +108,7 @@ def test_the_size_is_that_of_the_upright_picture(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("below", ["files/md5", "."])
 def test_files_that_dvc_links_to_its_cache_are_inside(tmp_path: Path, below: str) -> None:
-    """In the cache of DVC 3 and of DVC 2."""
+    """This holds for the caches of DVC 3 and DVC 2."""
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc/config").write_text("[cache]\ndir = ../cache\n")
     root = make_coco(tmp_path / "data")
@@ -119,7 +119,7 @@ def test_files_that_dvc_links_to_its_cache_are_inside(tmp_path: Path, below: str
     assert validate(root, tmp_path) == ([], None)
 
 
-def test_files_that_dvc_ignores_are_no_finding(tmp_path: Path) -> None:
+def test_files_that_dvc_ignores_give_no_finding(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
     lines = (ROOT / ".dvcignore").read_text().splitlines()
     ignored = [name for name in lines if name[0] not in "#/*" and "/" not in name]
@@ -135,17 +135,17 @@ def test_valid_may_be_called_val(tmp_path: Path) -> None:
     assert validate(root, tmp_path) == ([], None)
 
 
-def test_a_class_of_valid_without_objects_is_none(tmp_path: Path) -> None:
+def test_a_class_of_valid_without_objects_gives_no_finding(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
     add("categories", split="valid", id=8, name="cow")(root)
     assert validate(root, tmp_path) == ([], None)
 
 
-def test_an_id_and_its_text_are_one(tmp_path: Path) -> None:
+def test_an_id_and_its_text_are_equal(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
     entry("image-id-doubled", "images", id="3", file_name="train_3.png").plant(root)
     findings, _ = validate(root, tmp_path)
-    assert {one["code"] for one in findings} == {"image-id-doubled", "id-not-integer"}
+    assert {finding["code"] for finding in findings} == {"image-id-doubled", "id-not-integer"}
 
 
 def test_a_guess_at_the_unit_is_overruled_by_its_severity(tmp_path: Path) -> None:
@@ -153,12 +153,12 @@ def test_a_guess_at_the_unit_is_overruled_by_its_severity(tmp_path: Path) -> Non
     FAULTS["boxes as corners"].plant(root)
     assert validate(root, tmp_path, on_error="drop")[1]
     findings, error = validate(root, tmp_path, severities={"boxes-as-corners": "warning"})
-    assert ({one["code"] for one in findings}, error) == ({"boxes-as-corners", "partly-outside"}, None)
+    assert ({finding["code"] for finding in findings}, error) == ({"boxes-as-corners", "partly-outside"}, None)
 
 
 @pytest.mark.slow
 def test_every_fault_that_can_be_left_out_is(tmp_path: Path) -> None:
-    """As an error and with on_error: drop, nothing remains that has the fault."""
+    """As an error and with on_error: drop, nothing with the fault remains."""
     for number, (name, fault) in enumerate(FAULTS.items()):
         rule = RULES[fault.code]
         if rule.scope in ("dataset", "split"):
@@ -167,12 +167,12 @@ def test_every_fault_that_can_be_left_out_is(tmp_path: Path) -> None:
         fault.plant(root)
         config = {**fault.config, "severities": {fault.code: "error"}, "on_error": "drop"}
         findings, error = validate(root, tmp_path / "found", **config)
-        (finding,) = (one for one in findings if one["code"] == fault.code)
+        (finding,) = (finding for finding in findings if finding["code"] == fault.code)
         assert (finding["effect"], error) == ("left out", None), name
-        kept = {
+        remaining = {
             row.path for split in SPLITS for row in read_manifest(tmp_path / "found" / "manifest" / f"{split}.json")
         }
-        assert finding["file"] not in kept, name
+        assert finding["file"] not in remaining, name
 
 
 def cross(a: Point, b: Point, c: Point, d: Point) -> bool:
@@ -184,17 +184,17 @@ def cross(a: Point, b: Point, c: Point, d: Point) -> bool:
     return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
 
 
-def test_sides_that_cross_are_told_from_sides_that_touch() -> None:
-    random, seen = np.random.default_rng(0), set()
+def test_sides_that_cross_differ_from_sides_that_touch() -> None:
+    random, outcomes = np.random.default_rng(0), set()
     for _ in range(500):
         points = [tuple(point) for point in random.integers(0, 7, (random.integers(4, 8), 2)).tolist()]
         sides = list(pairwise([*points, points[0]]))
-        expected = any(cross(*one, *other) for one, other in combinations(sides, 2))
+        expected = any(cross(*first, *second) for first, second in combinations(sides, 2))
         for scale, shift in ((1, 0), (1 / 3, 1e4)):
             polygon = [value * scale + shift for point in points for value in point]
             assert geometry.crosses_itself(polygon) == expected, points
-        seen.add(expected)
-    assert seen == {True, False}
+        outcomes.add(expected)
+    assert outcomes == {True, False}
 
 
 def test_a_polygon_of_very_many_sides_takes_bounded_time() -> None:

@@ -27,7 +27,7 @@ def git(folder: Path, *command: str) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with a dataset in data/mine, ignored."""
+    """A repository with a dataset in data/mine, which git ignores."""
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
     git(tmp_path, "init", "-q")
@@ -56,12 +56,12 @@ def test_a_folder_that_git_tracks_is_fine(project: Path) -> None:
     check_folder(Path("data/mine"))
 
 
-def test_a_folder_that_nobody_ignores_is_fine(project: Path) -> None:
+def test_a_folder_that_is_not_ignored_is_fine(project: Path) -> None:
     (project / "data" / ".gitignore").unlink()
     check_folder(Path("data/mine"))
 
 
-def test_metadata_that_a_pattern_ignores_is_an_error_and_other_tables_are_none(project: Path) -> None:
+def test_an_ignored_metadata_csv_is_an_error_and_other_ignored_tables_are_not(project: Path) -> None:
     (project / "data" / ".gitignore").write_text("*.csv\n")
     git(project, "add", "data/mine")
     (project / "data" / "mine" / "train" / "metadata.csv").write_text("x")
@@ -91,7 +91,7 @@ def test_images_that_a_pattern_ignores_are_an_error_that_names_the_first(project
 
 @pytest.fixture
 def dvc_project(project: Path) -> Path:
-    """The same, under DVC."""
+    """The same repository with DVC."""
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=project, check=True)
     return project
 
@@ -123,8 +123,8 @@ def test_images_may_be_in_dvc_and_labels_in_git(dvc_project: Path) -> None:
 
 
 @pytest.mark.parametrize("added", [["data/mine"], ["data/mine/train", "data/mine/valid", "data/mine/test"]])
-def test_files_that_dvc_passes_over_are_an_error_that_names_the_first(dvc_project: Path, added: list[str]) -> None:
-    """By the patterns of .dvcignore, in the folder of the project or below."""
+def test_files_that_dvcignore_matches_are_an_error_that_names_the_first(dvc_project: Path, added: list[str]) -> None:
+    """The patterns are in a .dvcignore in the folder of the project or below."""
     (dvc_project / "data" / ".gitignore").unlink()
     (dvc_project / "data/.dvcignore").write_text("/mine/valid/valid_2.png\n")
     with (dvc_project / ".dvcignore").open("a") as file:
@@ -132,9 +132,9 @@ def test_files_that_dvc_passes_over_are_an_error_that_names_the_first(dvc_projec
     (dvc_project / "data/mine/train/notes.md").write_text("x")
     subprocess.run([sys.executable, "-m", "dvc", "add", "-q", *added], cwd=dvc_project, check=True)
     git(dvc_project, "add", "data")
-    kept = {Path(one).name for one in dvc_files(dvc_project)}
-    assert {"train_1.png", "valid_2.png"} & kept == set()
-    assert "train_2.png" in kept
+    stored = {Path(path).name for path in dvc_files(dvc_project)}
+    assert {"train_1.png", "valid_2.png"} & stored == set()
+    assert "train_2.png" in stored
     with pytest.raises(UserError, match=r"2 files .*\.dvcignore.* The first: train/train_1\.png"):
         check_folder(Path("data/mine"))
     (dvc_project / "data/.dvcignore").unlink()
@@ -143,13 +143,13 @@ def test_files_that_dvc_passes_over_are_an_error_that_names_the_first(dvc_projec
 
 
 def dvc_files(project: Path) -> list[str]:
-    """The files that DVC keeps, by its cache."""
+    """The files that are in DVC's cache."""
     listings = (project / ".dvc/cache/files/md5").rglob("*.dir")
     return [row["relpath"] for path in listings for row in json.loads(path.read_text())]
 
 
 def test_a_folder_that_params_do_not_name_may_be_ignored(project: Path) -> None:
-    """That of the Python API, whose users need neither git nor DVC."""
+    """Such a folder comes from the Python API, whose users need neither git nor DVC."""
     with pytest.raises(UserError, match="dvc add data/mine"):
         check_folder(Path("data/mine"))
     assert check_folder(Path("data/mine"), option="dataset_dir") == []
@@ -160,7 +160,7 @@ def test_a_folder_that_params_do_not_name_may_be_ignored(project: Path) -> None:
 ADVICE = "Run: dvc add data/mine (or git add data/mine)"
 
 
-def test_a_folder_that_nobody_tracks_yet_is_told(project: Path) -> None:
+def test_a_folder_that_is_not_tracked_yet_gives_a_warning(project: Path) -> None:
     (project / "data" / ".gitignore").unlink()
     (warning,) = check_folder(Path("data/mine"))
     assert warning.endswith(ADVICE)
@@ -168,7 +168,7 @@ def test_a_folder_that_nobody_tracks_yet_is_told(project: Path) -> None:
     assert check_folder(Path("data/mine")) == []
 
 
-def test_a_folder_outside_the_repository_is_said_to_be_on_this_machine_alone(
+def test_a_folder_outside_the_repository_gives_a_warning(
     project: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outside = make_coco(tmp_path_factory.mktemp("outside") / "set")
@@ -177,13 +177,13 @@ def test_a_folder_outside_the_repository_is_said_to_be_on_this_machine_alone(
     for path in (outside, Path(os.path.relpath(outside)), Path("data/link")):
         (warning,) = check_folder(path)
         assert str(path) in warning
-        assert "on this machine alone" in warning
+        assert "Only this machine has it" in warning
         assert (f"a link to {outside}" in warning) == (path == Path("data/link"))
         validate_dataset(path, ValidateConfig(), project / "reports", project / "manifest")
         assert f"warning: {warning}" in capsys.readouterr().err
 
 
-def test_outside_git_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_git_tracking_is_not_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert check_folder(make_coco(tmp_path / "mine")) == []
 
@@ -199,7 +199,7 @@ def test_a_missing_or_empty_folder_is_named_with_what_to_do(tmp_path: Path, monk
     with pytest.raises(UserError, match=r"dvc pull data/mine\.dvc"):
         check_folder(Path("data/mine"))
     Path("data/file").write_text("")
-    with pytest.raises(UserError, match="data/file is no folder"):
+    with pytest.raises(UserError, match="data/file is not a folder"):
         check_folder(Path("data/file"))
 
 
@@ -207,7 +207,7 @@ OBJECT = Path("files/md5/0a") / ("b" * 30)
 
 
 def linked(root: Path, cache: Path) -> Path:
-    """An image of a dataset that is a link into a cache, as DVC makes it with cache.type symlink."""
+    """Replace an image of a dataset by a link into a cache, as DVC does with cache.type symlink."""
     image = root / "train/train_1.png"
     (cache / OBJECT).parent.mkdir(parents=True)
     image.rename(cache / OBJECT)
@@ -219,7 +219,7 @@ def linked(root: Path, cache: Path) -> Path:
 def test_links_into_the_cache_that_dvc_is_configured_to_use_are_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str
 ) -> None:
-    """Also where the cache is shared, and reached through another link."""
+    """This holds, too, if the cache is shared and another link leads to it."""
     project, shared = tmp_path / "project", tmp_path / "shared"
     root = make_coco(project / "data/mine")
     (project / ".dvc").mkdir()
@@ -246,15 +246,15 @@ def test_links_that_only_look_like_dvcs_are_not_followed(
     cache = tmp_path / "other/.dvc/cache"
     if where != "no project":
         (project / ".dvc").mkdir()
-    if where == "a cache of its own":  # that came with the dataset
+    if where == "a cache of its own":  # it came with the dataset
         (root.parent / ".dvc").mkdir()
         (root.parent / ".dvc/config").write_text(f"[cache]\n    dir = {cache}\n")
     linked(root, project / ".dvc/cache/tmp" if where == "below the cache" else cache)
     monkeypatch.chdir(project)
     findings, error = validate(root, tmp_path)
-    (finding,) = (one for one in findings if one["severity"] == "error")
+    (finding,) = (finding for finding in findings if finding["severity"] == "error")
     assert (finding["code"], finding["file"]) == ("path-outside", "train/train_1.png")
-    assert "not into the cache of its DVC project" in finding["what"]
+    assert "does not lead into the cache of its DVC project" in finding["what"]
     assert error
 
 
@@ -279,16 +279,16 @@ def test_an_unknown_layout_says_what_was_looked_for_and_what_is_there(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("fill", "told"),
+    ("fill", "expected"),
     [
         (lambda root: make_coco(root / "mine"), "mine/ has such a layout"),
         (lambda root: (root / "mine.zip").write_text(""), r"Unpack mine\.zip first"),
     ],
 )
 def test_an_unknown_layout_that_is_nearly_one_says_so(
-    tmp_path: Path, fill: Callable[[Path], object], told: str
+    tmp_path: Path, fill: Callable[[Path], object], expected: str
 ) -> None:
     (tmp_path / "data").mkdir()
     fill(tmp_path / "data")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=expected):
         validate_dataset(tmp_path / "data", ValidateConfig(), tmp_path / "reports", tmp_path / "manifest")

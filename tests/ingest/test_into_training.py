@@ -1,4 +1,4 @@
-"""What validation lets through is what training and evaluation can use: masks, crowds, and after any harm."""
+"""Training and evaluation can use everything that validation accepts: masks, crowds, and randomly damaged datasets."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.base.params import parse
 from rfdetr_core.data.augmentation import AugmentConfig
 from rfdetr_core.data.batching import collate
-from rfdetr_core.data.dataset import DetectionDataset, Draw
+from rfdetr_core.data.dataset import DetectionDataset, SampleKey
 from rfdetr_core.data.preprocess import resize
 from rfdetr_core.data.samples import Sample, read_samples
-from rfdetr_core.inference.predictor import to_rgb
+from rfdetr_core.inference.conversion import to_rgb
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.convert import convert_dataset
-from rfdetr_core.ingest.geometry import mask_area, mask_bounds, mask_fault, run_lengths
+from rfdetr_core.ingest.geometry import mask_area, mask_bounds, mask_problem, run_lengths
 from rfdetr_core.ingest.validate import validate_dataset
 from rfdetr_core.loss.criterion import Criterion
 from rfdetr_core.metrics.coco import score
@@ -50,7 +50,7 @@ def rectangle(box: list[int]) -> np.ndarray:
 
 
 def plain_runs(mask: np.ndarray) -> list[int]:
-    """Lengths down the columns, of zeros first."""
+    """The run lengths down the columns. The first run is of zeros."""
     ends = np.flatnonzero(np.diff(np.concatenate([[0], mask.T.ravel(), [2]])))
     runs: list[int] = np.diff(ends, prepend=0).tolist()
     return runs
@@ -66,18 +66,18 @@ def test_every_spelling_of_a_mask_means_the_same_to_training(tmp_path: Path) -> 
         {"size": [HEIGHT, WIDTH], "counts": compressed},
         {"size": [HEIGHT, WIDTH], "counts": plain_runs(mask)},
     ]
-    found = []
+    targets = []
     for number, segmentation in enumerate(spellings):
         root = make_masks(tmp_path / str(number))
         edit_coco(root, "train", partial(_redraw, segmentation))
         assert validate(root, tmp_path) == ([], None)
         ingest(root, tmp_path / f"out{number}")
         dataset = DetectionDataset(samples_of(tmp_path / f"out{number}", "train"), root, 64, masks=True)
-        found.append(dataset[0].target)
+        targets.append(dataset[0].target)
     expected = Image.fromarray(mask * 255).resize((64, 64), Image.Resampling.NEAREST)
-    for target in found:
+    for target in targets:
         assert target.masks is not None
-        assert torch.equal(target.boxes, found[0].boxes)
+        assert torch.equal(target.boxes, targets[0].boxes)
         assert (target.masks[0].numpy() == (np.asarray(expected) > 0)).mean() > 0.99
 
 
@@ -100,25 +100,27 @@ def test_a_crowd_is_not_trained_on_and_hides_detections_from_the_score(tmp_path:
         edit_coco(root, split, lambda content: content["annotations"].append(crowd | {"segmentation": shapes[kind]}))
     before = ingest(make_coco(tmp_path / "without"), tmp_path / "without_out")
     files = ingest(root, tmp_path)
-    content, without = (json.loads(some["annotations/valid.json"]) for some in (files, before))
-    assert [one["area"] for one in content["annotations"] if one["iscrowd"]] == [600]
+    content, content_without = (json.loads(outputs["annotations/valid.json"]) for outputs in (files, before))
+    assert [annotation["area"] for annotation in content["annotations"] if annotation["iscrowd"]] == [600]
 
     sample = samples_of(tmp_path, "train")[0]
     assert sample.crowd.sum() == 1
     dataset = DetectionDataset([sample], root, 64, masks=kind != "box")
     assert len(dataset[0].target.labels) == (~sample.crowd).sum() == 2
 
-    # The objects are found; in the crowd there are two more detections of its class, which count only without it.
-    objects = [one for one in content["annotations"] if not one["iscrowd"]]
-    results = [{key: one[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.5} for one in objects]
+    # All objects are detected. Two more detections are inside the crowd: they count as wrong only without the crowd.
+    objects = [annotation for annotation in content["annotations"] if not annotation["iscrowd"]]
+    results = [
+        {key: annotation[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.5} for annotation in objects
+    ]
     results += [{"image_id": 1, "category_id": 0, "bbox": [x, 4, 9, 9], "score": 0.9} for x in (31, 45)]
     assert score(content, results).map == pytest.approx(1)
-    assert score(without, results).map < 1
+    assert score(content_without, results).map < 1
     if kind != "box":
-        for one in results:
-            x, y, width, height = map(int, one["bbox"])
+        for result in results:
+            x, y, width, height = map(int, result["bbox"])
             coded = rle.encode(np.asfortranarray(rectangle([x, y, width, height])))
-            one["segmentation"] = coded | {"counts": coded["counts"].decode()}
+            result["segmentation"] = coded | {"counts": coded["counts"].decode()}
         assert score(content, results, "segm").map == pytest.approx(1)
 
 
@@ -156,9 +158,9 @@ def test_run_lengths_are_read_as_pycocotools_reads_them(height: int, width: int,
     for counts in (coded["counts"].decode(), plain_runs(mask)):
         shape = {"size": [height, width], "counts": counts}
         if not mask.any():
-            assert mask_fault(shape, height, width)
+            assert mask_problem(shape, height, width)
             continue
-        assert mask_fault(shape, height, width) is None
+        assert mask_problem(shape, height, width) is None
         assert mask_area(shape) == mask.sum()
         rows, columns = np.nonzero(mask)
         x, y = columns.min(), rows.min()
@@ -170,8 +172,8 @@ def test_run_lengths_are_read_as_pycocotools_reads_them(height: int, width: int,
 def test_any_counts_are_runs_or_refused(counts: object) -> None:
     runs = run_lengths(counts)
     assert runs is None or (runs >= 0).all()
-    fault = mask_fault({"size": [5, 6], "counts": counts}, 5, 6)
-    if fault is None:
+    problem = mask_problem({"size": [5, 6], "counts": counts}, 5, 6)
+    if problem is None:
         shape: Any = {"size": [5, 6], "counts": counts}
         coded = rle.frPyObjects(shape, 5, 6) if isinstance(counts, list) else shape
         assert rle.decode(coded).sum() == mask_area(shape) > 0
@@ -191,7 +193,7 @@ HARM = st.tuples(
 
 
 def harm(root: Path, how: str, which: int, where: int, value: Any) -> None:
-    """Change one file of a dataset, picked by a number, or one value in it."""
+    """Damage one file of a dataset, chosen by a number, or one value in it."""
     files = sorted(path for path in root.rglob("*") if path.is_file())
     if not files:
         return
@@ -208,8 +210,9 @@ def harm(root: Path, how: str, which: int, where: int, value: Any) -> None:
     elif how == "rename":
         path.rename(path.with_name(("e\u0301" + path.name, path.stem, path.name.upper())[where % 3]))
     elif how in ("copy", "swap"):
-        other = files[where % len(files)]
-        shutil.copyfile(other, path if how == "swap" else path.with_stem(f"{path.stem}_2")) if other != path else None
+        other_file = files[where % len(files)]
+        if other_file != path:
+            shutil.copyfile(other_file, path if how == "swap" else path.with_stem(f"{path.stem}_2"))
     elif path.suffix == ".txt":
         words = path.read_text(errors="replace").split(" ")
         words[where % len(words)] = str(value)
@@ -217,7 +220,7 @@ def harm(root: Path, how: str, which: int, where: int, value: Any) -> None:
     elif path.suffix == ".json":
         try:
             content = json.loads(data)
-        except ValueError:  # what was done before
+        except ValueError:  # an earlier change made it unreadable
             return
         nodes = [node for node in _nodes(content) if len(node)]
         node = nodes[where % len(nodes)] if nodes else content
@@ -231,23 +234,24 @@ def harm(root: Path, how: str, which: int, where: int, value: Any) -> None:
 
 def _nodes(tree: Any) -> list[Any]:
     inside = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
-    return [tree] * isinstance(tree, dict | list) + [node for one in inside for node in _nodes(one)]
+    return [tree] * isinstance(tree, dict | list) + [node for child in inside for node in _nodes(child)]
 
 
 def feed(out: Path, root: Path) -> int:
-    """Read everything as training and evaluation do, to the loss and the score; the objects that were seen."""
+    """Read everything as training and evaluation do, up to loss and score. Returns the number of objects."""
     count = 0
     for split in SPLITS:
         samples = samples_of(out, split)
         for masks in (False, True):
             usable = [
-                one
-                for one in samples
-                if not masks or all(shape or crowd for shape, crowd in zip(one.segmentations, one.crowd, strict=True))
+                sample
+                for sample in samples
+                if not masks
+                or all(shape or crowd for shape, crowd in zip(sample.segmentations, sample.crowd, strict=True))
             ]
             augmented = DetectionDataset(usable, root, 32, masks, AugmentConfig(), seed=1)
-            whole = DetectionDataset(usable, root, 32, masks)
-            items = [augmented[Draw(0, k)] for k in range(len(usable))] + [whole[k] for k in range(len(usable))]
+            plain = DetectionDataset(usable, root, 32, masks)
+            items = [augmented[SampleKey(0, k)] for k in range(len(usable))] + [plain[k] for k in range(len(usable))]
             targets = collate(items).targets
             output = make_output(len(targets), queries=8, classes=3, masks=masks) if targets else None
             if output is not None:
@@ -262,8 +266,8 @@ def feed(out: Path, root: Path) -> int:
                 count += len(target.labels)
         content = json.loads((out / "annotations" / f"{split}.json").read_text())
         results = [
-            {key: one[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.5}
-            for one in content["annotations"]
+            {key: annotation[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.5}
+            for annotation in content["annotations"]
         ]
         if results:
             score(content, results)
@@ -274,24 +278,24 @@ def feed(out: Path, root: Path) -> int:
 @pytest.mark.parametrize("make", [make_masks, make_yolo])
 @settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(harms=st.lists(HARM, min_size=1, max_size=4))
-def test_no_harm_crashes_validation_and_what_it_lets_through_can_be_trained_on(
+def test_no_damage_crashes_validation_and_accepted_data_can_be_trained_on(
     make: Any, tmp_path: Path, harms: list[tuple[str, int, int, Any]]
 ) -> None:
     root, out = tmp_path / "data", tmp_path / "out"
     for folder in (root, out):
         shutil.rmtree(folder, ignore_errors=True)
     make(root)
-    for one in harms:
-        harm(root, *one)
+    for change in harms:
+        harm(root, *change)
     config = parse(ValidateConfig, {"on_error": "drop"}, "validate")
-    told = []
+    errors = []
     for _ in range(2):
         try:
             validate_dataset(root, config, out / "reports", out / "manifest")
-            told.append("")
+            errors.append("")
         except UserError as error:
-            told.append(str(error))
-    assert told[0] == told[1]
-    if not told[0]:
+            errors.append(str(error))
+    assert errors[0] == errors[1]
+    if not errors[0]:
         convert_dataset(root, config, out / "manifest", out / "annotations")
         assert feed(out, root)

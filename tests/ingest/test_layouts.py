@@ -30,7 +30,7 @@ def make_plain(root: Path, below: str = "", names: dict[str, str] = YEARS) -> Pa
     ("images", {"train": "Train", "valid": "Validation", "test": "Test"}),
     ("images", {"train": "default", "valid": "val"}),
 ])  # fmt: skip
-def test_cocos_own_layout_is_found_whatever_the_year(tmp_path: Path, below: str, names: dict[str, str]) -> None:
+def test_cocos_own_layout_is_recognised_for_any_year(tmp_path: Path, below: str, names: dict[str, str]) -> None:
     root = make_plain(tmp_path / "data", below, names)
     assert validate(root, tmp_path) == ([], None)
     for split in SPLITS:
@@ -38,7 +38,7 @@ def test_cocos_own_layout_is_found_whatever_the_year(tmp_path: Path, below: str,
         assert images == (len(SPLITS[split]) if split in names else 0)
 
 
-def test_the_case_of_a_folder_of_images_may_be_that_of_no_annotations(tmp_path: Path) -> None:
+def test_a_folder_of_images_may_differ_from_its_annotation_file_by_case(tmp_path: Path) -> None:
     root = make_plain(tmp_path / "data", "images", {"train": "Train", "valid": "Validation"})
     for path in (root / "images").iterdir():
         path.rename(path.with_name(path.name.lower()))
@@ -68,7 +68,7 @@ def test_one_folder_of_images_may_serve_all_splits(tmp_path: Path) -> None:
     assert places(findings) == [("image-not-listed", "warning", "images/stray.png", None)]
 
 
-def test_two_years_are_not_guessed_between(tmp_path: Path) -> None:
+def test_params_must_choose_between_two_years(tmp_path: Path) -> None:
     root = make_plain(tmp_path / "data")
     shutil.copy(root / "annotations/instances_train2017.json", root / "annotations/instances_train2014.json")
     findings, _ = validate(root, tmp_path)
@@ -76,7 +76,7 @@ def test_two_years_are_not_guessed_between(tmp_path: Path) -> None:
     assert "validate.coco" in findings[0]["what"]
 
 
-def test_a_list_of_test_images_without_annotations_is_no_test_split(tmp_path: Path) -> None:
+def test_a_list_of_test_images_without_annotations_is_not_a_test_split(tmp_path: Path) -> None:
     root = make_plain(tmp_path / "data", names={"train": "train2017", "valid": "val2017"})
     (root / "annotations" / "image_info_test2017.json").write_text(json.dumps({"images": [], "categories": []}))
     findings, error = validate(root, tmp_path)
@@ -84,14 +84,14 @@ def test_a_list_of_test_images_without_annotations_is_no_test_split(tmp_path: Pa
     assert (places(findings), error) == ([("test-without-labels", "warning", place, None)], None)
 
 
-def test_images_that_are_nowhere_are_asked_for(tmp_path: Path) -> None:
+def test_a_missing_folder_of_images_is_a_finding(tmp_path: Path) -> None:
     root = make_plain(tmp_path / "data")
     shutil.rmtree(root / "val2017")
     findings, _ = validate(root, tmp_path)
     assert places(findings) == [("labels-missing", "error", "annotations/instances_val2017.json", None)]
 
 
-def test_names_of_ones_own_are_given_in_params(tmp_path: Path) -> None:
+def test_other_file_names_are_given_in_params(tmp_path: Path) -> None:
     root = make_plain(tmp_path / "data")
     (root / "annotations").rename(root / "labels of mine")
     coco = {
@@ -104,7 +104,7 @@ def test_names_of_ones_own_are_given_in_params(tmp_path: Path) -> None:
 def test_a_wrong_name_in_params_is_found(tmp_path: Path, file: str, code: str) -> None:
     root = make_plain(tmp_path / "data")
     findings, _ = validate(root, tmp_path, coco={"train": {"annotations": file, "images": "train2017"}})
-    assert [one["code"] for one in findings] == [code]
+    assert [finding["code"] for finding in findings] == [code]
 
 
 def test_an_unknown_layout_says_what_was_looked_for_and_what_is_there(tmp_path: Path) -> None:
@@ -112,5 +112,5 @@ def test_an_unknown_layout_says_what_was_looked_for_and_what_is_there(tmp_path: 
     (tmp_path / "data" / "labels.xml").touch()
     _, error = validate(tmp_path / "data", tmp_path)
     assert error is not None
-    for told in ("_annotations.coco.json", "instances_train2017.json", "data.yaml", "validate.coco", "labels.xml"):
-        assert told in error
+    for expected in ("_annotations.coco.json", "instances_train2017.json", "data.yaml", "validate.coco", "labels.xml"):
+        assert expected in error

@@ -41,21 +41,21 @@ def outs(root: Path, out: Path, **config: object) -> dict[str, bytes]:
 
 
 def read(out: Path) -> dict[str, dict[str, dict[str, str]]]:
-    """By split, base name of the image and column."""
-    found = {name: read_metadata(out / "metadata" / f"{name}.csv") for name in SPLITS}
-    return {name: {path.split("/")[-1]: row for path, row in rows.items()} for name, rows in found.items()}
+    """The written metadata: split -> base name of the image -> column -> value."""
+    tables = {name: read_metadata(out / "metadata" / f"{name}.csv") for name in SPLITS}
+    return {name: {path.split("/")[-1]: row for path, row in rows.items()} for name, rows in tables.items()}
 
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_images_of_every_layout_are_named_by_their_base_names(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     root = make(tmp_path / "data")
     (root / "metadata.csv").write_text(TABLE)
-    written = outs(root, tmp_path)
+    tables_csv = outs(root, tmp_path)
     assert read(tmp_path) == EXPECTED
     folder = {make_coco: "train/", make_yolo: "images/train/"}.get(make)
     if folder:
         rows = f"path,camera,site\n{folder}train_1.png,x,a\n{folder}train_2.png,,b\n"
-        assert written["train"] == rows.encode()
+        assert tables_csv["train"] == rows.encode()
         (root / "metadata.csv").write_text(f"file name,site\n./{folder}train_1.png,a\n")
         assert outs(root, tmp_path)["train"] == f"path,site\n{folder}train_1.png,a\n".encode()
 
@@ -88,7 +88,7 @@ def test_the_licence_and_date_of_coco_are_columns_and_the_csv_wins(tmp_path: Pat
     }
 
 
-def test_cells_are_text_as_they_stand(tmp_path: Path) -> None:
+def test_cells_are_kept_as_text(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
     values = ["007", "NA", "1.50", "=1+1", 'a "b", c', "nan", "é 🌳", "True", "<script>", "1e3"]
     with (root / "metadata.csv").open("w", encoding="utf-8-sig", newline="") as file:  # as Excel writes it
@@ -123,7 +123,7 @@ def test_what_cannot_be_used_is_left_out_and_no_image_with_it(tmp_path: Path, fa
     assert sum(len(read_manifest(tmp_path / "manifest" / f"{name}.json")) for name in SPLITS) == 6
 
 
-def test_a_row_that_stands_twice_is_no_fault(tmp_path: Path) -> None:
+def test_a_repeated_row_is_not_a_finding(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
     (root / "metadata.csv").write_text("file_name,site\ntrain_1.png,a\ntrain/train_1.png, a\n")
     assert outs(root, tmp_path)["train"] == b"path,site\ntrain/train_1.png,a\n"
@@ -138,12 +138,12 @@ IMAGES = [f"train/{name}.png" for name in "abcd"]
 
 @settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.sampled_from(IMAGES), VALUES))
-def test_what_is_written_is_read(rows: dict[str, dict[str, str]]) -> None:
+def test_written_metadata_is_read_back(rows: dict[str, dict[str, str]]) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder, "train.csv")
         write_metadata(path, rows)
-        kept = {image: {name: value for name, value in row.items() if value} for image, row in rows.items()}
-        assert read_metadata(path) == {image: row for image, row in kept.items() if row}
+        filled = {image: {name: value for name, value in row.items() if value} for image, row in rows.items()}
+        assert read_metadata(path) == {image: row for image, row in filled.items() if row}
         content = path.read_bytes()
         write_metadata(path, read_metadata(path))
         assert path.read_bytes() == content
@@ -179,7 +179,7 @@ def test_order_and_white_space_of_the_csv_change_nothing(columns: list[str], dat
 @pytest.mark.parametrize(
     "content", [b"", b"image,site\na,b\n", b"path,site\na,b,c,d\n", b"path,site\na,\xff\n", b'path\n"a']
 )
-def test_a_file_that_is_no_table_of_metadata_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_metadata_table_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "train.csv"
     with pytest.raises(UserError, match=r"train\.csv does not exist. Run .*dvc repro"):
         read_metadata(path)

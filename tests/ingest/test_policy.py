@@ -1,4 +1,4 @@
-"""What becomes of findings: stop, drop, other severities; what is printed; and that nothing crashes."""
+"""The effect of findings: stop, drop and other severities. What is printed. No annotation crashes validation."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_drop_leaves_out_just_what_is_named(root: Path, tmp_path: Path) -> None:
     assert "on_error: drop" in error
     findings, error = validate(root, tmp_path / "dropped", on_error="drop")
     assert error is None
-    assert [(one["code"], one["effect"]) for one in findings] == [
+    assert [(finding["code"], finding["effect"]) for finding in findings] == [
         ("box-without-area", "left out"),
         ("image-missing", "left out"),
     ]
     assert ingest(root, tmp_path / "after", on_error="drop") == before
 
 
-def test_dropping_everything_stops_all_the_same(root: Path, tmp_path: Path) -> None:
+def test_dropping_everything_still_stops(root: Path, tmp_path: Path) -> None:
     for path in (root / "train").glob("*.png"):
         path.unlink()
     findings, error = validate(root, tmp_path, on_error="drop")
@@ -61,7 +61,7 @@ def test_a_leak_as_an_error_is_dropped_from_train(root: Path, tmp_path: Path) ->
     config = {"severities": {"leakage": "error"}}
     assert validate(root, tmp_path, **config)[1]
     files = ingest(root, tmp_path, on_error="drop", **config)
-    assert [one["file_name"] for one in json.loads(files["annotations/train.json"])["images"]] == [
+    assert [image["file_name"] for image in json.loads(files["annotations/train.json"])["images"]] == [
         "train/train_1.png",
         "train/train_3.png",
     ]
@@ -74,7 +74,7 @@ def test_what_is_unusable_is_left_out_at_any_severity(root: Path, tmp_path: Path
     config = {"severities": {"box-without-area": severity}}
     findings, error = validate(root, tmp_path, **config)
     assert error is None
-    assert [one["effect"] for one in findings] == ["left out"] * (severity == "warning")
+    assert [finding["effect"] for finding in findings] == ["left out"] * (severity == "warning")
     assert len(json.loads(ingest(root, tmp_path, **config)["annotations/train.json"])["annotations"]) == 2
 
 
@@ -85,7 +85,7 @@ def test_a_bad_polygon_as_a_warning_leaves_the_box(root: Path, tmp_path: Path) -
 
 
 def test_a_code_that_is_unknown_or_always_an_error_is_refused() -> None:
-    with pytest.raises(UserError, match="box-tall is no code"):
+    with pytest.raises(UserError, match="box-tall is not a finding code"):
         parse(ValidateConfig, {"severities": {"box-tall": "error"}}, "params.yaml: validate")
     with pytest.raises(UserError, match="labels-unreadable always stops"):
         parse(ValidateConfig, {"severities": {"labels-unreadable": "ignore"}}, "params.yaml: validate")
@@ -103,13 +103,13 @@ def test_the_table_shows_the_first_few_of_each_code(
     more = [{"id": 100 + k, "image_id": 1, "category_id": 3, "bbox": [0, 0, 0, 0]} for k in range(50)]
     edit_coco(root, "train", lambda content: content["annotations"].extend(more))
     findings, _ = validate(root, tmp_path)
-    shown = capsys.readouterr().out
-    assert "error box-without-area: 50" in shown
-    assert "and 47 more" in shown
-    assert shown.count("annotation 1") == 3
+    printed = capsys.readouterr().out
+    assert "error box-without-area: 50" in printed
+    assert "and 47 more" in printed
+    assert printed.count("annotation 1") == 3
     with (tmp_path / "reports" / "findings.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [{k: "" if v is None else str(v) for k, v in one.items()} for one in findings] == rows
+    assert [{k: "" if v is None else str(v) for k, v in finding.items()} for finding in findings] == rows
     assert len(rows) == 50
 
 
@@ -126,11 +126,11 @@ def test_statistics_count_what_is_kept(root: Path, tmp_path: Path) -> None:
     assert (train["box_width"]["0%"], train["box_width"]["100%"]) == (widths[0], widths[-1])
 
 
-def test_many_processes_find_the_same(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_processes_give_the_same_findings(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "train" / "train_2.png").write_bytes(b"no image")
-    alone = validate(root, tmp_path)
+    in_one_process = validate(root, tmp_path)
     monkeypatch.setattr(survey, "_WORTH_PROCESSES", 0)
-    assert validate(root, tmp_path) == alone
+    assert validate(root, tmp_path) == in_one_process
 
 
 LEAVES = st.one_of(
@@ -144,7 +144,7 @@ MUTATIONS = st.lists(
 
 
 def mutate(content: Any, where: int, how: str, value: Any) -> None:
-    """Change one node of a tree of dicts and lists, picked by a number."""
+    """Change one node of a tree of dicts and lists, chosen by a number."""
     nodes: list[tuple[Any, Any]] = []
 
     def walk(node: Any) -> None:
@@ -176,7 +176,7 @@ def test_no_annotations_crash_validation_and_what_passes_is_sound(
     for name in SPLITS:
         write_coco(root, name, content if name == split else coco_content(name))
     findings, error = validate(root, tmp_path, on_error=on_error)
-    assert error is None or any(one["effect"] == "stop" for one in findings)
+    assert error is None or any(finding["effect"] == "stop" for finding in findings)
     if error is None:
         sound(ingest(root, tmp_path, on_error=on_error))
 
@@ -185,10 +185,10 @@ def sound(files: dict[str, bytes]) -> None:
     classes = json.loads(files["annotations/classes.json"])
     for split in SPLITS:
         content = json.loads(files[f"annotations/{split}.json"])
-        sizes = {one["id"]: (one["width"], one["height"]) for one in content["images"]}
-        for one in content["annotations"]:
-            x, y, width, height = one["bbox"]
-            assert 0 <= x < x + width <= sizes[one["image_id"]][0]
-            assert 0 <= y < y + height <= sizes[one["image_id"]][1]
-            assert one["area"] > 0
-            assert one["category_id"] in range(len(classes))
+        sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+        for annotation in content["annotations"]:
+            x, y, width, height = annotation["bbox"]
+            assert 0 <= x < x + width <= sizes[annotation["image_id"]][0]
+            assert 0 <= y < y + height <= sizes[annotation["image_id"]][1]
+            assert annotation["area"] > 0
+            assert annotation["category_id"] in range(len(classes))

@@ -1,4 +1,4 @@
-"""The pass over the images: nothing is decoded twice, nothing that is kept can be wrong, no process is left behind."""
+"""The pass over the images: nothing is decoded twice, the cache is never wrong, and no process remains."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BAD = "train/train_2.png"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Six images, one of which cannot be decoded, and one of which is doubted."""
+    """Six images. One cannot be decoded, and one probably uses only a part of its 16 bits."""
     folder = make_coco(tmp_path / "data")
     Image.fromarray(np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)).save(folder / "valid" / "valid_1.png")
     (folder / BAD).write_bytes(b"no image")
@@ -40,14 +40,14 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[], tuple[int, dict[str, bytes]]]:
-    """Validates with a cache; how many images were decoded, and the bytes of all that was written."""
+    """A function that validates with a cache. Returns how many images were decoded, and the bytes of all files."""
 
     def validate() -> tuple[int, dict[str, bytes]]:
         out = tmp_path / "out"
         shutil.rmtree(out, ignore_errors=True)
         config = ValidateConfig(on_error="drop")
         validate_dataset(root, config, out / "reports", out / "manifest", tmp_path / "kept" / "images.sqlite")
-        decoded = re.search(r"(\d+) images decoded, (\d+) known", capsys.readouterr().out)
+        decoded = re.search(r"(\d+) images decoded, (\d+) cached", capsys.readouterr().out)
         assert decoded
         assert int(decoded[1]) + int(decoded[2]) == len(list(root.rglob("*.png")))
         return int(decoded[1]), {path.name: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
@@ -55,7 +55,7 @@ def run(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Calla
     return validate
 
 
-def test_what_is_known_is_not_decoded_and_gives_the_same_bytes(run, root: Path, monkeypatch) -> None:
+def test_cached_images_are_not_decoded_and_give_the_same_bytes(run, root: Path, monkeypatch) -> None:
     count, cold = run()
     assert count == 6
     decode, decoded = survey._decode, []
@@ -70,7 +70,7 @@ def test_what_is_known_is_not_decoded_and_gives_the_same_bytes(run, root: Path, 
     assert run()[0] == len(decoded) == 1
 
 
-def test_another_checker_decodes_anew(run, monkeypatch) -> None:
+def test_another_checker_decodes_again(run, monkeypatch) -> None:
     _, cold = run()
     monkeypatch.setattr(survey, "_checker_digest", lambda *_: "another")
     assert run() == (6, cold)
@@ -123,47 +123,47 @@ def test_a_damaged_cache_heals(run, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert run()[0] == 0
 
 
-def test_beside_another_validation_the_cache_is_left_alone(run, tmp_path: Path) -> None:
+def test_a_second_validation_does_not_use_the_cache(run, tmp_path: Path) -> None:
     _, cold = run()
     holder = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
     command = [sys.executable, "-c", holder, str(tmp_path / "kept" / "images.lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout
-        other.stdout.readline()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        process.stdout.readline()
         assert run() == (6, cold)
-        other.communicate("\n")
+        process.communicate("\n")
     assert run() == (0, cold)
 
 
-def test_a_cache_that_vanishes_meanwhile_recalls_nothing(tmp_path: Path) -> None:
-    kept = survey.Cache(tmp_path / "images.sqlite", "checker")
+def test_a_cache_that_vanishes_meanwhile_returns_nothing(tmp_path: Path) -> None:
+    cache = survey.Cache(tmp_path / "images.sqlite", "checker")
     (tmp_path / "images.sqlite").unlink()
-    assert survey.cache_reader(kept.path)(b"digest") is None
+    assert survey.cache_reader(cache.path)(b"digest") is None
 
 
 def test_the_cache_forgets_the_oldest(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(survey, "_KEPT", 5)
     for start in range(0, 12, 4):
-        kept = survey.Cache(tmp_path / "images.sqlite", "checker")
+        cache = survey.Cache(tmp_path / "images.sqlite", "checker")
         for number in range(start, start + 4):
-            kept.keep(bytes([number]), b"value")
-        kept.close(in_use=1)
+            cache.keep(bytes([number]), b"value")
+        cache.close(in_use=1)
     find = survey.cache_reader(tmp_path / "images.sqlite")
     assert [number for number in range(12) if find(bytes([number])) == b"value"] == [7, 8, 9, 10, 11]
 
 
-def test_processes_and_a_cache_find_the_same(run, monkeypatch) -> None:
-    alone = run()
+def test_processes_and_a_cache_give_the_same_findings(run, monkeypatch) -> None:
+    in_one_process = run()
     monkeypatch.setattr(survey, "_WORTH_PROCESSES", 0)
-    assert run() == (0, alone[1])
+    assert run() == (0, in_one_process[1])
     monkeypatch.setattr(survey, "_checker_digest", lambda *_: "another")
-    assert run() == alone
+    assert run() == in_one_process
 
 
-def work_that_dies(by: signal.Signals) -> Callable[[], Callable[[str], str]]:
+def work_that_dies(cause: signal.Signals) -> Callable[[], Callable[[str], str]]:
     def work(item: str) -> str:
         if item.startswith("bad"):
-            os.kill(os.getpid(), by)
+            os.kill(os.getpid(), cause)
         return item.upper()
 
     return lambda: work
@@ -171,19 +171,19 @@ def work_that_dies(by: signal.Signals) -> Callable[[], Callable[[str], str]]:
 
 def test_a_crash_is_the_result_of_its_item_alone() -> None:
     items = [f"item {k}" for k in range(500)] + ["bad 1", "bad 2"] + [f"more {k}" for k in range(100)] + ["bad 3"]
-    workers = Workers(work_that_dies(signal.SIGSEGV), lambda item, how: f"{item} {how}", 2)
+    workers = Workers(work_that_dies(signal.SIGSEGV), lambda item, cause: f"{item} {cause}", 2)
     try:
-        found = list(workers.map(items))
+        results = list(workers.map(items))
     finally:
         workers.close()
-    assert sorted(item for item, _ in found) == sorted(items)
-    assert all(result == (f"{item} SIGSEGV" if item.startswith("bad") else item.upper()) for item, result in found)
+    assert sorted(item for item, _ in results) == sorted(items)
+    assert all(result == (f"{item} SIGSEGV" if item.startswith("bad") else item.upper()) for item, result in results)
 
 
 def test_a_killed_process_is_an_error_that_names_the_file() -> None:
-    workers = Workers(work_that_dies(signal.SIGKILL), lambda item, how: item, 2)
+    workers = Workers(work_that_dies(signal.SIGKILL), lambda item, cause: item, 2)
     try:
-        with pytest.raises(UserError, match=r"killed \(SIGKILL\) while it was at bad one"):
+        with pytest.raises(UserError, match=r"killed \(SIGKILL\) while it read bad one"):
             list(workers.map([*map(str, range(100)), "bad one", *map(str, range(100))]))
     finally:
         workers.close()
@@ -195,7 +195,7 @@ from pathlib import Path
 from rfdetr_core.ingest import survey
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.validate import validate_dataset
-from rfdetr_core.base.processes import interrupt_when_told
+from rfdetr_core.base.processes import treat_sigterm_as_ctrl_c
 from stages import run
 
 sys.argv[0] = "code"  # the one stage whose code is not compared with its digests
@@ -204,14 +204,14 @@ def slow(*_):
     time.sleep(60)
 
 def main():
-    interrupt_when_told()
+    treat_sigterm_as_ctrl_c()
     survey.examine = slow
     survey._WORTH_PROCESSES = 0
     started = survey.Survey.examine
-    def told(self, paths):
-        print(*(one.process.pid for one in self._workers._workers), flush=True)
+    def examine_and_wait(self, paths):
+        print(*(worker.process.pid for worker in self._workers._workers), flush=True)
         return started(self, paths)
-    survey.Survey.examine = told
+    survey.Survey.examine = examine_and_wait
     out = Path(sys.argv[2])
     validate_dataset(Path(sys.argv[1]), ValidateConfig(), out / "reports", out / "manifest", out / "images.sqlite")
 
@@ -220,7 +220,7 @@ run(main)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_ended_from_outside_it_leaves_no_process_and_no_traceback(root: Path, tmp_path: Path, how: int) -> None:
+def test_a_validation_that_is_killed_leaves_no_process_and_no_traceback(root: Path, tmp_path: Path, how: int) -> None:
     command = [sys.executable, "-c", SLOW, str(root), str(tmp_path / "out")]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout
@@ -256,6 +256,6 @@ def test_progress_has_a_rate_and_passes_everything_on(stream: type[io.StringIO],
     monkeypatch.setattr(workers.time, "monotonic", lambda: float(next(clock)))
     assert list(workers.with_progress(range(7), 7, "validate", "images")) == list(range(7))
     lines = [line for line in re.split(r"[\r\n]+", out.getvalue()) if line]
-    assert len(lines) == (7 if out.isatty() else 2)  # four seconds an item; a line every ten
+    assert len(lines) == (7 if out.isatty() else 2)  # four seconds per item; a line every ten seconds
     assert all("of 7 images, 0 a second" in line for line in lines)
     assert out.getvalue().endswith("\n")

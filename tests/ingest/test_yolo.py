@@ -25,13 +25,15 @@ def test_a_box_over_the_edge_is_clipped_with_a_warning(root: Path, tmp_path: Pat
     findings, error = validate(root, tmp_path)
     assert (places(findings), error) == ([("partly-outside", "warning", "labels/train/train_2.txt", 1)], None)
     content = json.loads(ingest(root, tmp_path)["annotations/train.json"])
-    assert [one["bbox"] for one in content["annotations"] if one["image_id"] == 2] == [[48.0, 18.0, 16.0, 12.0]]
+    assert [annotation["bbox"] for annotation in content["annotations"] if annotation["image_id"] == 2] == [
+        [48.0, 18.0, 16.0, 12.0]
+    ]
 
 
-def test_boxes_and_polygons_stand_in_one_file(root: Path, tmp_path: Path) -> None:
+def test_boxes_and_polygons_may_be_in_one_file(root: Path, tmp_path: Path) -> None:
     (root / LABEL).write_text("0 0.25 0.25 0.5 0.25\n1 0.25 0.25 0.75 0.25 0.75 0.75\n")
     content = json.loads(ingest(root, tmp_path)["annotations/train.json"])
-    box, polygon = (one for one in content["annotations"] if one["image_id"] == 1)
+    box, polygon = (annotation for annotation in content["annotations"] if annotation["image_id"] == 1)
     assert "segmentation" not in box
     assert polygon["segmentation"] == [[16.0, 12.0, 48.0, 12.0, 48.0, 36.0]]
     assert polygon["bbox"] == [16.0, 12.0, 32.0, 24.0]
@@ -55,9 +57,7 @@ def test_an_image_without_a_label_file_is_a_negative(root: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("place", ["images/train/train_2.txt", "labels/nite/train_2.txt"])
-def test_a_lost_label_file_is_told_with_the_place_where_it_was_looked_for(
-    root: Path, tmp_path: Path, place: str
-) -> None:
+def test_a_lost_label_file_is_named_with_its_expected_place(root: Path, tmp_path: Path, place: str) -> None:
     (root / place).parent.mkdir(exist_ok=True)
     (root / "labels/train/train_2.txt").rename(root / place)
     findings, error = validate(root, tmp_path)
@@ -72,9 +72,7 @@ def test_a_lost_label_file_is_told_with_the_place_where_it_was_looked_for(
         assert "labels/train/train_2.txt" in finding["what"]
 
 
-def test_labels_that_are_all_lost_are_told_with_the_place_where_they_were_looked_for(
-    root: Path, tmp_path: Path
-) -> None:
+def test_label_files_that_are_all_lost_are_named_with_their_expected_place(root: Path, tmp_path: Path) -> None:
     (root / "images").rename(root / "Images")
     (root / "labels").rename(root / "Labels")
     rewrite(
@@ -82,14 +80,14 @@ def test_labels_that_are_all_lost_are_told_with_the_place_where_they_were_looked
     )
     findings, error = validate(root, tmp_path)
     assert error is not None
-    told = [one["what"] for one in findings if one["code"] == "image-without-labels"]
-    assert len(told) == 3
-    assert "3 of 3 images of train" in told[2]
-    assert "Images/train/train_1.txt" in told[2]
-    assert sum(one["code"] == "label-without-image" for one in findings) == 6
+    messages = [finding["what"] for finding in findings if finding["code"] == "image-without-labels"]
+    assert len(messages) == 3
+    assert "3 of 3 images of train" in messages[2]
+    assert "Images/train/train_1.txt" in messages[2]
+    assert sum(finding["code"] == "label-without-image" for finding in findings) == 6
 
 
-def test_text_files_that_hold_no_labels_are_none(root: Path, tmp_path: Path) -> None:
+def test_text_files_without_labels_are_not_label_files(root: Path, tmp_path: Path) -> None:
     (root / "README.roboflow.txt").write_text("1 dataset of cats.\n")
     (root / "images/train/notes.txt").write_text("")
     assert validate(root, tmp_path) == ([], None)
@@ -101,7 +99,7 @@ def test_every_ending_of_jpeg_is_read(root: Path, tmp_path: Path, suffix: str) -
     (root / "labels/train/a.txt").write_text("0 0.5 0.5 0.25 0.25\n")
     after = ingest(root, tmp_path)
     assert f"images/train/a{suffix}" in [
-        one["file_name"] for one in json.loads(after["annotations/train.json"])["images"]
+        image["file_name"] for image in json.loads(after["annotations/train.json"])["images"]
     ]
     assert validate(root, tmp_path) == ([], None)
 
@@ -128,16 +126,16 @@ DEFINITIONS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def test_a_folder_data_is_no_prefix_of_cvat(tmp_path: Path) -> None:
+def test_a_folder_data_is_not_a_prefix_of_cvat(tmp_path: Path) -> None:
     root = make_yolo(tmp_path / "data")
     list_images(root, "train.txt", "data/images/train/")
     (root / "data").mkdir()
     findings, _ = validate(root, tmp_path)
-    missing = [one["image"] for one in findings if one["code"] == "image-missing"]
+    missing = [finding["image"] for finding in findings if finding["code"] == "image-missing"]
     assert sorted(missing) == [f"data/images/train/train_{number}.png" for number in (1, 2, 3)]
 
 
-def test_a_dataset_yaml_of_another_tool_says_nothing(tmp_path: Path) -> None:
+def test_a_dataset_yaml_of_another_tool_is_ignored(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
     before = validate(root, tmp_path)
     (root / "dataset.yaml").write_text("owner: me\nversion: 3\n")
@@ -168,7 +166,7 @@ def test_every_spelling_of_the_definition_means_the_same(
 
 
 @pytest.mark.parametrize("entry", ["images/none", "../test/images", "[a, b/c]", "test-dev.txt", "./none.txt"])
-def test_a_test_split_that_is_not_there_is_none(root: Path, tmp_path: Path, entry: str) -> None:
+def test_a_test_split_that_does_not_exist_is_a_warning(root: Path, tmp_path: Path, entry: str) -> None:
     for kind in ("images", "labels"):
         shutil.rmtree(root / kind / "test")
     rewrite(root, "test: images/test\n", "")
@@ -180,7 +178,7 @@ def test_a_test_split_that_is_not_there_is_none(root: Path, tmp_path: Path, entr
 def test_a_split_may_have_several_folders(root: Path, tmp_path: Path) -> None:
     rewrite(root, "train: images/train", "train:\n- images/train\n- images/test", "test: images/test\n", "")
     after = ingest(root, tmp_path)
-    assert [one["file_name"] for one in json.loads(after["annotations/train.json"])["images"]] == [
+    assert [image["file_name"] for image in json.loads(after["annotations/train.json"])["images"]] == [
         "images/test/test_1.png", "images/train/train_1.png", "images/train/train_2.png", "images/train/train_3.png",
     ]  # fmt: skip
 
@@ -203,7 +201,7 @@ def test_a_bad_line_of_a_list_is_found(root: Path, tmp_path: Path, line: str, co
     assert places(findings) == [(code, "error", *where)]
 
 
-def test_a_list_of_classes_among_the_labels_is_no_label_file(root: Path, tmp_path: Path) -> None:
+def test_a_list_of_classes_among_the_labels_is_not_a_label_file(root: Path, tmp_path: Path) -> None:
     (root / "labels/train/classes.txt").write_text("cat\ndog\n")
     assert validate(root, tmp_path) == ([], None)
 
@@ -225,10 +223,10 @@ def test_of_a_pose_dataset_the_boxes_are_used(root: Path, tmp_path: Path) -> Non
     assert ingest(root, tmp_path / "after") == before
 
 
-def test_the_same_folder_twice_leaks(root: Path, tmp_path: Path) -> None:
+def test_one_folder_in_two_splits_is_leakage(root: Path, tmp_path: Path) -> None:
     rewrite(root, "val: images/valid", "val: images/train")
     findings, _ = validate(root, tmp_path)
-    assert [(one["code"], one["file"]) for one in findings if one["code"] == "leakage"] == [
+    assert [(finding["code"], finding["file"]) for finding in findings if finding["code"] == "leakage"] == [
         ("leakage", f"images/train/train_{k}.png") for k in (1, 2, 3)
     ]
 
@@ -243,13 +241,13 @@ def test_the_same_folder_twice_leaks(root: Path, tmp_path: Path) -> None:
         ("a.jpg", "a.txt"),
     ],
 )
-def test_labels_lie_across_from_the_last_folder_of_images_or_beside(image: str, label: str) -> None:
+def test_labels_replaces_the_last_folder_images_or_the_label_file_is_beside(image: str, label: str) -> None:
     assert label_path(image) == label
 
 
 def test_sizes_are_those_of_the_pictures(root: Path, tmp_path: Path) -> None:
     content = json.loads(ingest(root, tmp_path)["annotations/valid.json"])
-    assert {(one["width"], one["height"]) for one in content["images"]} == {SIZE}
+    assert {(image["width"], image["height"]) for image in content["images"]} == {SIZE}
 
 
 WORDS = st.one_of(
@@ -278,6 +276,6 @@ def test_no_labels_or_definition_crash_validation(
     content = {"train": "images/train", "val": "images/valid", "names": ["cat", "dog"]} | changes
     (root / "data.yaml").write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
     findings, error = validate(root, tmp_path, on_error=on_error)
-    assert (error is not None) == any(one["effect"] == "stop" for one in findings)
+    assert (error is not None) == any(finding["effect"] == "stop" for finding in findings)
     if error is None:
         ingest(root, tmp_path, on_error=on_error)

@@ -92,7 +92,7 @@ def test_params_that_json_cannot_hold_have_an_entry_that_is_found(runs: Runs) ->
     raw = {"cmd": "run train", "params": {"params.yaml": {"train": {1: 2.5, "since": datetime.date(2024, 1, 2)}}}}
     runs.lock("train", raw)
     journal.write(runs.folder, "train", Entry.of(runs.locked("train")), 0.0)
-    assert runs.found() == ([], [])
+    assert runs.printed_lines() == ([], [])
 
 
 def test_without_git_history_an_entry_is_written(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Outputs and targets of every awkward kind, without a detector."""
+"""Random outputs and targets with all difficult cases, without a detector."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def make_output(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
 ) -> DetectorOutput:
-    """A training output: layers of the decoder and proposals, every tensor a leaf with gradient."""
+    """A training output with decoder layers and proposals. Every tensor is a leaf that gets a gradient."""
     generator = torch.Generator().manual_seed(seed)
 
     def leaf(value: Tensor) -> Tensor:
@@ -52,8 +52,8 @@ def make_output(
             factors = MaskFactors(leaf(pixels), leaf(features), leaf(torch.full((1,), -0.5)))
         return DetectorOutput(leaf(logits), leaf(torch.cat([centre, size], -1)), factors)
 
-    found = [layer() for _ in range(layers + 1)]
-    return replace(found[0], auxiliary=tuple(found[1:layers]), proposals=found[layers])
+    outputs = [layer() for _ in range(layers + 1)]
+    return replace(outputs[0], auxiliary=tuple(outputs[1:layers]), proposals=outputs[layers])
 
 
 def make_targets(
@@ -64,7 +64,7 @@ def make_targets(
     dtype: torch.dtype = torch.float64,
     seed: int = 1,
 ) -> list[Target]:
-    """Targets; an image's second box touches two borders, its third has no area, its fourth repeats the first."""
+    """Targets. In an image the second box touches two borders, the third has no area, the fourth repeats the first."""
     generator = torch.Generator().manual_seed(seed)
 
     def target(count: int) -> Target:
@@ -83,7 +83,7 @@ def make_targets(
 
 
 def layers_of(output: DetectorOutput) -> list[DetectorOutput]:
-    """Last layer, the ones before it, proposals."""
+    """The last layer, the inner layers and the proposals."""
     return [output, *output.auxiliary, *([output.proposals] if output.proposals else [])]
 
 
@@ -98,14 +98,14 @@ def leaves_of(output: DetectorOutput) -> list[Tensor]:
 
 
 def gradients(output: DetectorOutput, total: Tensor) -> list[Tensor]:
-    """Gradients of `total` at every leaf; a leaf that takes no part is an error."""
+    """Gradients of `total` at every leaf. A leaf without influence is an error."""
     return list(torch.autograd.grad(total, leaves_of(output), retain_graph=True))
 
 
 def as_upstream(output: DetectorOutput, targets: Sequence[Target]) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
-    """The same output and targets as upstream's criterion takes them."""
+    """The output and targets in the form that upstream's criterion takes."""
 
-    def one(layer: DetectorOutput) -> dict[str, Any]:
+    def layer_as_upstream(layer: DetectorOutput) -> dict[str, Any]:
         values: dict[str, Any] = {"pred_logits": layer.logits, "pred_boxes": layer.boxes}
         if isinstance(layer.masks, MaskFactors):
             factors = layer.masks
@@ -118,14 +118,14 @@ def as_upstream(output: DetectorOutput, targets: Sequence[Target]) -> tuple[dict
             values["pred_masks"] = layer.masks
         return values
 
-    outputs = one(output) | {"aux_outputs": [one(layer) for layer in output.auxiliary]}
+    outputs = layer_as_upstream(output) | {"aux_outputs": [layer_as_upstream(layer) for layer in output.auxiliary]}
     if output.proposals is not None:
-        outputs["enc_outputs"] = one(output.proposals)
+        outputs["enc_outputs"] = layer_as_upstream(output.proposals)
     return outputs, targets_as_upstream(targets)
 
 
 def targets_as_upstream(targets: Sequence[Target]) -> list[dict[str, Tensor]]:
-    """The targets alone."""
+    """The targets in the form that upstream's criterion takes."""
     truth = [{"labels": target.labels, "boxes": target.boxes} for target in targets]
     for values, target in zip(truth, targets, strict=True):
         if target.masks is not None:

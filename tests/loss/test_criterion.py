@@ -27,7 +27,7 @@ def test_a_batch_without_objects_gives_zero_box_losses_that_reach_every_output(m
     assert all(gradient.isfinite().all() for gradient in gradients(output, losses.total))
 
 
-def test_a_batch_without_objects_leaves_no_parameter_without_gradient() -> None:
+def test_in_a_batch_without_objects_every_parameter_has_a_gradient() -> None:
     architecture = replace(VARIANTS["seg-pico"], resolution=48, position_grid=4, queries=5, groups=2)
     detector = build_detector(architecture).train()
     targets = [Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), torch.zeros(0, 48, 48, dtype=torch.bool))]
@@ -46,16 +46,16 @@ def test_the_total_is_the_weighted_sum_of_the_terms() -> None:
     assert losses.total.item() == pytest.approx(sum(parts))
 
 
-def test_the_points_are_a_function_of_the_seed_alone() -> None:
+def test_the_points_depend_only_on_the_seed() -> None:
     output, targets = make_output(2, masks=True), make_targets([3, 1], masks=True)
 
     def terms(seed: int) -> dict[str, Tensor]:
         torch.rand(5)
         return Criterion()(output, targets, groups=GROUPS, point_seed=seed).terms
 
-    one, again, other = terms(1), terms(1), terms(2)
-    assert all(one[name].equal(again[name]) for name in one)
-    assert one["loss_mask_ce"] != other["loss_mask_ce"]
+    first, again, other_seed = terms(1), terms(1), terms(2)
+    assert all(first[name].equal(again[name]) for name in first)
+    assert first["loss_mask_ce"] != other_seed["loss_mask_ce"]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -81,7 +81,7 @@ def test_the_written_out_gradient_is_the_derivative() -> None:
     logits = (torch.randn(2, 4, 3, dtype=torch.float64) * 4).requires_grad_()
     place = (torch.tensor([0, 1, 1]), torch.tensor([3, 0, 2]), torch.tensor([1, 2, 0]))
     iou = torch.tensor([0.9, 0.0, 0.4], dtype=torch.float64)
-    # The score that a match aims at depends on the logits too, but is held constant: alpha 0 takes that out.
+    # The target of a match depends on the logits but is a constant. With alpha 0 it does not depend on them.
     assert torch.autograd.gradcheck(lambda values: classification_loss(values, place, iou, 0.0), logits)
 
 
@@ -96,7 +96,7 @@ def test_masks_need_a_seed_and_targets() -> None:
 def test_ranks_share_the_mean_number_of_objects(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(one_rank, args=(str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    # Rank 0 has 5 objects, rank 1 none: both divide by 2.5 objects per group.
+    # Rank 0 has 5 objects, rank 1 has none: each divides by 2.5 objects per group.
     alone = Criterion()(make_output(2), make_targets([3, 2]), groups=GROUPS)
     assert ranks[0]["loss_bbox"] == pytest.approx(alone.terms["loss_bbox"].item() * 2)
     nothing = Criterion()(make_output(2), make_targets([0, 0]), groups=GROUPS)

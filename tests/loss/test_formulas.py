@@ -25,15 +25,15 @@ def test_truth_is_the_nearest_pixel_of_the_named_mask(dtype: torch.dtype) -> Non
     assert formulas.sample_truth(truth, index, points).equal(expected)
 
 
-def test_factors_and_dense_masks_are_sampled_alike() -> None:
+def test_factors_and_dense_masks_give_the_same_samples() -> None:
     factors = MaskFactors(
         torch.randn(2, 5, 9, 8, dtype=torch.float64), torch.randn(2, 7, 5, dtype=torch.float64), torch.ones(1)
     )
     points = torch.rand(1, 30, 2, dtype=torch.float64)
     torch.testing.assert_close(formulas.sample_all(factors, points), formulas.sample_all(factors.dense(), points))
     images, queries = torch.tensor([0, 1, 1]), torch.tensor([2, 0, 6])
-    one = formulas.matched_logits(factors, images, queries, [1, 2])
-    torch.testing.assert_close(one, formulas.matched_logits(factors.dense(), images, queries, [1, 2]))
+    factored = formulas.matched_logits(factors, images, queries, [1, 2])
+    torch.testing.assert_close(factored, formulas.matched_logits(factors.dense(), images, queries, [1, 2]))
 
 
 def test_pairwise_losses_are_the_losses_of_every_pair() -> None:
@@ -41,10 +41,12 @@ def test_pairwise_losses_are_the_losses_of_every_pair() -> None:
     truth = (torch.rand(2, 3, 40) > 0.5).double()
     entropy, dice = formulas.pairwise_losses(logits, truth)
     for image, query, number in [(0, 0, 0), (1, 5, 2), (0, 3, 1)]:
-        one, other = logits[image, query], truth[image, number]
-        assert entropy[image, number, query].item() == pytest.approx(F.binary_cross_entropy_with_logits(one, other))
-        shared = (one.sigmoid() * other).sum()
-        expected = 1 - (2 * shared + 1) / (one.sigmoid().sum() + other.sum() + 1)
+        logit_row, truth_row = logits[image, query], truth[image, number]
+        assert entropy[image, number, query].item() == pytest.approx(
+            F.binary_cross_entropy_with_logits(logit_row, truth_row)
+        )
+        shared = (logit_row.sigmoid() * truth_row).sum()
+        expected = 1 - (2 * shared + 1) / (logit_row.sigmoid().sum() + truth_row.sum() + 1)
         assert dice[image, number, query].item() == pytest.approx(expected)
 
 

@@ -40,21 +40,21 @@ def test_matching_alone_equals_matching_in_a_batch(masks: bool) -> None:
     first = [0, 5, 5]
     for image, target in enumerate(targets):
         alone = matched(image_of(output, image), [target], masks)
-        for one, all_images in zip(alone, together, strict=True):
+        for single, all_images in zip(alone, together, strict=True):
             here = all_images.images == image
-            assert one.queries.equal(all_images.queries[here])
-            assert one.objects.equal(all_images.objects[here] - first[image])
+            assert single.queries.equal(all_images.queries[here])
+            assert single.objects.equal(all_images.objects[here] - first[image])
 
 
 def image_of(output: DetectorOutput, image: int) -> DetectorOutput:
-    def one(layer: DetectorOutput) -> DetectorOutput:
+    def crop(layer: DetectorOutput) -> DetectorOutput:
         masks = layer.masks
         if masks is not None:
             masks = masks.dense()[image : image + 1]
         return DetectorOutput(layer.logits[image : image + 1], layer.boxes[image : image + 1], masks)
 
-    last, *others = [one(layer) for layer in layers_of(output)]
-    return DetectorOutput(last.logits, last.boxes, last.masks, tuple(others[:-1]), others[-1])
+    last, *inner_layers = [crop(layer) for layer in layers_of(output)]
+    return DetectorOutput(last.logits, last.boxes, last.masks, tuple(inner_layers[:-1]), inner_layers[-1])
 
 
 def test_no_other_assignment_costs_less() -> None:
@@ -67,6 +67,6 @@ def test_no_other_assignment_costs_less() -> None:
         assert cost[pairs.objects, pairs.queries].sum().item() == pytest.approx(best.item())
 
 
-def test_queries_that_groups_do_not_divide_are_refused() -> None:
-    with pytest.raises(ValueError, match="60 queries cannot be cut into 7 groups"):
+def test_queries_that_are_not_divisible_by_groups_are_an_error() -> None:
+    with pytest.raises(ValueError, match="60 queries are not divisible by 7 groups"):
         match([make_output(1)], Objects.of(make_targets([1]), torch.float64), 7, LossConfig())

@@ -1,4 +1,4 @@
-"""A row of the table is all that a term of the loss needs."""
+"""To add a term of the loss, a row of the table is enough."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def losses(masks: bool = False, **weights: float) -> Losses:
 
 def area(matched: Matched) -> Tensor:
     """A term that upstream does not have."""
-    return (matched.predicted_boxes[:, 2:] - matched.wanted_boxes[:, 2:]).prod(1).square().sum()
+    return (matched.predicted_boxes[:, 2:] - matched.target_boxes[:, 2:]).prod(1).square().sum()
 
 
 def add(monkeypatch: pytest.MonkeyPatch, function: Callable[[Matched], Tensor], **changes: Any) -> None:
@@ -71,7 +71,7 @@ def test_a_term_with_weight_0_is_not_computed(monkeypatch: pytest.MonkeyPatch, m
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_a_term_enters_the_total_with_its_weight_and_leaves_the_others(
+def test_a_term_is_added_with_its_weight_and_does_not_change_the_others(
     monkeypatch: pytest.MonkeyPatch, masks: bool
 ) -> None:
     before = losses(masks)
@@ -83,7 +83,7 @@ def test_a_term_enters_the_total_with_its_weight_and_leaves_the_others(
     assert (after.total - before.total).item() == pytest.approx(0.7 * sum(value.item() for value in new))
 
 
-def test_a_term_of_masks_is_there_for_masks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mask_term_exists_only_for_outputs_with_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     add(monkeypatch, lambda matched: matched.mask_samples[0].square().sum(), default=1.0, mask=True)
     assert "loss_area" in losses(masks=True).terms
     assert "loss_area" not in losses().terms
@@ -91,16 +91,16 @@ def test_a_term_of_masks_is_there_for_masks_alone(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("term", [term for term in TERMS if term.default], ids=lambda term: term.name)
 def test_without_a_weight_the_other_terms_stay_and_every_output_has_a_gradient(term: Term) -> None:
-    """The points of masks are the same, too; DDP waits for the gradient of every parameter."""
+    """The mask points are the same, too. DDP waits for the gradient of every parameter."""
     output, targets = make_output(2, masks=term.mask), make_targets([3, 1], masks=term.mask)
-    # Matching weighs its costs of masks with the same numbers: with one object and query, it finds the same pairs.
+    # Matching uses the same weights for its mask costs. With one object and one query the pairs stay the same.
     if term.mask:
         output, targets = make_output(1, queries=1, masks=True), make_targets([1], masks=True)
     whole = Criterion()(output, targets, groups=GROUPS, point_seed=1)
     part = Criterion(LossConfig.of({term.coefficient: 0.0}))(output, targets, groups=GROUPS, point_seed=1)
-    others = {name: value for name, value in whole.terms.items() if name not in {term.name + end for end in ENDINGS}}
-    assert part.terms.keys() == others.keys()
-    assert all(value.equal(others[name]) for name, value in part.terms.items())
+    remaining = {name: value for name, value in whole.terms.items() if name not in {term.name + end for end in ENDINGS}}
+    assert part.terms.keys() == remaining.keys()
+    assert all(value.equal(remaining[name]) for name, value in part.terms.items())
     missing = sum(term.default * whole.terms[term.name + end].item() for end in ENDINGS)
     assert part.total.item() == pytest.approx(whole.total.item() - missing)
     assert all(gradient.isfinite().all() for gradient in gradients(output, part.total))
@@ -109,8 +109,8 @@ def test_without_a_weight_the_other_terms_stay_and_every_output_has_a_gradient(t
 @pytest.mark.parametrize("weights", [{"mask_ce_loss_coef": 0.0, "mask_dice_loss_coef": 0.0}, {"cls_loss_coef": 0.0}])
 def test_outputs_of_no_term_have_a_gradient_of_zero(weights: dict[str, float]) -> None:
     output = make_output(2, masks=True)
-    found = Criterion(LossConfig.of(weights))(output, make_targets([3, 1], masks=True), groups=GROUPS, point_seed=1)
-    every = gradients(output, found.total)  # of each layer: logits, boxes, pixels, queries and bias of the masks
+    losses = Criterion(LossConfig.of(weights))(output, make_targets([3, 1], masks=True), groups=GROUPS, point_seed=1)
+    every = gradients(output, losses.total)  # of each layer: logits, boxes, and pixels, queries and bias of the masks
     unreached = range(0, 1) if "cls_loss_coef" in weights else range(2, 5)
     assert [number for number, value in enumerate(every) if not value.any()] == [
         5 * layer + number for layer in range(len(ENDINGS)) for number in unreached
@@ -140,24 +140,24 @@ def test_every_term_has_its_option_and_its_line_of_documentation() -> None:
             TrainConfig(**{term.coefficient: -1.0})
 
 
-def test_a_new_row_brings_its_option_without_importing_torch() -> None:
+def test_a_new_row_adds_its_option_without_importing_torch() -> None:
     subprocess.run([sys.executable, "-c", ADDED], cwd=ROOT, check=True)
 
 
-def test_names_are_unique_and_no_names_of_layers() -> None:
+def test_names_are_unique_and_differ_from_names_of_layers() -> None:
     for names in ({term.name for term in TERMS}, {term.coefficient for term in TERMS}):
         assert len(names) == len(TERMS)
-    # history.csv takes what follows the last _ for a layer where it is a number, enc or aux.
+    # In history.csv a number, enc or aux after the last _ means a layer.
     assert not [term.name for term in TERMS if not re.fullmatch(r"loss_\w+(?<!_enc)(?<!_aux)(?<!_)(?<!\d)", term.name)]
 
 
 def test_the_weight_of_a_term_is_in_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     add(monkeypatch, area)
     output, targets = make_output(1), make_targets([4])
-    one, two, four = (
-        torch.cat([value.flatten() for value in gradients(output, found.total)])
+    weight_1, two, four = (
+        torch.cat([value.flatten() for value in gradients(output, losses.total)])
         for weight in (1.0, 2.0, 4.0)
-        for found in [Criterion(LossConfig.of({"area_loss_coef": weight}))(output, targets, groups=GROUPS)]
+        for losses in [Criterion(LossConfig.of({"area_loss_coef": weight}))(output, targets, groups=GROUPS)]
     )
-    torch.testing.assert_close(four - two, 2 * (two - one))
-    assert (two - one).any()
+    torch.testing.assert_close(four - two, 2 * (two - weight_1))
+    assert (two - weight_1).any()

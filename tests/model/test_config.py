@@ -11,7 +11,7 @@ from rfdetr_core.model.config import VARIANTS, ModelConfig, resized
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_fits_together(variant: str) -> None:
+def test_the_numbers_of_every_variant_are_valid(variant: str) -> None:
     architecture = VARIANTS[variant]
     assert architecture.resolution % architecture.stride == 0
     assert architecture.encoder_width % architecture.encoder_heads == 0
@@ -21,7 +21,7 @@ def test_every_variant_fits_together(variant: str) -> None:
 
 
 @pytest.mark.parametrize(("variant", "grid"), [("nano", 32), ("base", 37)])
-def test_the_stored_positions_follow_the_resolution_where_they_did(variant: str, grid: int) -> None:
+def test_the_position_grid_follows_the_resolution_only_for_variants_where_it_did(variant: str, grid: int) -> None:
     stride = VARIANTS[variant].stride
     resolution = 512 // stride * stride
     assert resized(VARIANTS[variant], resolution) == {"resolution": resolution, "position_grid": grid}
@@ -40,8 +40,8 @@ def test_an_unknown_variant_is_an_error_with_the_known_ones() -> None:
 def test_changes_reach_the_architecture() -> None:
     values = {"variant": "seg-nano", "num_queries": 50, "group_detr": 2, "num_channels": 1, "resolution": 120}
     changed = parse(ModelConfig, values, "params.yaml: model").architecture(7)
-    found = (changed.queries, changed.groups, changed.channels, changed.resolution, changed.position_grid)
-    assert found == (50, 2, 1, 120, 10)
+    numbers = (changed.queries, changed.groups, changed.channels, changed.resolution, changed.position_grid)
+    assert numbers == (50, 2, 1, 120, 10)
     assert changed.classes == 7
 
 

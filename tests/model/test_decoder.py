@@ -34,7 +34,8 @@ def test_padding_is_never_read(decoder: Decoder) -> None:
     queries, boxes = torch.randn(1, 6, 16, dtype=torch.float64), torch.rand(1, 6, 4, dtype=torch.float64)
     changed = tokens + 5 * padding.reshape(1, 20, 1)
     answers = [
-        decoder(queries, boxes, Memory(one, ((4, 5),), padding.flatten(1), extents), 1)[-1] for one in (tokens, changed)
+        decoder(queries, boxes, Memory(tokens_in, ((4, 5),), padding.flatten(1), extents), 1)[-1]
+        for tokens_in in (tokens, changed)
     ]
     torch.testing.assert_close(*answers)
 

@@ -7,16 +7,16 @@ import torch
 from rfdetr_core.model.deformable import DeformableAttention, Memory, sample
 
 
-def test_sampling_a_ramp_gives_the_place() -> None:
+def test_sampling_a_ramp_gives_the_location() -> None:
     height, width = 5, 8
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     values = torch.stack([(x + 0.5) / width, (y + 0.5) / height], dim=-1).reshape(1, -1, 1, 2).double()
     places = torch.rand(1, 9, 1, 1, 1, 2, dtype=torch.float64) * 0.7 + 0.15
-    found = sample(values, ((height, width),), places, torch.ones(1, 9, 1, 1, 1, dtype=torch.float64))
-    torch.testing.assert_close(found, places.reshape(1, 9, 2))
+    samples = sample(values, ((height, width),), places, torch.ones(1, 9, 1, 1, 1, dtype=torch.float64))
+    torch.testing.assert_close(samples, places.reshape(1, 9, 2))
 
 
-def test_outside_of_the_map_there_is_nothing() -> None:
+def test_samples_outside_of_the_map_are_zero() -> None:
     places = torch.tensor([[-0.5, 0.5], [0.5, 1.7]]).reshape(1, 2, 1, 1, 1, 2)
     assert sample(torch.ones(1, 12, 1, 3), ((3, 4),), places, torch.ones(1, 2, 1, 1, 1)).equal(torch.zeros(1, 2, 3))
 
@@ -24,11 +24,11 @@ def test_outside_of_the_map_there_is_nothing() -> None:
 def test_levels_and_points_add_up_by_weight() -> None:
     values = torch.cat([torch.full((1, 6, 1, 1), 1.0), torch.full((1, 4, 1, 1), 10.0)], dim=1)
     weights = torch.tensor([0.1, 0.2, 0.3, 0.4]).reshape(1, 1, 1, 2, 2)
-    found = sample(values, ((2, 3), (2, 2)), torch.full((1, 1, 1, 2, 2, 2), 0.5), weights)
-    torch.testing.assert_close(found, torch.full((1, 1, 1), 0.3 * 1 + 0.7 * 10))
+    samples = sample(values, ((2, 3), (2, 2)), torch.full((1, 1, 1, 2, 2, 2), 0.5), weights)
+    torch.testing.assert_close(samples, torch.full((1, 1, 1), 0.3 * 1 + 0.7 * 10))
 
 
-def test_at_first_every_head_looks_its_own_way_with_equal_weights() -> None:
+def test_initially_each_head_has_its_direction_and_equal_weights() -> None:
     attention = DeformableAttention(16, heads=4, levels=2, points=3)
     queries, memory = torch.rand(1, 5, 16), Memory(torch.rand(1, 20, 16), ((4, 4), (2, 2)))
     pattern = attention.offsets(queries)[0, 0].reshape(4, 2, 3, 2)

@@ -22,12 +22,12 @@ def layers_of(output: DetectorOutput) -> list[DetectorOutput]:
 
 @ARCHITECTURES
 @torch.inference_mode()
-def test_the_first_group_answers_alone_as_among_all(architecture: Architecture) -> None:
+def test_the_first_group_gives_the_same_output_alone_and_among_all(architecture: Architecture) -> None:
     detector = small_detector(architecture)
     alone, among = detector(images64), detector.train()(images64)
-    for one, every in zip(layers_of(alone), layers_of(among), strict=True):
-        torch.testing.assert_close(one.logits, every.logits[:, : SMALL.queries])
-        torch.testing.assert_close(one.boxes, every.boxes[:, : SMALL.queries])
+    for layer, every in zip(layers_of(alone), layers_of(among), strict=True):
+        torch.testing.assert_close(layer.logits, every.logits[:, : SMALL.queries])
+        torch.testing.assert_close(layer.boxes, every.boxes[:, : SMALL.queries])
         assert every.logits.shape[1] == SMALL.queries * SMALL.groups
     if architecture.segmentation:
         assert isinstance(among.masks, MaskFactors)
@@ -38,7 +38,7 @@ def test_the_first_group_answers_alone_as_among_all(architecture: Architecture) 
 
 @ARCHITECTURES
 @torch.inference_mode()
-def test_a_batch_answers_as_its_images_alone(architecture: Architecture) -> None:
+def test_a_batch_gives_the_outputs_of_its_single_images(architecture: Architecture) -> None:
     detector = small_detector(architecture)
     together = detector(images64)
     for index in range(3):
@@ -48,19 +48,19 @@ def test_a_batch_answers_as_its_images_alone(architecture: Architecture) -> None
 
 
 @torch.inference_mode()
-def test_no_padding_equals_a_padding_of_nothing() -> None:
+def test_no_padding_equals_an_empty_padding() -> None:
     detector = small_detector()
     nothing = torch.zeros(3, 64, 64, dtype=torch.bool)
-    for one, other in zip(layers_of(detector(images64)), layers_of(detector(images64, nothing)), strict=True):
-        torch.testing.assert_close(one.logits, other.logits)
-        torch.testing.assert_close(one.boxes, other.boxes)
+    for layer, padded in zip(layers_of(detector(images64)), layers_of(detector(images64, nothing)), strict=True):
+        torch.testing.assert_close(layer.logits, padded.logits)
+        torch.testing.assert_close(layer.boxes, padded.boxes)
 
 
 @torch.inference_mode()
 def test_equal_calls_give_equal_bits() -> None:
     detector = small_detector(dtype=torch.float32).train()
-    one, other = (layers_of(detector(images64.float())) for _ in range(2))
-    assert all(a.logits.equal(b.logits) and a.boxes.equal(b.boxes) for a, b in zip(one, other, strict=True))
+    first, second = (layers_of(detector(images64.float())) for _ in range(2))
+    assert all(a.logits.equal(b.logits) and a.boxes.equal(b.boxes) for a, b in zip(first, second, strict=True))
 
 
 @ARCHITECTURES
@@ -74,7 +74,7 @@ def test_a_seed_decides_the_initial_weights(architecture: Architecture) -> None:
 
 @ARCHITECTURES
 def test_every_parameter_that_is_not_frozen_gets_a_gradient(architecture: Architecture) -> None:
-    # Features 1 and 3 leave block 3 unused, as in base and large-deprecated.
+    # With features 1 and 3, block 3 is unused, as in base and large-deprecated.
     detector = build_detector(replace(architecture, feature_indexes=(1, 3))).train()
     total = torch.zeros(())
     for layer in layers_of(detector(images64.float())):
@@ -101,14 +101,14 @@ def test_a_new_detector_starts_at_its_anchors_and_at_the_prior() -> None:
 
 
 @torch.inference_mode()
-def test_where_tokens_run_out_the_last_queries_use_their_learned_boxes() -> None:
+def test_with_too_few_tokens_the_last_queries_use_their_learned_boxes() -> None:
     detector = small_detector()
-    found = detector._references(torch.rand(1, 16, 4, dtype=torch.float64), groups=1)
-    assert found.shape == (1, SMALL.queries, 4)
-    assert found[0, 16:].equal(detector.query_boxes[16 : SMALL.queries])
+    boxes = detector._references(torch.rand(1, 16, 4, dtype=torch.float64), groups=1)
+    assert boxes.shape == (1, SMALL.queries, 4)
+    assert boxes[0, 16:].equal(detector.query_boxes[16 : SMALL.queries])
 
 
-def test_a_frozen_encoder_gets_no_gradient_and_the_rest_does() -> None:
+def test_a_frozen_encoder_gets_no_gradient_but_other_parameters_do() -> None:
     detector = build_detector(SMALL, freeze_encoder=True).train()
     detector(images64.float()).boxes.sum().backward()
     assert not any(value.requires_grad for value in detector.encoder.parameters())
@@ -117,7 +117,7 @@ def test_a_frozen_encoder_gets_no_gradient_and_the_rest_does() -> None:
 
 @pytest.mark.parametrize("variant", ["pico", "seg-pico"])
 @torch.inference_mode()
-def test_our_own_variants_run(variant: str) -> None:
+def test_pico_and_seg_pico_run(variant: str) -> None:
     architecture = VARIANTS[variant]
     detector: Detector = build_detector(architecture).eval()
     output = detector(random_images(1, 3, architecture.resolution, architecture.resolution))
@@ -139,25 +139,29 @@ def test_bfloat16_under_autocast_gives_every_parameter_its_gradient() -> None:
 
 @ARCHITECTURES
 @pytest.mark.parametrize("autocast", [False, True])
-def test_gradient_checkpointing_keeps_less_and_changes_no_bit(architecture: Architecture, autocast: bool) -> None:
+def test_gradient_checkpointing_keeps_less_memory_and_changes_no_bit(
+    architecture: Architecture, autocast: bool
+) -> None:
     kept, results = [], []
     for checkpointing in (False, True):
         torch.manual_seed(0)
         detector = build_detector(architecture, drop_path=0.5, gradient_checkpointing=checkpointing).train()
         bytes_of: dict[int, int] = {}
 
-        def note(one: torch.Tensor, bytes_of: dict[int, int] = bytes_of) -> torch.Tensor:
-            bytes_of[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
-            return one
+        def note(tensor: torch.Tensor, bytes_of: dict[int, int] = bytes_of) -> torch.Tensor:
+            bytes_of[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
 
         torch.manual_seed(1)
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda one: one):
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 output = detector(images64.float())
-            loss = sum(one.logits.float().square().sum() + one.boxes.float().sum() for one in layers_of(output))
+            loss = sum(layer.logits.float().square().sum() + layer.boxes.float().sum() for layer in layers_of(output))
         assert isinstance(loss, torch.Tensor)
         loss.backward()
         kept.append(sum(bytes_of.values()))
-        results.append([loss.detach(), *(one.grad for one in detector.parameters() if one.grad is not None)])
+        results.append(
+            [loss.detach(), *(parameter.grad for parameter in detector.parameters() if parameter.grad is not None)]
+        )
     assert kept[1] < kept[0]
-    assert all(one.equal(other) for one, other in zip(*results, strict=True))
+    assert all(plain.equal(recomputed) for plain, recomputed in zip(*results, strict=True))

@@ -33,18 +33,18 @@ def gradients(call: Call, dtype: torch.dtype, autocast: bool, train_layer: bool 
         inputs = F.silu(x).bfloat16() if autocast and call in PAIRS["gelu"] else F.silu(x)
         values = call(inputs, norm, layer)
     (values * torch.linspace(-1, 1, values.numel()).view_as(values)).sum().backward()
-    return [values.detach(), *(one.grad for one in (x, *norm.parameters(), *layer.parameters()))]
+    return [values.detach(), *(tensor.grad for tensor in (x, *norm.parameters(), *layer.parameters()))]
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 @pytest.mark.parametrize(("dtype", "autocast"), DTYPES)
 @pytest.mark.parametrize("train_layer", [True, False])
-def test_values_and_gradients_are_to_the_bit_those_of_the_layers_apart(
+def test_values_and_gradients_equal_those_of_separate_layers_bit_for_bit(
     pair: tuple[Call, Call], dtype: torch.dtype, autocast: bool, train_layer: bool
 ) -> None:
-    for one, other in zip(*(gradients(call, dtype, autocast, train_layer) for call in pair), strict=True):
-        assert (one is None) == (other is None)
-        assert one is None or other is None or (one.dtype == other.dtype and one.equal(other))
+    for combined, apart in zip(*(gradients(call, dtype, autocast, train_layer) for call in pair), strict=True):
+        assert (combined is None) == (apart is None)
+        assert combined is None or apart is None or (combined.dtype == apart.dtype and combined.equal(apart))
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
@@ -54,32 +54,32 @@ def test_gradients_pass_the_numeric_check(pair: tuple[Call, Call]) -> None:
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
-def test_what_lies_between_is_not_kept(pair: tuple[Call, Call]) -> None:
+def test_the_activation_between_the_layers_is_not_kept(pair: tuple[Call, Call]) -> None:
     kept = []
     for call in pair:
         x, norm, layer = layers()
         sizes: dict[int, int] = {}
 
-        def note(one: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
-            sizes[one.untyped_storage().data_ptr()] = one.numel()
-            return one
+        def note(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.numel()
+            return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda one: one):
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             values = call(x, norm, layer)  # noqa: F841 - keeps the graph
         kept.append(sum(sizes.values()))
     assert kept[0] == kept[1] - layers()[0].numel()
 
 
 @pytest.mark.parametrize("length", [1, 145])
-def test_attention_in_bfloat16_is_that_in_float32_but_for_rounding(length: int) -> None:
+def test_attention_in_bfloat16_equals_float32_except_for_rounding(length: int) -> None:
     torch.manual_seed(0)
     exact: list[Any] = [torch.randn(4, 3, length, 16).bfloat16().float().requires_grad_() for _ in range(3)]
-    coarse: list[Any] = [one.detach().bfloat16().requires_grad_() for one in exact]
+    coarse: list[Any] = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
     outer = torch.randn(4, 3, length, 16)
     answers = []
     for inputs in (exact, coarse):
         values = attend(*inputs)
         assert values.dtype == inputs[0].dtype
         answers.append((values, *torch.autograd.grad(values, inputs, outer.to(values.dtype))))
-    for one, other in zip(*answers, strict=True):
-        torch.testing.assert_close(one, other.float(), rtol=0.02, atol=0.02)
+    for exact_value, coarse_value in zip(*answers, strict=True):
+        torch.testing.assert_close(exact_value, coarse_value.float(), rtol=0.02, atol=0.02)

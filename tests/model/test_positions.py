@@ -5,12 +5,12 @@ import torch
 from rfdetr_core.model.vit import resize_positions
 
 
-def test_the_stored_grid_is_used_as_it_is() -> None:
+def test_a_grid_of_the_same_size_is_not_resized() -> None:
     positions = torch.rand(1, 17, 3)
     assert resize_positions(positions, 4, 4) is positions
 
 
-def test_resizing_keeps_cls_and_what_is_constant() -> None:
+def test_resizing_keeps_cls_and_constant_positions() -> None:
     positions = torch.cat([torch.rand(1, 1, 3), torch.rand(1, 1, 3).expand(1, 16, 3)], dim=1)
     resized = resize_positions(positions, 6, 2)
     assert resized.shape == (1, 13, 3)

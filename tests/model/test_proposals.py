@@ -22,15 +22,15 @@ def memory(**changes: torch.Tensor) -> Memory:
 
 def test_proposals_are_the_best_tokens_best_first(proposer: Proposer) -> None:
     tokens = memory()
-    found = proposer(tokens, 3)
-    assert found.features.shape == (2, 18, 8)
+    proposals = proposer(tokens, 3)
+    assert proposals.features.shape == (2, 18, 8)
     for group in range(3):
-        best = found.logits[:, 6 * group : 6 * group + 6].amax(dim=-1)
+        best = proposals.logits[:, 6 * group : 6 * group + 6].amax(dim=-1)
         every = proposer.groups[group].scores(tokens.tokens)
         torch.testing.assert_close(best, every.sort(descending=True).values[:, :6])
 
 
-def test_fewer_groups_answer_as_among_all(proposer: Proposer) -> None:
+def test_fewer_groups_give_the_same_proposals(proposer: Proposer) -> None:
     tokens = memory()
     alone, among = proposer(tokens, 1), proposer(tokens, 3)
     torch.testing.assert_close(alone.boxes, among.boxes[:, :6])
@@ -38,19 +38,19 @@ def test_fewer_groups_answer_as_among_all(proposer: Proposer) -> None:
 
 
 def test_a_small_memory_gives_all_its_tokens(proposer: Proposer) -> None:
-    found = proposer(Memory(torch.randn(2, 4, 8, dtype=torch.float64), ((2, 2),)), 3)
-    assert found.boxes.shape == (2, 12, 4)
+    proposals = proposer(Memory(torch.randn(2, 4, 8, dtype=torch.float64), ((2, 2),)), 3)
+    assert proposals.boxes.shape == (2, 12, 4)
 
 
-def test_the_choice_has_no_gradient_and_the_chosen_have(proposer: Proposer) -> None:
+def test_the_choice_has_no_gradient_but_the_chosen_proposals_have(proposer: Proposer) -> None:
     tokens = memory()
     assert not proposer.groups[0].scores(tokens.tokens).requires_grad
-    found = proposer(tokens, 3)
-    (found.logits.sum() + found.boxes.sum()).backward()
+    proposals = proposer(tokens, 3)
+    (proposals.logits.sum() + proposals.boxes.sum()).backward()
     assert all(value.grad is not None for value in proposer.parameters())
 
 
-def test_grouped_layers_equal_the_layers_one_by_one() -> None:
+def test_grouped_layers_equal_single_layers() -> None:
     rows = torch.randn(3, 7, 4, dtype=torch.float64)
     linears = [nn.Linear(4, 6).double() for _ in range(3)]
     mlps = [MLP(4, 5, 2).double() for _ in range(3)]
@@ -59,11 +59,11 @@ def test_grouped_layers_equal_the_layers_one_by_one() -> None:
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
     for grouped, layers in ((grouped_linear, linears), (grouped_mlp, mlps), (grouped_norm, norms)):
-        expected = torch.stack([layer(one) for layer, one in zip(layers, rows, strict=True)])
+        expected = torch.stack([layer(group_rows) for layer, group_rows in zip(layers, rows, strict=True)])
         torch.testing.assert_close(grouped(rows, layers), expected)
 
 
-def test_anchors_divide_the_image_and_not_its_padding() -> None:
+def test_anchors_are_relative_to_the_image_without_padding() -> None:
     padding = torch.zeros(2, 32, 32, dtype=torch.bool)
     padding[1, 16:] = padding[1, :, 24:] = True
     anchors, unusable = make_anchors(flatten_maps([torch.zeros(2, 1, 8, 8)], padding))

@@ -1,4 +1,4 @@
-"""Numbers that upstream's model gave, for who has no upstream installed. Made by `python -m tests.parity.record`."""
+"""Outputs equal those recorded from upstream, so no upstream is needed. Recorded by `python -m tests.parity.record`."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def digest(values: Tensor) -> list[float]:
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @torch.inference_mode()
-def test_outputs_are_those_upstream_gave(name: str, mode: str) -> None:
+def test_outputs_equal_those_recorded_from_upstream(name: str, mode: str) -> None:
     output = small_detector(ARCHITECTURES[name]).train(mode == "train")(IMAGES)
-    found = {"logits": digest(output.logits), "boxes": digest(output.boxes)}
+    digests = {"logits": digest(output.logits), "boxes": digest(output.boxes)}
     if output.masks is not None:
         masks = output.masks.dense() if isinstance(output.masks, MaskFactors) else output.masks
-        found["masks"] = digest(masks)
+        digests["masks"] = digest(masks)
     recorded = json.loads(RECORD.read_text())[name][mode]
-    assert found.keys() == recorded.keys()
-    for key, values in found.items():
+    assert digests.keys() == recorded.keys()
+    for key, values in digests.items():
         assert values == pytest.approx(recorded[key], abs=1e-6)

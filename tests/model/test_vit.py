@@ -27,10 +27,10 @@ def make(**changes: Any) -> VisionTransformer:
 
 def test_features_have_the_size_of_the_patches() -> None:
     maps = make()(random_images(2, 3, 32, 48))
-    assert [one.shape for one in maps] == [(2, 12, 8, 12)] * 2
+    assert [feature_map.shape for feature_map in maps] == [(2, 12, 8, 12)] * 2
 
 
-def test_a_windowed_block_sees_its_window_and_a_global_block_sees_all_of_the_image() -> None:
+def test_a_windowed_block_sees_its_window_and_a_global_block_the_whole_image() -> None:
     images = random_images(2, 3, 32, 32)
     changed = images.clone()
     changed[0, :, :16, 16:] += 1  # the upper right window of the first image
@@ -44,15 +44,15 @@ def test_a_windowed_block_sees_its_window_and_a_global_block_sees_all_of_the_ima
     assert (whole[1] == 0).all()
 
 
-def test_what_never_runs_is_frozen_and_everything_else_gets_a_gradient() -> None:
+def test_unused_parameters_are_frozen_and_all_others_get_a_gradient() -> None:
     encoder = make()
-    sum(one.sum() for one in encoder(random_images(1, 3, 32, 32))).backward()
+    sum(feature_map.sum() for feature_map in encoder(random_images(1, 3, 32, 32))).backward()
     frozen = {name for name, value in encoder.named_parameters() if not value.requires_grad}
     assert frozen == {"mask_token", *(name for name, _ in encoder.named_parameters() if name.startswith("blocks.3."))}
     assert {name for name, value in encoder.named_parameters() if value.grad is None} == frozen
 
 
-def test_an_indivisible_image_is_refused_with_its_size() -> None:
+def test_an_image_of_indivisible_size_is_an_error_with_its_size() -> None:
     with pytest.raises(ValueError, match=r"\(32, 36\).*divisible by 8"):
         make()(random_images(1, 3, 32, 36))
 
@@ -62,9 +62,9 @@ def test_checkpointing_changes_no_bit_of_the_gradients() -> None:
     for checkpointing in (False, True):
         encoder = make(gradient_checkpointing=checkpointing, drop_path=0.5).train()
         torch.manual_seed(1)
-        sum(one.square().sum() for one in encoder(random_images(2, 3, 32, 32))).backward()
+        sum(feature_map.square().sum() for feature_map in encoder(random_images(2, 3, 32, 32))).backward()
         gradients.append([value.grad for value in encoder.parameters() if value.grad is not None])
-    assert all(one.equal(other) for one, other in zip(*gradients, strict=True))
+    assert all(plain.equal(recomputed) for plain, recomputed in zip(*gradients, strict=True))
 
 
 def test_drop_path_rises_linearly_over_the_blocks() -> None:

@@ -19,7 +19,7 @@ __all__ = ["output", "uninterrupted", "where"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A server takes seconds to start: what needs one is slow."""
+    """Mark tests that need a server as slow, since a server takes seconds to start."""
     for item in items:
         if "running" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
@@ -76,7 +76,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """The server, tracked to."""
+    """The server, as MLFLOW_TRACKING_URI."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", running.uri)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     return running

@@ -9,14 +9,14 @@ from rfdetr_core.selection.strip import strip
 from tests.training.tiny import make_files, train
 
 
-def test_what_a_training_notes_of_its_run_reaches_the_record_and_no_result(tmp_path: Path) -> None:
+def test_facts_of_a_run_are_in_its_record_and_change_no_result(tmp_path: Path) -> None:
     where = make_files(tmp_path / "files")
-    outs, first, again = {}, tmp_path / "first", tmp_path / "again"
-    for output in (first, again):
+    outs, first, second = {}, tmp_path / "first", tmp_path / "again"
+    for output in (first, second):
         outs[output] = train(where, output, train={"epochs": 1})
         strip(output, select(files.read_json(output / "scores.json")), output / "total.pth", output / "records")
-    assert outs[first] == outs[again]
-    assert (first / "total.pth").read_bytes() == (again / "total.pth").read_bytes()
+    assert outs[first] == outs[second]
+    assert (first / "total.pth").read_bytes() == (second / "total.pth").read_bytes()
     (path,) = (first / "records").iterdir()
     run = files.read_json(path)["run"]
     noted = files.read_json(first / "run.json")["run"]
@@ -25,4 +25,4 @@ def test_what_a_training_notes_of_its_run_reaches_the_record_and_no_result(tmp_p
     assert noted["code"].keys() == Code().digests("stages.train").keys()
     assert run["seconds"] > 0
     assert {"parent_commit", "dirty", "host", "started"} <= run.keys()
-    assert path.name in {other.name for other in (again / "records").iterdir()}
+    assert path.name in {record.name for record in (second / "records").iterdir()}

@@ -77,8 +77,8 @@ def clearml_history(folder: Path) -> History:
     rows: History = {}
     with zipfile.ZipFile(file) as archive:
         events = [event for line in archive.read("metrics.jsonl").splitlines() for event in json.loads(line)]
-        told = json.loads(archive.read("task.json"))
-    assert told["hyperparams"]["General"]["params.train.lr"]["value"] == "0.001"
+        task = json.loads(archive.read("task.json"))
+    assert task["hyperparams"]["General"]["params.train.lr"]["value"] == "0.001"
     for event in events:
         if event["type"] == "training_stats_scalar":
             rows.setdefault(event["iter"], {})[f"{event['metric']}/{event['variant']}"] = event["value"]
@@ -107,14 +107,14 @@ def test_loggers_have_every_epoch_of_a_resumed_training_and_change_no_byte_of_it
     assert train(where, output, runtime=ALL) == uninterrupted
     history = read_history(output / "history.csv")
     assert len(history) == 3
-    for found in (
+    for value in (
         tensorboard_history(output / "tensorboard"),
         wandb_history(output / "wandb"),
         clearml_history(tmp_path / "clearml"),
     ):
-        assert found.keys() == history.keys()
+        assert value.keys() == history.keys()
         for epoch, row in history.items():
-            assert found[epoch] == pytest.approx(row, rel=1e-6)  # TensorBoard's are 32-bit
+            assert value[epoch] == pytest.approx(row, rel=1e-6)  # TensorBoard's are 32-bit
 
 
 @pytest.mark.parametrize("name", EXTRAS)
@@ -126,11 +126,11 @@ def test_a_missing_package_is_an_error_that_names_the_extra(name: str, monkeypat
     parse(RuntimeConfig, {name: False}, "runtime")
 
 
-def test_every_extra_that_the_message_names_is_there() -> None:
+def test_every_extra_that_the_message_names_exists() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert all(project["optional-dependencies"][name] == [name] for name in EXTRAS)
-    told = {key: field.description or "" for key, field in RuntimeConfig.model_fields.items()}
-    assert {key for key, text in told.items() if "needs the extra" in text} == set(EXTRAS)
+    descriptions = {key: field.description or "" for key, field in RuntimeConfig.model_fields.items()}
+    assert {key for key, text in descriptions.items() if "needs the extra" in text} == set(EXTRAS)
 
 
 def test_every_logger_has_its_key() -> None:
@@ -166,11 +166,11 @@ def test_clearml_lives_in_another_process(monkeypatch: pytest.MonkeyPatch, tmp_p
     runtime = parse(RuntimeConfig, {"clearml": True, "project": "apart"}, "runtime")
     logger = ClearML(runtime, {"params": {"train": {"lr": 0.001}}}, tmp_path)
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], os.fork, sys.excepthook
-    logger.to = logger.open()
+    logger.connection = logger.open()
     logger.send(0, {"train/loss": 0.5})
     logger.close(failed=True)
     assert ([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], os.fork, sys.excepthook) == before
-    assert logger.to.returncode == 0
+    assert logger.connection.returncode == 0
     assert clearml_history(tmp_path / "clearml") == {0: {"train/loss": 0.5}}
 
 

@@ -22,7 +22,15 @@ from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.cli import main
 from rfdetr_core.observers.history import fingerprint, main_repository, read_history
 from rfdetr_core.observers.loggers import MlflowRun
-from rfdetr_core.observers.runs import connect, fault, mlflow_name, newest_page, open_run, page, store
+from rfdetr_core.observers.runs import (
+    connect,
+    mlflow_failure,
+    mlflow_name,
+    newest_run_address,
+    open_run,
+    run_address,
+    store_address,
+)
 from rfdetr_core.training.module import TrainingModule
 from tests.browser import running as running_browser
 from tests.observers.conftest import Server
@@ -47,7 +55,7 @@ def has_every_epoch_once(client: Any, run: Any, history: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_without_a_server_a_run_is_tracked_in_mlflow_db_with_its_origin(
+def test_without_a_server_a_run_is_tracked_in_mlflow_db_with_its_commit(
     where: ProjectPaths,
     uninterrupted: dict[str, bytes],
     output: Path,
@@ -64,7 +72,7 @@ def test_without_a_server_a_run_is_tracked_in_mlflow_db_with_its_origin(
     assert run.data.params["params.train.lr"] == "0.001"
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     assert (run.data.tags["mlflow.source.git.commit"], run.data.tags["dvc.stage"]) == (head, "train")
-    datasets = {one.dataset.name: one.dataset.digest for one in run.inputs.dataset_inputs}
+    datasets = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
     manifests = {split: where.split(split)[1] for split in ("train", "valid")}
     digests = {f"data/{split}": run.data.params[f"inputs.manifest/{split}.json"][:36] for split in manifests}
     assert datasets == digests
@@ -100,7 +108,7 @@ def test_a_server_down_and_up_again_costs_no_training_and_no_epoch(
 
 
 @pytest.mark.slow
-def test_a_resumed_training_goes_on_with_its_run_and_another_result_gets_another(
+def test_a_resumed_training_continues_its_run_and_another_result_gets_another(
     where: ProjectPaths,
     uninterrupted: dict[str, bytes],
     output: Path,
@@ -133,7 +141,7 @@ def test_a_resumed_training_goes_on_with_its_run_and_another_result_gets_another
 
 
 @pytest.mark.slow
-def test_the_run_of_a_killed_training_is_closed_by_the_one_that_starts_anew_in_its_folder(
+def test_the_run_of_a_killed_training_is_closed_by_the_next_training_in_its_folder(
     where: ProjectPaths, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'runs.db'}")
@@ -148,16 +156,16 @@ def test_the_run_of_a_killed_training_is_closed_by_the_one_that_starts_anew_in_i
     assert first.info.status == "RUNNING"
     elsewhere = {"train": {"epochs": 1, "seed": 3}}
     train(where, tmp_path / "another folder", runtime=runtime, **elsewhere)
-    assert client.get_run(first.info.run_id).info.status == "RUNNING"  # it may be alive, for all that is known there
+    assert client.get_run(first.info.run_id).info.status == "RUNNING"  # nothing shows that its process has ended
     train(where, output, runtime=runtime, train={"epochs": 1})
     assert {run.info.status for run in runs(client, "killed")} == {"FINISHED", "KILLED"}
     assert client.get_run(first.info.run_id).info.status == "KILLED"
-    train(where, output, runtime=runtime)  # what was killed, from its beginning
+    train(where, output, runtime=runtime)  # the killed training, from its beginning
     assert client.get_run(first.info.run_id).info.status == "FINISHED"
 
 
 @pytest.mark.parametrize("database", ["{folder}/shared.db", "shared.db"])
-def test_the_artifacts_of_a_temporary_experiment_are_there_when_its_folder_is_gone(
+def test_the_artifacts_of_a_temporary_experiment_outlive_its_folder(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / ".dvc" / "tmp" / "exps" / "standalone" / "tmp1"
@@ -176,12 +184,10 @@ def test_the_artifacts_of_a_temporary_experiment_are_there_when_its_folder_is_go
 
 
 @pytest.mark.slow
-def test_a_run_and_the_page_are_those_of_the_project_whatever_its_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_and_page_work_for_any_path_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "a%20b?c#d"
     folder.mkdir()
-    (tmp_path / "a b").mkdir()  # what this path means in an address
+    (tmp_path / "a b").mkdir()  # the path as it is quoted in an address
     (folder / "scores.json").write_text("{}")
     monkeypatch.setenv("DVC_ROOT", str(folder))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -196,12 +202,10 @@ def test_a_run_and_the_page_are_those_of_the_project_whatever_its_path(
     (run,) = runs(client, "here")
     assert Path(client.download_artifacts(run.info.run_id, "scores.json")).read_text() == "{}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///below.db")
-    assert make_url(store()).database == str(folder / "below.db")
+    assert make_url(store_address()).database == str(folder / "below.db")
 
 
-def test_an_artifact_that_is_gone_or_cut_is_sent_again_though_the_run_says_that_it_has_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_or_truncated_artifact_is_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     run, file = open_run(connect(5), "lost", None, {"inputs": {}}, {}), tmp_path / "history.csv"
@@ -217,7 +221,9 @@ def test_an_artifact_that_is_gone_or_cut_is_sent_again_though_the_run_says_that_
         assert sent.read_text() == file.read_text()
 
 
-def test_a_deleted_experiment_is_named_with_what_restores_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_about_a_deleted_experiment_has_the_restore_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     client = connect(5)
@@ -225,9 +231,9 @@ def test_a_deleted_experiment_is_named_with_what_restores_it(tmp_path: Path, mon
     client.delete_experiment(run.experiment)
     with pytest.raises(UserError, match="binned was deleted") as raised:
         open_run(client, "binned", None, {"inputs": {}}, {})
-    what, told = fault(raised.value)
-    assert what == "MLflow refused"
-    command = told.partition("Restore it: ")[2].partition(". Or")[0]
+    failure, message = mlflow_failure(raised.value)
+    assert failure == "MLflow refused"
+    command = message.partition("Restore it: ")[2].partition(". Or")[0]
     bin_first = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     subprocess.run(command, shell=True, env=bin_first, capture_output=True, check=True)
     assert open_run(client, "binned", None, {"inputs": {}}, {}).id == run.id
@@ -236,25 +242,25 @@ def test_a_deleted_experiment_is_named_with_what_restores_it(tmp_path: Path, mon
 def test_the_address_of_a_run_opens_its_page(server: Server, tmp_path: Path) -> None:
     run = open_run(connect(5), "looked at", "a run with a name", {"inputs": {}}, {})
     run.log_values({"test/mAP_50": 0.25})
-    assert newest_page(server.uri) == page(run)
+    assert newest_run_address(server.uri) == run_address(run)
     start = tmp_path / "empty.html"
     start.write_text("")
     with running_browser() as browser:
         opened = browser.open(start)
-        opened.value(f"location.href = {page(run)!r}")
+        opened.value(f"location.href = {run_address(run)!r}")
         opened.wait("['a run with a name', 'test/mAP_50'].every((text) => document.body?.innerText.includes(text))")
 
 
-def test_results_that_differ_in_spite_of_one_fingerprint_have_a_run_each(server: Server) -> None:
+def test_different_results_with_one_fingerprint_have_separate_runs(server: Server) -> None:
     client, record = connect(5), {"inputs": {}, "params": {"deterministic": False}}
     first = open_run(client, "chance", None, record, {})
     first.log_epochs({0: {"train/loss": 0.5}, 1: {"train/loss": 0.25}})
     assert open_run(client, "chance", None, record, {0: {"train/loss": 0.5}}).id == first.id
-    other = {0: {"train/loss": 0.5}, 1: {"train/loss": 0.26}}
-    second = open_run(client, "chance", None, record, other)
+    other_rows = {0: {"train/loss": 0.5}, 1: {"train/loss": 0.26}}
+    second = open_run(client, "chance", None, record, other_rows)
     assert second.id != first.id
-    second.log_epochs(other)
-    assert open_run(client, "chance", None, record, other).id == second.id
+    second.log_epochs(other_rows)
+    assert open_run(client, "chance", None, record, other_rows).id == second.id
 
 
 def test_a_class_name_that_mlflow_refuses_loses_no_epoch_and_neither_do_many_classes(server: Server) -> None:
@@ -263,13 +269,13 @@ def test_a_class_name_that_mlflow_refuses_loses_no_epoch_and_neither_do_many_cla
     run.describe({"inputs": {}, "notes": {"a//b": 1, "a,b": 2}}, {}, {})
     row = {f"val/AP/{name}": number / 2000 for number, name in enumerate([*odd, *map(str, range(1500))])}
     run.log_epochs({0: {"train/loss": 1.0, **row}})
-    found = client.get_run(run.id).data
-    assert {key: found.metrics[mlflow_name(key)] for key in row} == row
-    assert {"notes.a/:2Fb": "1", "notes.a:2Cb": "2"}.items() <= found.params.items()
+    data = client.get_run(run.id).data
+    assert {key: data.metrics[mlflow_name(key)] for key in row} == row
+    assert {"notes.a/:2Fb": "1", "notes.a:2Cb": "2"}.items() <= data.params.items()
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
-    """A server that knows nobody."""
+    """A server that refuses every user."""
 
     def do_GET(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -285,7 +291,7 @@ class Refusing(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A refusing server, tracked to."""
+    """A refusing server, as MLFLOW_TRACKING_URI."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:secret@127.0.0.1:{server.server_port}")
@@ -293,23 +299,23 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         server.shutdown()
 
 
-def test_a_server_that_refuses_is_told_from_one_that_is_away_and_costs_no_training(
+def test_a_refusing_server_and_an_absent_one_have_different_messages(
     where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path, refusing: None
 ) -> None:
-    with pytest.warns(UserWarning, match="MLflow refused;.*401.*You are not authenticated") as told:
+    with pytest.warns(UserWarning, match="MLflow refused;.*401.*You are not authenticated") as caught:
         assert train(where, output, runtime={"mlflow": True}) == uninterrupted
-    (message,) = [str(one.message) for one in told if "MLflow" in str(one.message)]
+    (message,) = [str(warning.message) for warning in caught if "MLflow" in str(warning.message)]
     assert "MLFLOW_TRACKING_USERNAME" in message
 
 
-def test_what_mlflow_says_is_told_without_the_password_of_its_address() -> None:
+def test_a_message_of_mlflow_is_printed_without_the_password_of_its_address() -> None:
     client = MlflowClient("http://someone:secret@127.0.0.1:9")
     with pytest.raises(MlflowException) as raised:
         client.get_experiment("1")
-    what, told = fault(raised.value)
-    assert what == "MLflow cannot be reached"
-    assert "127.0.0.1" in told
-    assert "secret" not in told
+    failure, message = mlflow_failure(raised.value)
+    assert failure == "MLflow cannot be reached"
+    assert "127.0.0.1" in message
+    assert "secret" not in message
 
 
 def test_a_server_that_is_away_is_reported_once_and_costs_no_training(
@@ -319,9 +325,9 @@ def test_a_server_that_is_away_is_reported_once_and_costs_no_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with pytest.warns(UserWarning, match="MLflow cannot be reached") as told:
+    with pytest.warns(UserWarning, match="MLflow cannot be reached") as caught:
         assert train(where, output, runtime={"mlflow": True}) == uninterrupted
-    assert len([one for one in told if "MLflow" in str(one.message)]) == 1
+    assert len([warning for warning in caught if "MLflow" in str(warning.message)]) == 1
 
 
 def test_the_fingerprint_is_a_function_of_content() -> None:

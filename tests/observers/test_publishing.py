@@ -58,7 +58,7 @@ INTERVALS = {
     "boxes": {"map": [0.125, 0.375], "map_50": [0.0, 1.0], "map_75": None, "mar_100": [0.25, 0.5], "f1": [0.5, 0.75]},
     "masks": {"map": [0.25, 0.625]},
 }
-# Beside the names of the numbers themselves.
+# In addition to the names of the scores.
 SENT_INTERVALS = {
     **{"test/mAP_50_95_low": 0.125, "test/mAP_50_95_high": 0.375, "test/mAP_50_low": 0.0, "test/mAP_50_high": 1.0},
     **{"test/mAR_low": 0.25, "test/mAR_high": 0.5, "test/F1_low": 0.5, "test/F1_high": 0.75},
@@ -69,7 +69,7 @@ ANALYSIS = {path for path, stage in PUBLISHED.items() if stage == "report"}
 
 
 def write_lock() -> None:
-    """What DVC records of the published files that are here."""
+    """The entries of dvc.lock for the existing published files."""
     stages: dict[str, dict[str, Any]] = {}
     for path, stage in ((path, stage) for path, stage in PUBLISHED.items() if path.exists()):
         content = {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in files_of(path)}
@@ -80,7 +80,7 @@ def write_lock() -> None:
 
 
 def write_analysis(word: str = "first") -> None:
-    """What the stage report leaves beside it."""
+    """Write the files of the stage report."""
     files.write_json(REPORT / "intervals.json", INTERVALS)
     files.write_json(REPORT / "thresholds.json", {"all": {"threshold": 0.25}})
     files.write_text(REPORT / "suspects.csv", "image,annotation\n")
@@ -92,7 +92,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def write_report() -> None:
-    """What evaluate leaves, as far as it is published."""
+    """Write the published files of the stage evaluate."""
     files.write_json(METRICS, SCORES)
     files.write_json(REPORT / "about.json", {"split": "test", "not_measured": "map_75"})
     for name in ("per_class.csv", "per_image.csv", "confusion.csv"):
@@ -103,8 +103,8 @@ def write_report() -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pipeline leaves when its training was not tracked."""
+def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a pipeline whose training was not tracked."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -128,9 +128,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(finished_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "project"
-    shutil.copytree(made, folder)
+    shutil.copytree(finished_project, folder)
     monkeypatch.chdir(folder)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     return folder
@@ -138,7 +138,7 @@ def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.fixture
 def analysed(project: Path) -> Path:
-    """The project with its page."""
+    """The project with the files of the stage report."""
     write_analysis()
     write_lock()
     return project
@@ -159,9 +159,9 @@ def test_publishing_twice_makes_one_run_with_everything_and_one_version_of_the_m
     for _ in range(2):
         main(["publish", "--register", "detector"])
         (run,) = runs(client, "published")
-        told = capsys.readouterr().out
-        assert f"{server.uri}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}" in told
-        assert "version 1 of the model detector" in told
+        output = capsys.readouterr().out
+        assert f"{server.uri}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}" in output
+        assert "version 1 of the model detector" in output
         assert (run.info.status, run.info.run_name) == ("FINISHED", "named")
         assert has_every_epoch_once(client, run, Path("output/history.csv"))
         for key, value in (SENT | SENT_INTERVALS).items():
@@ -169,41 +169,45 @@ def test_publishing_twice_makes_one_run_with_everything_and_one_version_of_the_m
         assert logged(client, run, "test/precision_at_recall") == [(0, 1.0), (1, 0.75)]
         assert logged(client, run, "test/segm_precision_at_recall") == [(0, 0.5), (1, 0.25)]
         assert "test/mAP_75" not in run.data.metrics
-        datasets = {one.dataset.name: one.dataset.digest for one in run.inputs.dataset_inputs}
+        datasets = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
         manifests = {split: files.sha256_file(Path(f"manifest/{split}.json")) for split in ("train", "valid", "test")}
         assert datasets == {f"data/{split}": digest[:36] for split, digest in manifests.items()}
         lock = YAML(typ="safe").load(Path("dvc.lock"))["stages"]
         assert all(
-            run.data.tags[f"dvc.lock.{one}"] == files.digest(lock[one])
-            for one in ("train", "strip", "evaluate", "report")
+            run.data.tags[f"dvc.lock.{stage}"] == files.digest(lock[stage])
+            for stage in ("train", "strip", "evaluate", "report")
         )
         assert run.data.params["params.train.lr"] == "0.001"
         (version,) = client.search_model_versions("name = 'detector'")
         (page,) = pages(client, run)
         assert page.tags["sha256"] == version.tags["sha256"]
         assert (page.source_run_id, page.model_type) == (run.info.run_id, read_checkpoint(CHECKPOINT).model_name)
-        assert [one.model_id for one in run.outputs.model_outputs] == [page.model_id]
+        assert [output.model_id for output in run.outputs.model_outputs] == [page.model_id]
         fetched = Path(client.download_artifacts(run.info.run_id, "model/checkpoint_best_total.pth", str(analysed)))
         assert files.sha256_file(fetched) == files.sha256_file(CHECKPOINT) == version.tags["sha256"]
-        attached = {one.path for one in client.list_artifacts(run.info.run_id)}
+        attached = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
         assert attached == {"history.csv", "scores.json", "selection.json", "evaluate", "model", "documents"}
-        documents = {Path(one.path).name: one for one in client.list_artifacts(run.info.run_id, "documents")}
+        documents = {
+            Path(artifact.path).name: artifact for artifact in client.list_artifacts(run.info.run_id, "documents")
+        }
         assert documents.keys() == DOCUMENTS.keys()
         for path in write_documents(CHECKPOINT, analysed / "documents"):
-            there = client.download_artifacts(run.info.run_id, f"documents/{path.name}", str(analysed / "fetched"))
-            assert Path(there).read_bytes() == path.read_bytes()
+            attached_file = client.download_artifacts(
+                run.info.run_id, f"documents/{path.name}", str(analysed / "fetched")
+            )
+            assert Path(attached_file).read_bytes() == path.read_bytes()
         here = {file.relative_to(REPORT.parent).as_posix() for file in REPORT.rglob("*") if file.is_file()}
         folders = [client.list_artifacts(run.info.run_id, path) for path in ("evaluate", "evaluate/pictures")]
-        assert {one.path for one in chain(*folders) if not one.is_dir} == here
+        assert {artifact.path for artifact in chain(*folders) if not artifact.is_dir} == here
 
 
 def pages(client: MlflowClient, run: Any, *queries: str, **more: Any) -> list[Any]:
-    """The models of the run's experiment that MLflow has pages of."""
+    """The LoggedModels of the experiment of a run."""
     return list(client.search_logged_models([run.info.experiment_id], " AND ".join(queries) or None, **more))
 
 
 @pytest.mark.slow
-def test_documents_that_cannot_be_written_are_a_note_and_the_rest_is_published(
+def test_without_documents_everything_else_is_published_with_a_note(
     project: Path, server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -215,7 +219,7 @@ def test_documents_that_cannot_be_written_are_a_note_and_the_rest_is_published(
     client = MlflowClient(server.uri)
     (run,) = runs(client, "published")
     assert run.info.status == "FINISHED"
-    assert "model" in {one.path for one in client.list_artifacts(run.info.run_id)}
+    assert "model" in {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
 
 
 @pytest.mark.slow
@@ -225,24 +229,26 @@ def test_the_page_of_the_model_has_its_scores_each_with_its_dataset(analysed: Pa
     epoch = selection[selection["winner"]]["epoch"]
     row = read_history(Path("output/history.csv"))[epoch]
     track = {"ema": "val/ema_", "regular": "val/"}[selection["winner"]]
-    own = {"train/loss": "train", f"{track}mAP_50_95": "valid", f"{track}F1": "valid"}
-    expected = {key: (row[key], epoch, f"data/{split}") for key, split in own.items()}
+    run_scores = {"train/loss": "train", f"{track}mAP_50_95": "valid", f"{track}F1": "valid"}
+    expected = {key: (row[key], epoch, f"data/{split}") for key, split in run_scores.items()}
     expected |= {key: (value, 0, "data/test") for key, value in (SENT | SENT_INTERVALS).items()}
     for _ in range(2):
         main(["publish"])
         (run,) = runs(client, "paged")
         (page,) = pages(client, run)
-        shown = {one.key: (one.value, one.step, one.dataset_name) for one in page.metrics}
+        shown = {metric.key: (metric.value, metric.step, metric.dataset_name) for metric in page.metrics}
         assert len(page.metrics) == len(shown), "each once"
         assert expected.items() <= shown.items()
-        other = {"ema": "val/", "regular": "val/ema_"}[selection["winner"]]
-        assert f"{other}mAP_50_95" not in shown, "that of the other weights"
+        other_prefix = {"ema": "val/", "regular": "val/ema_"}[selection["winner"]]
+        assert f"{other_prefix}mAP_50_95" not in shown, "that of the other weights"
         assert has_every_epoch_once(client, run, Path("output/history.csv"))
         for key, value in (SENT | SENT_INTERVALS).items():
             assert logged(client, run, key) == [(0, value)]
         for split in ("train", "valid", "test"):
             digest = files.sha256_file(Path(f"manifest/{split}.json"))[:36]
-            assert {one.dataset_digest for one in page.metrics if one.dataset_name == f"data/{split}"} == {digest}
+            assert {metric.dataset_digest for metric in page.metrics if metric.dataset_name == f"data/{split}"} == {
+                digest
+            }
     query, dataset = "metrics.`test/mAP_50_95` > 0.2", {"dataset_name": "data/test", "dataset_digest": digest}
     assert len(pages(client, run, query, datasets=[dataset])) == 1
     assert not pages(client, run, query, datasets=[dataset | {"dataset_name": "data/valid"}])
@@ -258,12 +264,12 @@ def test_the_page_of_the_model_has_its_scores_each_with_its_dataset(analysed: Pa
     for _ in range(2):
         main(["publish"])
         (page,) = pages(client, run)
-        of_map = [one.dataset_digest for one in page.metrics if one.key == "test/mAP_50_95"]
+        of_map = [metric.dataset_digest for metric in page.metrics if metric.key == "test/mAP_50_95"]
         assert sorted(of_map) == sorted([digest, files.sha256_file(Path("manifest/test.json"))[:36]])
 
 
 class Older(http.server.BaseHTTPRequestHandler):
-    """A server that has no such address."""
+    """A server that answers 404."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -279,30 +285,30 @@ class Older(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def test_a_server_before_version_3_has_no_page_of_a_model_and_another_fault_is_an_error(project: Path) -> None:
+def test_a_server_before_version_3_has_no_page_of_a_model_and_other_errors_are_raised(project: Path) -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Older) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         run = TrackedRun(MlflowClient(f"http://127.0.0.1:{server.server_port}"), "1", "0a1b")
         server.answer = (404, None)  # type: ignore[attr-defined]
         assert link_model(run, CHECKPOINT, None, 1, {}, []) is False
-        for answer, told in ((403, None), "403"), ((404, "RESOURCE_DOES_NOT_EXIST"), "RESOURCE_DOES_NOT_EXIST"):
+        for answer, reason in ((403, None), "403"), ((404, "RESOURCE_DOES_NOT_EXIST"), "RESOURCE_DOES_NOT_EXIST"):
             server.answer = answer  # type: ignore[attr-defined]
-            with pytest.raises(MlflowException, match=told):
+            with pytest.raises(MlflowException, match=reason):
                 link_model(run, CHECKPOINT, None, 1, {}, [])
         server.shutdown()
 
 
 def attached(client: MlflowClient, run: Any) -> set[str]:
-    return {Path(one.path).name for one in client.list_artifacts(run.info.run_id, "evaluate")}
+    return {Path(artifact.path).name for artifact in client.list_artifacts(run.info.run_id, "evaluate")}
 
 
 @pytest.mark.slow
-def test_a_report_is_added_to_the_run_of_its_evaluation_and_the_page_of_another_is_not(
+def test_a_report_is_added_to_the_run_of_its_evaluation_but_an_older_page_is_not(
     analysed: Path, server: Server
 ) -> None:
     Path("params.yaml").write_text("data: {dir: data}\nruntime: {project: analysed, mlflow: true}\n")
     client, where, names = MlflowClient(server.uri), ProjectPaths(Path("data")), {path.name for path in ANALYSIS}
-    track_evaluation(where)  # the page that is here is of an earlier one
+    track_evaluation(where)  # the existing page is from an earlier evaluation
     (run,) = runs(client, "analysed")
     assert not names & attached(client, run)
     assert not SENT_INTERVALS.keys() & run.data.metrics.keys()
@@ -325,7 +331,7 @@ def test_a_benchmark_is_attached_to_the_run_of_the_training(project: Path, serve
     for _ in range(2):
         main(["benchmark", str(CHECKPOINT), *BENCHMARK, "--mlflow", "--output", str(tmp_path / "figures.json")])
         (run,) = runs(client, "published")
-        paths = [one.path for one in client.list_artifacts(run.info.run_id, "benchmark")]
+        paths = [artifact.path for artifact in client.list_artifacts(run.info.run_id, "benchmark")]
         assert paths == ["benchmark/benchmark.json", "benchmark/benchmark.txt"]
         assert run.info.status == "FINISHED"
         figures, table = (Path(client.download_artifacts(run.info.run_id, path, str(project))) for path in paths)
@@ -333,13 +339,13 @@ def test_a_benchmark_is_attached_to_the_run_of_the_training(project: Path, serve
         assert str(CHECKPOINT) in table.read_text()
 
 
-def test_a_benchmark_of_other_models_alone_is_attached_to_no_run(
+def test_a_benchmark_of_other_models_is_not_attached(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    other = write_tiny_checkpoint(tmp_path / "other.pth")
-    with pytest.raises(SystemExit, match="None of the measured files was made by the training"):
-        main(["benchmark", str(other), *BENCHMARK, "--mlflow"])
+    other_model = write_tiny_checkpoint(tmp_path / "other.pth")
+    with pytest.raises(SystemExit, match="None of the measured files comes from the training"):
+        main(["benchmark", str(other_model), *BENCHMARK, "--mlflow"])
 
 
 @pytest.mark.slow
@@ -361,17 +367,17 @@ def test_a_result_without_a_page_is_published_without_one_and_later_with_it(proj
     assert run.data.metrics["test/mAP_50_95_high"] == 0.375
 
 
-def test_an_interval_has_the_name_of_its_number_and_nothing_measured_has_none() -> None:
+def test_an_interval_has_the_name_of_its_score_and_a_missing_score_has_none() -> None:
     assert named_intervals("test", INTERVALS) == SENT_INTERVALS
     numbers = named_scores("test", dict.fromkeys(INTERVALS["boxes"], 0.5) | {"masks": {"map": 0.5}})
     assert {name.removesuffix("_low").removesuffix("_high") for name in SENT_INTERVALS} < numbers.keys()
     assert named_intervals("test", {"schema": 1, "images": 0, "resamples": 0, "boxes": {"map": None}}) == {}
 
 
-def test_what_is_not_there_or_not_that_of_the_lock_is_named(project: Path, server: Server) -> None:
+def test_a_file_that_is_missing_or_differs_from_the_lock_is_named(project: Path, server: Server) -> None:
     Path("params.yaml").write_text("data: {dir: data}\nruntime: {project: refused}\n")
     METRICS.write_text("{}")
-    assert "reports/evaluate/metrics.json is not the file of dvc.lock" in refused()
+    assert "reports/evaluate/metrics.json differs from dvc.lock" in refused()
     METRICS.unlink()
     assert "reports/evaluate/metrics.json does not exist" in refused()
     assert not runs(MlflowClient(server.uri), "refused")
@@ -381,9 +387,11 @@ def test_a_server_that_is_away_is_an_error_of_publish_and_a_warning_of_a_stage(
     analysed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert "MLflow cannot be reached; nothing is lost, publish again" in refused()
-    for what, track in (("evaluation", track_evaluation), ("report", track_report)):
-        with pytest.warns(UserWarning, match=f"MLflow cannot be reached, so its run lacks this {what} until"):
+    assert "MLflow cannot be reached. Nothing is lost: publish again" in refused()
+    for part, track in (("evaluation", track_evaluation), ("report", track_report)):
+        with pytest.warns(
+            UserWarning, match=rf"MLflow cannot be reached, so its run lacks this {part}\. Send it later"
+        ):
             track(ProjectPaths(Path("data")))
 
 
@@ -395,12 +403,12 @@ def test_a_server_that_is_slow_is_an_error_of_publish_and_a_warning_of_evaluate(
     monkeypatch.setattr(publishing, "_IN_ALL", 1.0)
     with slow_server(kind) as (address, _):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        assert "MLflow is too slow; nothing is lost, publish again" in refused()
-        with pytest.warns(UserWarning, match="MLflow is too slow, so its run lacks this evaluation until"):
+        assert "MLflow is too slow. Nothing is lost: publish again" in refused()
+        with pytest.warns(UserWarning, match=r"MLflow is too slow, so its run lacks this evaluation\. Send it later"):
             track_evaluation(ProjectPaths(Path("data")))
 
 
-def test_the_scores_of_a_report_are_named_as_those_of_an_epoch(project: Path) -> None:
+def test_the_scores_of_a_report_have_the_names_of_an_epoch(project: Path) -> None:
     measured = {field.name: 0.5 for field in fields(CocoScores) if field.type == "float"}
     row, names = read_history(Path("output/history.csv"))[1], named_scores("val", measured)
     of_epoch = {name for name in row if name.startswith("val/") and not name.startswith("val/ema_")}
@@ -424,7 +432,7 @@ def test_a_result_that_dvc_restored_is_published_to_the_run_of_its_training_or_t
     (run,) = runs(client, "rfdetr")
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test/mAP_50"] == json.loads(METRICS.read_text())["map_50"]
-    pictures = {one.path for one in client.list_artifacts(run.info.run_id, "evaluate/pictures")}
+    pictures = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "evaluate/pictures")}
     assert pictures == {f"evaluate/pictures/{path.name}" for path in (REPORT / "pictures").iterdir()} != set()
     shutil.rmtree("output")
     project.run("git", "checkout", "-q", "--", ".")

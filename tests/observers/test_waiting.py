@@ -1,4 +1,4 @@
-"""Whatever a tracking server does, it takes a bounded time of a training, none of its bytes, and a signal ends it."""
+"""A slow tracking server delays a training only for a bounded time, changes no byte, and a signal ends the wait."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.base.waiting import OutOfTimeError, Patience
+from rfdetr_core.base.waiting import OutOfTimeError, TimeLimit
 from rfdetr_core.observers import loggers
 from rfdetr_core.observers.runs import Client
 from tests.slow import KINDS, slow_server
 from tests.training.tiny import outs, script, train
 
-LONG = 60  # seconds within which an endless wait would not end
+LONG = 60  # seconds; an endless wait would take longer
 
 
 @pytest.mark.slow
@@ -36,32 +36,32 @@ def test_a_slow_server_is_given_up_with_one_message_and_costs_no_byte(
     begun = time.monotonic()
     with slow_server(kind) as (address, _):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        with pytest.warns(UserWarning, match="MLflow is too slow") as told:
+        with pytest.warns(UserWarning, match="MLflow is too slow") as caught:
             assert train(where, output, runtime={"mlflow": True}) == uninterrupted
-    (message,) = [str(one.message) for one in told if "MLflow" in str(one.message)]
+    (message,) = [str(warning.message) for warning in caught if "MLflow" in str(warning.message)]
     assert "python -m rfdetr_core publish" in message
     assert time.monotonic() - begun < LONG
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_signal_ends_a_training_that_waits_for_a_server(kind: str, where: ProjectPaths, output: Path) -> None:
+def test_one_signal_stops_a_training_that_waits_for_a_server(kind: str, where: ProjectPaths, output: Path) -> None:
     program = script(where, output, runtime={"mlflow": True}, train={"epochs": 1000})
-    with slow_server(kind) as (address, asked):
+    with slow_server(kind) as (address, requested):
         environment = os.environ | {"MLFLOW_TRACKING_URI": address}
         process = subprocess.Popen(
             [sys.executable, "-c", program], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
         )
-        assert asked.wait(LONG)
+        assert requested.wait(LONG)
         time.sleep(0.5)  # it waits for the answer
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=LONG / 3)
+        _, printed = process.communicate(timeout=LONG / 3)
     assert process.returncode == 1
-    assert "stopped by SIGTERM. Run again" in told
+    assert "stopped by SIGTERM. Run again" in printed
 
 
 @pytest.mark.slow
-def test_a_process_ends_though_a_call_of_a_slow_server_does_not(
+def test_a_process_ends_during_an_endless_call(
     where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path
 ) -> None:
     program = "from rfdetr_core.observers import loggers\nloggers._IN_ALL = 1.0\n"
@@ -88,8 +88,8 @@ class Sleeper:
         raise TimeoutError("its own")
 
 
-def test_calls_share_their_patience_unless_it_is_renewed() -> None:
-    shared, renewed = (Client(Sleeper, Patience(2.0, renewed=renewed)) for renewed in (False, True))
+def test_calls_share_their_time_limit_unless_it_is_per_call() -> None:
+    shared, renewed = (Client(Sleeper, TimeLimit(2.0, per_call=renewed)) for renewed in (False, True))
     for _ in range(3):
         assert renewed.sleep(0.8) == 0.8
     assert shared.sleep(0.8) == 0.8
@@ -99,34 +99,34 @@ def test_calls_share_their_patience_unless_it_is_renewed() -> None:
         shared.sleep(1.9)
 
 
-def test_patience_grows_with_time_but_not_beyond_its_beginning() -> None:
-    patience = Patience(3.0)
-    patience.refill(math.inf)
-    assert patience.left == 3.0
+def test_a_time_limit_is_extended_up_to_its_first_value() -> None:
+    limit = TimeLimit(3.0)
+    limit.extend(math.inf)
+    assert limit.remaining == 3.0
     with pytest.raises(OutOfTimeError):
-        Patience(0.0).call(lambda: time.sleep(1))
-    patience.call(lambda: time.sleep(0.2))
-    assert patience.left < 3.0
-    patience.refill(0.1)
-    assert patience.left < 3.0
+        TimeLimit(0.0).call(lambda: time.sleep(1))
+    limit.call(lambda: time.sleep(0.2))
+    assert limit.remaining < 3.0
+    limit.extend(0.1)
+    assert limit.remaining < 3.0
 
 
 def test_an_upload_may_take_the_time_that_its_size_needs(tmp_path: Path) -> None:
     small, large = tmp_path / "small", tmp_path / "large"
     small.write_bytes(b"1")
     large.write_bytes(bytes(2_000_000))
-    client = Client(Sleeper, Patience(1.0))
+    client = Client(Sleeper, TimeLimit(1.0))
     assert client.log_artifact("run", str(large)) == str(large)
     with pytest.raises(OutOfTimeError):
         client.log_artifact("run", str(small))
 
 
-def test_what_a_call_raises_is_raised() -> None:
+def test_an_exception_of_a_call_is_raised() -> None:
     with pytest.raises(TimeoutError, match="its own"):
-        Client(Sleeper, Patience(1.0)).fail()
+        Client(Sleeper, TimeLimit(1.0)).fail()
 
 
-def test_a_stop_that_is_asked_for_cuts_short_what_is_waited_for() -> None:
+def test_a_stop_signal_ends_the_wait() -> None:
     with pytest.raises(OutOfTimeError, match="signal"):
-        Patience(LONG, stopping=lambda: True).call(lambda: time.sleep(LONG))
-    assert Patience(LONG, stopping=lambda: True).call(lambda: 1) == 1
+        TimeLimit(LONG, stopping=lambda: True).call(lambda: time.sleep(LONG))
+    assert TimeLimit(LONG, stopping=lambda: True).call(lambda: 1) == 1

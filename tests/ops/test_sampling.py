@@ -34,8 +34,8 @@ def test_gathered_samples_and_their_gradients_are_those_of_torch(dtype: torch.dt
     answers = []
     for values in (gather_samples(maps, grid, border=border), sample_maps(maps, grid, border=border)):
         answers.append((values, *torch.autograd.grad(values, (maps, grid), outer)))
-    for one, other in zip(*answers, strict=True):
-        torch.testing.assert_close(one, other)
+    for first, other in zip(*answers, strict=True):
+        torch.testing.assert_close(first, other)
 
 
 @pytest.mark.parametrize("border", [False, True])
@@ -67,7 +67,7 @@ def test_samples_come_in_the_wider_precision() -> None:
         assert gather_samples(coarse, grid).dtype == sample_maps(coarse, grid).dtype == torch.float32
 
 
-def test_a_place_at_infinity_is_no_index_out_of_range() -> None:
+def test_a_place_at_infinity_does_not_give_an_index_out_of_range() -> None:
     places = torch.tensor([[torch.inf, 0], [-torch.inf, 0], [torch.nan, 0], [1e30, -1e30]])[None, None]
     assert gather_samples(torch.ones(1, 1, 2, 2), places).shape == (1, 1, 1, 4)
 
@@ -85,8 +85,8 @@ def test_a_product_of_matrices_resizes_as_torch(before: Any, after: Any, kernel:
         values = resize(maps, after, kernel=kernel, antialias=antialias)
         answers.append((values, *torch.autograd.grad(values, maps, outer)))
     # torch computes the weights of antialiasing in float32.
-    for one, other in zip(*answers, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-5 if antialias else 1e-12)
+    for first, other in zip(*answers, strict=True):
+        torch.testing.assert_close(first, other, rtol=0, atol=1e-5 if antialias else 1e-12)
     single = maps.detach().float()
     torch.testing.assert_close(
         multiply_to_size(single, after, kernel=kernel, antialias=antialias),
@@ -108,7 +108,7 @@ def test_autocast_does_not_make_resizing_coarse() -> None:
 
 
 @pytest.mark.parametrize(("device", "strict"), [("cuda", True), ("cuda", False), ("cpu", True), ("mps", True)])
-def test_gathering_is_for_strict_algorithms_off_the_cpu(device: str, strict: bool) -> None:
+def test_samples_are_gathered_only_for_deterministic_algorithms_and_not_on_the_cpu(device: str, strict: bool) -> None:
     try:
         torch.use_deterministic_algorithms(strict)
         assert sampling._forbidden_on(torch.device(device)) == (strict and device != "cpu")
@@ -117,7 +117,7 @@ def test_gathering_is_for_strict_algorithms_off_the_cpu(device: str, strict: boo
 
 
 def step(architecture: Any, images: Tensor, autocast: torch.dtype | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and gradients of a small detector at another size than its positions'."""
+    """Loss and gradients of a small detector. The images have another size than its position embeddings."""
     dtype, device = images.dtype, images.device
     detector = small_detector(architecture, dtype).to(device).train()
     generator = torch.Generator().manual_seed(0)
@@ -130,7 +130,9 @@ def step(architecture: Any, images: Tensor, autocast: torch.dtype | None = None)
         output = detector(images)
     loss = Criterion()(output, targets, groups=architecture.groups, point_seed=0).total
     loss.backward()
-    return loss.detach(), {name: one.grad for name, one in detector.named_parameters() if one.grad is not None}
+    return loss.detach(), {
+        name: parameter.grad for name, parameter in detector.named_parameters() if parameter.grad is not None
+    }
 
 
 @ARCHITECTURES
@@ -158,13 +160,13 @@ def test_strict_training_on_cuda_repeats_every_bit_and_is_not_refused(architectu
     finally:
         torch.use_deterministic_algorithms(False)
     assert loss.equal(again)
-    assert not [name for name, one in gradients.items() if not one.equal(repeated[name])]
+    assert not [name for name, gradient in gradients.items() if not gradient.equal(repeated[name])]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @ARCHITECTURES
-def test_strict_training_on_cuda_is_the_fast_one_but_for_rounding(architecture: Any) -> None:
+def test_strict_training_on_cuda_equals_the_fast_one_except_for_rounding(architecture: Any) -> None:
     images = random_images(2, 3, 96, 96, dtype=torch.float64).cuda()
     loss, gradients = step(architecture, images)
     try:
@@ -195,4 +197,4 @@ def test_a_step_waits_for_the_device_once_for_matching(architecture: Any) -> Non
         loss.backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len([one for one in caught if "synchroniz" in str(one.message)]) == 1
+    assert len([warning for warning in caught if "synchroniz" in str(warning.message)]) == 1

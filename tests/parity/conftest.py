@@ -1,4 +1,4 @@
-"""Everything here compares with upstream's `rfdetr` package."""
+"""Parity tests compare with upstream's `rfdetr` package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 HERE = Path(__file__).parent
 IN_CI = bool(os.environ.get("CI"))
 if IN_CI:
-    import rfdetr  # noqa: F401 - without it every module here would skip itself, and CI would show nothing
+    import rfdetr  # noqa: F401 - in CI a missing rfdetr must be an error: the modules would skip themselves
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

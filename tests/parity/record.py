@@ -1,4 +1,4 @@
-"""Write down what upstream's model gives: `python -m tests.parity.record` makes tests/model/recorded.json."""
+"""Records outputs of upstream's model: `python -m tests.parity.record` writes tests/model/recorded.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Upstream's models, built here and given weights that hide no mistake. Only parity tests import this module."""
+"""Builds upstream's models with random weights, so that no mistake is hidden. Only parity tests import this module."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ PUBLISHED_COUNTS = {
 
 
 def published(*fast: str) -> list[Any]:
-    """The published variants for parametrize; all but `fast` are marked slow."""
+    """The published variants for parametrize. All except `fast` are marked slow."""
     return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED]
 
 
 def model_config(variant: str, **changes: Any) -> Any:
-    """Upstream's own config of a published variant, from scratch, on the CPU."""
+    """Upstream's config of a published variant, from scratch, on the CPU."""
     config = getattr(upstream_config, f"{VARIANTS[variant].name}Config")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -64,21 +64,21 @@ def model_config(variant: str, **changes: Any) -> Any:
 
 
 def build_upstream(variant: str, **changes: Any) -> LWDETR:
-    """A published variant as upstream builds it, with upstream's own initial weights; nothing is downloaded."""
+    """A published variant as upstream builds it, with upstream's initial weights, without a download."""
     with _no_download():
         return build_model_from_config(model_config(variant, **changes))
 
 
 def build_upstream_like(architecture: Architecture) -> LWDETR:
-    """Upstream's model with the numbers of one of our architectures, also one that upstream has no class for."""
+    """Upstream's model with the numbers of our architecture, even if upstream has no class for it."""
     with encoder_numbers(architecture):
         return build_model(upstream_namespace(architecture))
 
 
 def upstream_namespace(architecture: Architecture, **training: Any) -> types.SimpleNamespace:
-    """What upstream's builders (`build_model`, `build_criterion_and_postprocessors`) read, for an architecture of ours.
+    """The namespace that upstream's builders (`build_model`, `build_criterion_and_postprocessors`) read.
 
-    `training`: fields of upstream's (Segmentation)TrainConfig.
+    training: fields of upstream's (Segmentation)TrainConfig.
     """
     from rfdetr._namespace import _namespace_from_configs
     from rfdetr.models._defaults import ModelDefaults
@@ -112,12 +112,12 @@ def upstream_namespace(architecture: Architecture, **training: Any) -> types.Sim
 
 
 def random_weights(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
-    """Weights for every key of upstream's `model`, also for what starts at zero or one; outputs stay tame."""
+    """Random weights for every key of upstream's model, even those that start at zero or one. Outputs stay moderate."""
     return {name: random_weight(name, value, seed) for name, value in model.state_dict().items()}
 
 
 def our_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Upstream's weights by our names."""
+    """Upstream's weights under our names."""
     return {to_ours(name): value for name, value in weights.items() if name != KEYPOINT_MASK}
 
 
@@ -140,7 +140,7 @@ class Pair:
 
 
 def pair(architecture: Architecture, upstream: LWDETR | None = None, dtype: torch.dtype = torch.float64) -> Pair:
-    """Both models of an architecture in eval mode, the upstream one built from its numbers or given."""
+    """Both models of an architecture in eval mode. upstream: its model; None: built from the architecture."""
     upstream = build_upstream_like(architecture) if upstream is None else upstream
     weights = random_weights(upstream)
     upstream.load_state_dict(weights)
@@ -151,7 +151,7 @@ def pair(architecture: Architecture, upstream: LWDETR | None = None, dtype: torc
 
 @dataclass
 class Order:
-    """Which tokens upstream's groups chose, and how often ours chose differently, at nearly equal scores."""
+    """The tokens that upstream's groups chose, and how often our choice differed, at nearly equal scores."""
 
     chosen: list[Tensor] = field(default_factory=list)
     swaps: int = 0
@@ -159,7 +159,7 @@ class Order:
 
 @contextmanager
 def recorded_order() -> Iterator[Order]:
-    """While it lasts, the choices of upstream's forward pass are written down."""
+    """Record the choices of upstream's forward pass inside the context."""
     order = Order()
     topk = torch.topk
 
@@ -174,7 +174,7 @@ def recorded_order() -> Iterator[Order]:
 
 @contextmanager
 def replayed_order(order: Order) -> Iterator[None]:
-    """While it lasts, our forward pass goes on with upstream's choices; others are allowed where scores nearly tie."""
+    """Let our forward pass use upstream's choices inside the context. Ours may differ only at nearly equal scores."""
     chosen = iter(order.chosen)
 
     def replay(scores: Tensor, count: int) -> Tensor:
@@ -191,7 +191,7 @@ def replayed_order(order: Order) -> Iterator[None]:
 
 
 def nested(images: Tensor, padding: Tensor | None = None) -> NestedTensor:
-    """A batch (B, C, H, W) with its padding (B, H, W) as upstream's models take it."""
+    """A batch (B, C, H, W) with its padding (B, H, W), as upstream's models take it."""
     if padding is not None:
         return NestedTensor(images, padding, False)
     return NestedTensor(images, torch.zeros(len(images), *images.shape[-2:], dtype=torch.bool), True)
@@ -199,7 +199,7 @@ def nested(images: Tensor, padding: Tensor | None = None) -> NestedTensor:
 
 @contextmanager
 def encoder_numbers(architecture: Architecture) -> Iterator[None]:
-    """While it lasts, upstream's 'small' encoder has the width, depth, heads and channels of `architecture`."""
+    """Inside the context, upstream's 'small' encoder has the width, depth, heads and channels of `architecture`."""
     original = dinov2.get_config("small", False)
     numbers = original | {
         "hidden_size": architecture.encoder_width,

@@ -1,4 +1,4 @@
-"""Files travel both ways: upstream loads ours, we load every layout that upstream wrote, and the answers are equal."""
+"""Checkpoints are interchangeable: upstream loads our files, we load all layouts of upstream, with equal outputs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LAYOUTS = ["published", "best", "total", "last", "compiled", "legacy", "converte
 
 @pytest.mark.parametrize("variant", published("nano", "seg-nano"))
 def test_upstream_loads_our_file_of_every_variant_and_predicts_the_same(variant: str, tmp_path: Path) -> None:
-    # A smaller input and fewer queries spare minutes, and show that both are taken from the file.
+    # A smaller input and fewer queries save minutes, and show that both numbers are read from the file.
     side = -(-112 // VARIANTS[variant].stride) * VARIANTS[variant].stride
     changes = resized(VARIANTS[variant], side) | {"queries": 20, "classes": len(CLASSES)}
     architecture = replace(VARIANTS[variant], **changes)  # type: ignore[arg-type]
@@ -73,7 +73,7 @@ def test_upstreams_constructor_loads_our_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", ["pico", "seg-pico"])
-def test_upstream_has_no_class_for_our_own_variants_and_says_which(variant: str, tmp_path: Path) -> None:
+def test_upstream_has_no_class_for_our_variants_and_names_them(variant: str, tmp_path: Path) -> None:
     architecture = VARIANTS[variant]
     weights = build_detector(architecture).state_dict()
     path = tmp_path / "checkpoint_best_total.pth"
@@ -94,7 +94,7 @@ def trained() -> tuple[nn.Module, dict[str, Any]]:
 
 
 def _content(layout: str, model: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Any]:
-    """A file's content as 1.11.2, or what came before it, writes it (upstream-facts 1.11)."""
+    """The content of a file as version 1.11.2 or an older version writes it (upstream-facts 1.11)."""
     args = TrainConfig(dataset_dir="/data/set", output_dir="/runs/1", class_names=CLASSES).model_dump()
     old = argparse.Namespace(num_classes=3, num_queries=20, group_detr=3, class_names=CLASSES, lr=1e-4)
     if layout == "published":
@@ -149,18 +149,18 @@ def test_upstreams_files_load_here_with_equal_outputs(layout: str, trained: Any,
 
 
 def test_an_old_file_is_read_without_conversion(trained: Any, tmp_path: Path) -> None:
-    """What upstream's convert_legacy_checkpoint is for: by from_checkpoint, and as pretrain_weights."""
+    """By from_checkpoint, and as pretrain_weights. Upstream needs convert_legacy_checkpoint for it."""
     model, config = trained
     torch.save(_content("legacy", model.state_dict(), config), tmp_path / "rf-detr-nano.pth")
     old = shutil.copy(tmp_path / "rf-detr-nano.pth", tmp_path / "old.pth")  # the class needs no published name
-    for found in (load(tmp_path / "rf-detr-nano.pth", device="cpu"), RFDETRNano(pretrain_weights=old, device="cpu")):
-        assert found.architecture.resolution == RESOLUTION
-        assert (type(found), found.class_names) == (RFDETRNano, CLASSES)
-        ours = upstream_weights(found.model.state_dict())
+    for loaded in (load(tmp_path / "rf-detr-nano.pth", device="cpu"), RFDETRNano(pretrain_weights=old, device="cpu")):
+        assert loaded.architecture.resolution == RESOLUTION
+        assert (type(loaded), loaded.class_names) == (RFDETRNano, CLASSES)
+        ours = upstream_weights(loaded.model.state_dict())
         assert all(torch.equal(tensor, ours[name]) for name, tensor in model.state_dict().items())
 
 
-def test_our_copy_of_an_upstream_file_goes_back_unchanged(trained: Any, tmp_path: Path) -> None:
+def test_upstream_reads_our_copy_of_its_file_unchanged(trained: Any, tmp_path: Path) -> None:
     model, config = trained
     torch.save(_content("best", model.state_dict(), config), tmp_path / "theirs.pth")
     write_checkpoint(tmp_path / "ours.pth", read_checkpoint(tmp_path / "theirs.pth"))
@@ -189,7 +189,7 @@ def test_the_class_names_of_coco_are_upstreams() -> None:
 
 
 def _randomised(detector: Detector) -> Detector:
-    """Norms, biases, scales and small layers get random weights too; drawing the large ones again would take longer."""
+    """Give norms, biases, scales and small layers random weights too. Large layers already have them."""
     small = {name: tensor for name, tensor in upstream_weights(detector.state_dict()).items() if len(tensor) < 100}
     small |= {name: tensor for name, tensor in upstream_weights(detector.state_dict()).items() if tensor.ndim == 1}
     del small[KEYPOINT_MASK]
@@ -199,7 +199,7 @@ def _randomised(detector: Detector) -> Detector:
 
 
 class _Named(nn.Module):
-    """Carries weights by upstream's names to where a model is expected."""
+    """Passes weights with upstream's names to a function that expects a model."""
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
         super().__init__()
@@ -216,28 +216,30 @@ def _from_checkpoint(path: Path) -> Any:
 
 
 def _assert_equal_predictions(detector: Detector, theirs: Any, architecture: Architecture) -> None:
-    """Upstream's `predict` finds what ours finds, on an image of the model's own size: no resizing plays a part."""
+    """Upstream's `predict` gives the same detections as ours, on an image of the model's size, so without resizing."""
     side = architecture.resolution
     image = torch.rand(3, side, side, generator=torch.Generator().manual_seed(0))
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.no_grad():
         output = detector(((image - mean[:, None, None]) / std[:, None, None])[None])
-    (found,) = postprocess(output, [(side, side)], architecture.queries)
+    (detections,) = postprocess(output, [(side, side)], architecture.queries)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = theirs.predict(image, threshold=0.0)
-    assert len(expected) == len(found.scores) == architecture.queries
-    known = expected.class_id < len(CLASSES)  # the last row of the head stands for no class
+    assert len(expected) == len(detections.scores) == architecture.queries
+    known = expected.class_id < len(CLASSES)  # the last row of the head has no class
     names = np.array(CLASSES, dtype=object)[expected.class_id[known]]
     assert (expected.data["class_name"][known] == names).all()
-    # Equal scores may be listed in another order: every detection must have its like, in pixels, per mille and class.
+    # Equal scores may be in another order, so each detection needs a partner of equal pixels, per mille and class.
     theirs_listed = _listed(expected.xyxy, expected.confidence, expected.class_id)
-    distances = torch.cdist(theirs_listed, _listed(found.boxes, found.scores, found.labels), p=float("inf"))
+    distances = torch.cdist(
+        theirs_listed, _listed(detections.boxes, detections.scores, detections.labels), p=float("inf")
+    )
     assert float(distances.min(dim=1).values.max()) < 0.05
     assert float(distances.min(dim=0).values.max()) < 0.05
-    if found.masks is not None:
+    if detections.masks is not None:
         nearest = distances.min(dim=1).indices
-        differing = torch.as_tensor(expected.mask) != found.masks[nearest].reshape(expected.mask.shape)
+        differing = torch.as_tensor(expected.mask) != detections.masks[nearest].reshape(expected.mask.shape)
         assert float(differing.float().mean()) < 1e-4
 
 

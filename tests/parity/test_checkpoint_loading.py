@@ -1,4 +1,4 @@
-"""Another number of classes, queries, groups, positions or channels: the tensors that upstream's loader makes."""
+"""Loading files with other numbers of classes, queries, groups, positions or channels gives upstream's tensors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _file(path: Path, **args: int) -> None:
 
 
 def _upstream(path: Path, architecture: Architecture) -> dict[str, Tensor]:
-    """The weights of upstream's model, built as `architecture`, after upstream's own loader."""
+    """The weights of upstream's model of `architecture`, after upstream's loader has read the file."""
     model = build_upstream_like(architecture)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -69,20 +69,20 @@ CHANGES: dict[str, dict[str, int]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_different_number_of_things_gives_upstreams_tensors(change: str, tmp_path: Path) -> None:
+def test_other_numbers_of_classes_queries_or_groups_give_upstreams_tensors(change: str, tmp_path: Path) -> None:
     _file(tmp_path / "a.pth", num_queries=SMALL.queries, group_detr=SMALL.groups)
     architecture = replace(SMALL, **CHANGES[change])  # type: ignore[arg-type]
     expected = _upstream(tmp_path / "a.pth", architecture)
     detector = build_detector(architecture)
     report = load_weights(detector, architecture, read_checkpoint(tmp_path / "a.pth"))
-    found = detector.state_dict()
-    assert found.keys() == expected.keys()
+    weights = detector.state_dict()
+    assert weights.keys() == expected.keys()
     assert report.left == ()
-    assert [name for name, tensor in found.items() if not torch.equal(tensor, expected[name])] == []
+    assert [name for name, tensor in weights.items() if not torch.equal(tensor, expected[name])] == []
 
 
 @pytest.mark.parametrize("change", ["nothing", "fewer queries", "fewer groups", "fewer of both"])
-def test_our_own_file_tells_upstream_how_its_queries_are_grouped(change: str, tmp_path: Path) -> None:
+def test_our_file_has_the_arguments_by_which_upstream_groups_queries(change: str, tmp_path: Path) -> None:
     weights = random_weights(build_upstream_like(SMALL))
     ours = {to_ours(name): tensor for name, tensor in weights.items() if name != KEYPOINT_MASK}
     write_checkpoint(tmp_path / "a.pth", make_checkpoint(SMALL, ours, class_names=["a"] * 5, args={}))
@@ -90,30 +90,31 @@ def test_our_own_file_tells_upstream_how_its_queries_are_grouped(change: str, tm
     expected = _upstream(tmp_path / "a.pth", architecture)
     detector = build_detector(architecture)
     load_weights(detector, architecture, read_checkpoint(tmp_path / "a.pth"))
-    found = detector.state_dict()
-    assert [name for name, tensor in found.items() if not torch.equal(tensor, expected[name])] == []
+    loaded = detector.state_dict()
+    assert [name for name, tensor in loaded.items() if not torch.equal(tensor, expected[name])] == []
 
 
 def test_without_args_upstream_mixes_the_groups_and_we_do_not(tmp_path: Path) -> None:
-    """Upstream then takes the first rows whatever group they are of: a flaw that its code names. The group that is
-    used in inference is the same; the others are here what upstream makes of a file with args.
+    """Upstream then takes the first rows of all groups together, a flaw that a comment in its code mentions.
+
+    The group that inference uses is the same. The other groups are here as upstream loads a file with args.
     """
     architecture = replace(SMALL, queries=7)
     _file(tmp_path / "told.pth", num_queries=SMALL.queries, group_detr=SMALL.groups)
     _file(tmp_path / "untold.pth")
-    told = _upstream(tmp_path / "told.pth", architecture)
+    grouped = _upstream(tmp_path / "told.pth", architecture)
     untold = _upstream(tmp_path / "untold.pth", architecture)
     detector = build_detector(architecture)
     load_weights(detector, architecture, read_checkpoint(tmp_path / "untold.pth"))
     for name in ("query_boxes", "query_features"):
-        found = detector.state_dict()[name]
-        assert torch.equal(found, told[name])
-        assert torch.equal(found[:7], untold[name][:7])
-        assert not torch.equal(found, untold[name])
+        tensor = detector.state_dict()[name]
+        assert torch.equal(tensor, grouped[name])
+        assert torch.equal(tensor[:7], untold[name][:7])
+        assert not torch.equal(tensor, untold[name])
 
 
 @pytest.mark.parametrize("change", [{"queries": 21}, {"groups": 14}])
-def test_more_queries_or_groups_are_refused_here_and_there(change: dict[str, int], tmp_path: Path) -> None:
+def test_more_queries_or_groups_are_an_error_in_both_projects(change: dict[str, int], tmp_path: Path) -> None:
     _file(tmp_path / "a.pth", num_queries=SMALL.queries, group_detr=SMALL.groups)
     architecture = replace(SMALL, **change)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="size mismatch"):
@@ -123,7 +124,7 @@ def test_more_queries_or_groups_are_refused_here_and_there(change: dict[str, int
 
 
 @pytest.mark.parametrize("change", [{"segmentation": True}, {"patch_size": 16, "position_grid": 4}])
-def test_another_head_or_patch_size_is_refused_here_and_there(change: dict[str, Any], tmp_path: Path) -> None:
+def test_another_head_or_patch_size_is_an_error_in_both_projects(change: dict[str, Any], tmp_path: Path) -> None:
     _file(tmp_path / "a.pth", segmentation_head=False, num_queries=SMALL.queries, group_detr=SMALL.groups)
     architecture = replace(SMALL, **change)
     with pytest.raises(ValueError, match="checkpoint was trained with"):

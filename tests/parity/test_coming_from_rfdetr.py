@@ -1,4 +1,4 @@
-"""What docs/coming-from-rfdetr.md says that rfdetr has, rfdetr has: names, methods, keywords."""
+"""The names, methods and keywords that docs/coming-from-rfdetr.md attributes to rfdetr exist in rfdetr."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rfdetr.config import RFDETRNanoConfig, TrainConfig
 
 from tests.coming_from import SNIPPETS, rows
 
-# Where each import of the snippets is in rfdetr.
+# The module of rfdetr for each import of the snippets.
 MODULES = {"rfdetr_core": "rfdetr", "rfdetr_core.config": "rfdetr.config", "rfdetr_core.training": "rfdetr.training"}
 CODE = [theirs for theirs, _ in rows()] + [code for _, code in SNIPPETS]
 
@@ -45,12 +45,12 @@ def imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def names_of(module: str) -> set[str]:
-    """The names of a module, which need not be importable here: some need packages that are not installed."""
+    """The names of a module, read from its source: some modules need packages that are not installed."""
     place = Path(rfdetr.__file__).parents[1].joinpath(*module.split("."))
     tree = ast.parse((place / "__init__.py" if place.is_dir() else place.with_suffix(".py")).read_text())
-    found = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
     return (
-        found
+        imported
         | {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
         | {
             target.id
@@ -63,6 +63,6 @@ def names_of(module: str) -> set[str]:
 
 
 def accepted(method: Any, name: str) -> set[str]:
-    """The keywords of a method; of train and evaluate also those of the config."""
+    """The keywords of a method; for train and evaluate also those of the config."""
     own = {*inspect.signature(method).parameters}
     return own | TrainConfig.model_fields.keys() | {"resolution"} if name in ("train", "evaluate") else own

@@ -1,4 +1,4 @@
-"""The kit for a GPU machine (benchmarks/cuda), run in small on a CPU, so that it does not fail on the day."""
+"""The GPU benchmarks (benchmarks/cuda), run in small on a CPU, so that they do not fail on the GPU machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rfdetr_core.base.code import ROOT
 
 pytest.importorskip("rfdetr", reason="the kit compares with upstream: pip install rfdetr==1.11.2")
 
-# What each part has to tell, by words of its rows.
+# Words that the rows of each part must have.
 FIGURES = {
     "a": ["tests marked gpu"],
     "b": ["small outputs", "seg-small outputs", "small training"],
@@ -28,7 +28,7 @@ FIGURES = {
 
 
 @pytest.mark.slow
-def test_every_part_of_the_kit_ends_and_tells_its_figures(tmp_path: Path) -> None:
+def test_every_part_of_the_kit_ends_and_prints_its_results(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.cuda.kit", "--device", "cpu", "--smoke", "--seconds", "800"]
     run = subprocess.run([*command, "--out", str(tmp_path)], cwd=ROOT, text=True, capture_output=True)
     assert run.returncode == 0, run.stderr
@@ -36,11 +36,11 @@ def test_every_part_of_the_kit_ends_and_tells_its_figures(tmp_path: Path) -> Non
     assert run.stdout.endswith(table)
     assert FIGURES.keys() == LIMITS.keys()
     for letter, words in FIGURES.items():
-        assert f"| {letter} | the part |" not in table, run.stdout  # how it ended, which is said of failures alone
+        assert f"| {letter} | the part |" not in table, run.stdout  # a part has this row only if it failed
         rows = [json.loads(line) for line in (tmp_path / f"{letter}.jsonl").read_text().splitlines()]
         assert all(f"| {letter} | {row['what']} |" in table for row in rows)
         for word in words:
-            found = [row["figure"] for row in rows if word in row["what"]]
-            assert found, (letter, word, rows)
-            assert not [figure for figure in found if figure.startswith(("failed", "DIFFERENT"))], run.stdout
+            figures = [row["figure"] for row in rows if word in row["what"]]
+            assert figures, (letter, word, rows)
+            assert not [figure for figure in figures if figure.startswith(("failed", "DIFFERENT"))], run.stdout
     assert "NOT RESUMED" not in table

@@ -11,7 +11,7 @@ from pycocotools import mask as mask_codes
 
 from rfdetr_core.data.augmentation import AugmentConfig, View
 from rfdetr_core.data.batching import multi_scale_sizes
-from rfdetr_core.data.dataset import augment, decode_masks, masks_in
+from rfdetr_core.data.dataset import augment, crop_masks, decode_masks
 from rfdetr_core.data.preprocess import normalise, preprocess
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.metrics.coco import THRESHOLDS, score
@@ -55,7 +55,7 @@ def test_preprocessing_is_that_of_upstreams_validation(size: tuple[int, int]) ->
 
 @pytest.mark.filterwarnings("ignore")
 def test_augmentation_draws_crops_and_flips_as_upstream_does() -> None:
-    """Where a small box in the middle of a picture ends up, 400 times: the same distribution of position and size."""
+    """A small box in the middle of a picture is augmented 400 times. Its distribution is upstream's."""
     picture, box, count = noise(60, 48), torch.tensor([[28.0, 22, 34, 25]]), 400
     sample = sample_of(60, 48, [[28.0, 22, 6, 3]])
     transform, ours, theirs = pipeline("train", 32), [], []
@@ -67,18 +67,18 @@ def test_augmentation_draws_crops_and_flips_as_upstream_does() -> None:
     for value in range(4):
         first, second = (torch.cat(boxes)[:, value].double().sort().values for boxes in (ours, theirs))
         points = torch.cat([first, second]).sort().values
-        # Positions agree but for half a pixel of the original: a crop there starts on a whole one.
+        # Positions agree to half a pixel of the original, because upstream's crops start at whole pixels.
         below = [torch.searchsorted(first, points + step) / len(first) for step in (-0.012, 0.012)]
         reference = torch.searchsorted(second, points) / len(second)
-        assert (below[0] - reference).max() < 0.1  # Kolmogorov and Smirnov: 0.096 is passed by chance in 5 % of cases
+        assert (below[0] - reference).max() < 0.1  # Kolmogorov-Smirnov test: by chance, 5 % of cases exceed 0.096
         assert (reference - below[1]).max() < 0.1
 
 
 @pytest.mark.parametrize("side", [24, 40, 60])
 @pytest.mark.parametrize("coded", ["polygon", "run lengths"])
 @pytest.mark.filterwarnings("ignore")
-def test_masks_are_upstreams_but_for_the_pixels_of_their_edges(side: int, coded: str) -> None:
-    """Upstream fills polygons at the image's size and takes the nearest pixels; here they are filled at the input's."""
+def test_masks_are_upstreams_except_for_pixels_at_their_edges(side: int, coded: str) -> None:
+    """Upstream fills polygons at the image's size and takes the nearest pixels. Ours fills them at the input's size."""
     width, height = 90, 60
     angles = np.linspace(0, 2 * np.pi, 9)[:-1]
     for seed in range(20):
@@ -90,8 +90,8 @@ def test_masks_are_upstreams_but_for_the_pixels_of_their_edges(side: int, coded:
         target = {"boxes": torch.tensor([[0.0, 0, width, height]]), "labels": torch.zeros(1), "masks": whole}
         target |= {"size": torch.tensor([height, width]), "area": torch.ones(1)}
         theirs = coco.Resize((side, side))(noise(width, height), target)[1]["masks"][0]
-        ours = masks_in(View(0, 0, height, width), [shape], height, width, side)[0]
-        near = [torch.nn.functional.max_pool2d(one[None].float(), 3, 1, 1)[0] > 0 for one in (theirs, ~theirs)]
+        ours = crop_masks(View(0, 0, height, width), [shape], height, width, side)[0]
+        near = [torch.nn.functional.max_pool2d(mask[None].float(), 3, 1, 1)[0] > 0 for mask in (theirs, ~theirs)]
         assert not (ours ^ theirs)[~(near[0] & near[1])].any()
 
 
@@ -104,21 +104,23 @@ def test_training_without_augmentation_sees_what_validation_sees() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_f1_is_upstreams_for_the_same_matches(seed: int) -> None:
-    # By its path: the package around it needs a module that rfdetr does not install.
+    # Loaded by its path: its package needs a module that rfdetr does not install.
     file = Path(coco.__file__).parent.parent / "evaluation" / "f1_sweep.py"
     sweep_confidence_thresholds = runpy.run_path(str(file))["sweep_confidence_thresholds"]
     truth = ground_truth(10, 3, seed)
-    found = guesses(truth, seed)
-    scores = score(truth, found)
-    pairs = [pair for one in scores.matches.values() for pair in one.pairs]
+    results = guesses(truth, seed)
+    scores = score(truth, results)
+    pairs = [pair for matches in scores.matches.values() for pair in matches.pairs]
     data = []
     for label in range(3):
         own = [
-            (found[place]["score"], match is not None) for place, match in pairs if found[place]["category_id"] == label
+            (results[place]["score"], match is not None)
+            for place, match in pairs
+            if results[place]["category_id"] == label
         ]
-        values, hits = np.array([one[0] for one in own]), np.array([one[1] for one in own])
-        total = sum(one["category_id"] == label for one in truth["annotations"])
+        values, hits = np.array([pair[0] for pair in own]), np.array([pair[1] for pair in own])
+        total = sum(annotation["category_id"] == label for annotation in truth["annotations"])
         data.append({"scores": values, "matches": hits, "ignore": np.zeros(len(own), dtype=bool), "total_gt": total})
-    best = max(sweep_confidence_thresholds(data, THRESHOLDS, [0, 1, 2]), key=lambda one: one["macro_f1"])
+    best = max(sweep_confidence_thresholds(data, THRESHOLDS, [0, 1, 2]), key=lambda point: point["macro_f1"])
     expected = [best["macro_f1"], best["macro_precision"], best["macro_recall"], best["confidence_threshold"]]
     assert [scores.f1, scores.precision, scores.recall, scores.threshold] == pytest.approx(expected)

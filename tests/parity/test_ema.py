@@ -1,4 +1,4 @@
-"""The averaged weights against those that upstream's callback keeps."""
+"""The averaged weights equal those of upstream's callback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.parity import upstream_training
 
 
 def upstream_average(model: nn.Module, decay: float = 0.993, tau: int = 100) -> AveragedModel:
-    """What upstream's callback makes at the start of a fit."""
+    """The averaged model that upstream's callback creates at the start of a fit."""
     callback = upstream_training.ema.RFDETREMACallback(decay=decay, tau=tau)
     return AveragedModel(model, use_buffers=True, multi_avg_fn=callback._multi_avg_fn)
 

@@ -28,7 +28,7 @@ TWO_LEVELS = replace(SMALL, projector_scales=("P3", "P5"), points=4)
 
 
 def pad(images: list[Tensor], stride: int) -> tuple[Tensor, Tensor]:
-    """Images (C, h, w) at the upper left of one batch, and the padding around them."""
+    """Place images (C, h, w) at the upper left of a batch. Returns the batch and its padding."""
     height, width = (-(-max(image.shape[side] for image in images) // stride) * stride for side in (1, 2))
     batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
     padding = torch.ones(len(images), height, width, dtype=torch.bool)
@@ -79,7 +79,7 @@ class TestWholeModel:
     @pytest.mark.parametrize("shape", [(96, 96), (48, 80), (32, 32)])
     @torch.inference_mode()
     def test_other_resolutions(self, architecture: Architecture, training: bool, shape: tuple[int, int]) -> None:
-        # 32 x 32 pixels are 16 tokens for 20 queries: the proposals run out.
+        # 32 x 32 pixels are 16 tokens for 20 queries, so there are too few proposals.
         both = pair(architecture).train(training)
         compare(*run(both, random_images(2, 3, *shape, dtype=torch.float64)), 1e-6)
 
@@ -98,9 +98,9 @@ class TestWholeModel:
         sum(_loss(_as_output(layer)) for layer in outputs).backward()
         expected = {name: value.grad for name, value in both.upstream.named_parameters() if value.grad is not None}
         expected = our_weights(expected)
-        found = {name: value.grad for name, value in both.ours.named_parameters() if value.grad is not None}
-        assert found.keys() == expected.keys()
-        for name, gradient in found.items():
+        gradients = {name: value.grad for name, value in both.ours.named_parameters() if value.grad is not None}
+        assert gradients.keys() == expected.keys()
+        for name, gradient in gradients.items():
             difference = (gradient - expected[name]).norm() / (1e-3 + expected[name].norm())
             assert difference < 1e-8, name
 

@@ -1,4 +1,4 @@
-"""Small configurations in float64, block by block."""
+"""Each block of the network equals upstream's, in small configurations and float64."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def some_boxes(*shape: int, seed: int = 0) -> Tensor:
-    """Boxes cxcywh, some of which reach beyond the image."""
+    """Random boxes cxcywh. Some reach beyond the image."""
     return torch.rand(*shape, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 1.2 - 0.1
 
 
@@ -186,7 +186,7 @@ def test_segmentation_head() -> None:
 @pytest.mark.parametrize("limit", [1, 50, 1000])
 @torch.inference_mode()
 def test_postprocessing(limit: int) -> None:
-    # Rounding makes ties, and logits of 40 are ties at a probability of one.
+    # Rounding gives equal scores; logits of 40 all give a probability of 1.
     logits = (noise(2, 60, 7) * 2).round()
     logits[0, :9] = torch.tensor([40.0, 39.0, 41.0])[:, None].repeat(3, 1)
     boxes = some_boxes(2, 60) * 1.5

@@ -1,4 +1,4 @@
-"""From-scratch training starts where upstream's does: every initial weight is drawn from the same distribution."""
+"""Every initial weight is drawn from the same distribution as upstream's."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def test_initial_weights_are_drawn_as_upstreams(architecture: Architecture) -> N
         error = 5 * (2 / theirs.numel()) ** 0.5
         assert (ours.mean() - theirs.mean()).abs() < error * theirs.std(), name
         assert (ours.std() / theirs.std() - 1).abs() < error, name
-        # A uniform distribution ends at 1.7 standard deviations, a normal one goes on.
-        ends = [bool(one.abs().max() < 2.2 * one.std()) for one in (ours, theirs)]
+        # A uniform distribution ends at 1.7 standard deviations, a normal one has no end.
+        ends = [bool(weights.abs().max() < 2.2 * weights.std()) for weights in (ours, theirs)]
         assert ends[0] == ends[1], name

@@ -1,4 +1,4 @@
-"""Every term of the loss, the total and all gradients against upstream's criterion."""
+"""Every term of the loss, the total and all gradients equal those of upstream's criterion."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def criterion_of_upstream(groups: int, layers: int, segmentation: bool, classes:
 
 @contextmanager
 def our_points(dtype: torch.dtype) -> Iterator[None]:
-    """Have upstream draw its points as ours are drawn, and let it sample masks in float64 too."""
+    """Make upstream draw the same points as ours, and sample masks in float64 too."""
     generator = torch.Generator().manual_seed(POINT_SEED)
     draw, sample = torch.rand, upstream_criterion.point_sample
 
@@ -67,11 +67,11 @@ def our_points(dtype: torch.dtype) -> Iterator[None]:
 
 
 def theirs(criterion: Any, outputs: Any, truth: Any, dtype: torch.dtype) -> Losses:
-    """Upstream's terms and the sum its training_step takes."""
+    """Upstream's terms, and their sum as its training_step computes it."""
     with our_points(dtype):
-        found = criterion(outputs, truth)
+        losses = criterion(outputs, truth)
     weights = criterion.weight_dict
-    terms = {name: value for name, value in found.items() if name in weights}
+    terms = {name: value for name, value in losses.items() if name in weights}
     return Losses(torch.stack([terms[name] * weights[name] for name in terms]).sum(), terms)
 
 
@@ -89,8 +89,8 @@ def compare(output: DetectorOutput, targets: list[Target], groups: int, dtype: t
     losses = Criterion()(output, targets, groups=groups, point_seed=POINT_SEED)
     assert_same_losses(losses, expected, TOLERANCE[dtype])
     pairs = zip(gradients(output, losses.total), gradients(output, expected.total), strict=True)
-    for number, (one, other) in enumerate(pairs):
-        assert_near(one, other, TOLERANCE[dtype], f"gradient {number}")
+    for number, (our_gradient, their_gradient) in enumerate(pairs):
+        assert_near(our_gradient, their_gradient, TOLERANCE[dtype], f"gradient {number}")
     return losses
 
 
@@ -158,11 +158,11 @@ def test_gradients_of_every_parameter_through_the_detector(segmentation: bool, d
     assert_same_losses(losses, expected, TOLERANCE[dtype])
     gradient = {name: parameter.grad for name, parameter in upstream.named_parameters()}
     for name, parameter in detector.named_parameters():
-        other = gradient[to_upstream(name)]
-        if other is None:
+        their_gradient = gradient[to_upstream(name)]
+        if their_gradient is None:
             assert parameter.grad is None
             continue
         assert parameter.grad is not None, name
-        # Softmax is blind to what a key's bias adds to every score: that gradient is nothing but rounding.
+        # A key's bias adds the same to every score, which softmax ignores, so its gradient is only rounding.
         if not name.endswith("attention.key.bias"):
-            assert_near(parameter.grad, other, TOLERANCE[dtype], name)
+            assert_near(parameter.grad, their_gradient, TOLERANCE[dtype], name)

@@ -1,4 +1,4 @@
-"""The assignments against upstream's matcher, where both see the same numbers."""
+"""The assignments equal those of upstream's matcher, for the same numbers."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def theirs(layer: DetectorOutput, targets: list[Target], groups: int = GROUPS) -
 def ours(layers: list[DetectorOutput], targets: list[Target], groups: int = GROUPS) -> list[Indices]:
     objects = Objects.of(targets, layers[0].boxes.dtype)
     first = torch.tensor([0, *objects.counts]).cumsum(0)
-    found = []
+    indices = []
     for pairs in match(layers, objects, groups, LossConfig()):
         assert pairs.counts == pairs.images.bincount(minlength=len(targets)).tolist()
         assert pairs.images.equal(pairs.images.sort().values)
         image = [pairs.images == number for number in range(len(targets))]
-        found.append([(pairs.queries[here], pairs.objects[here] - first[n]) for n, here in enumerate(image)])
-    return found
+        indices.append([(pairs.queries[here], pairs.objects[here] - first[n]) for n, here in enumerate(image)])
+    return indices
 
 
-def assert_same(one: Indices, other: Indices) -> None:
-    for (queries, objects), (other_queries, other_objects) in zip(one, other, strict=True):
-        assert queries.tolist() == other_queries.tolist()
-        assert objects.tolist() == other_objects.tolist()
+def assert_same(ours: Indices, theirs: Indices) -> None:
+    for (queries, objects), (their_queries, their_objects) in zip(ours, theirs, strict=True):
+        assert queries.tolist() == their_queries.tolist()
+        assert objects.tolist() == their_objects.tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -51,15 +51,15 @@ def test_every_layer_is_matched_as_upstream_matches_it(kind: str, dtype: torch.d
     output = make_output(len(BATCHES[kind]), queries=queries, dtype=dtype)
     targets = make_targets(BATCHES[kind], dtype=dtype)
     layers = layers_of(output)
-    for layer, found in zip(layers, ours(layers, targets), strict=True):
-        assert_same(found, theirs(layer, targets))
+    for layer, matched in zip(layers, ours(layers, targets), strict=True):
+        assert_same(matched, theirs(layer, targets))
 
 
 def test_proposals_may_have_fewer_queries_than_the_decoder() -> None:
     layers = [make_output(2, seed=1), make_output(2, queries=7, seed=2)]
     targets = make_targets([5, 9])
-    for layer, found in zip(layers, ours(layers, targets), strict=True):
-        assert_same(found, theirs(layer, targets))
+    for layer, matched in zip(layers, ours(layers, targets), strict=True):
+        assert_same(matched, theirs(layer, targets))
 
 
 def nan_queries(output: DetectorOutput) -> None:
@@ -103,9 +103,7 @@ DAMAGE = [nan_queries, nan_class, huge_boxes, nan_group, nan_image, nearly_all, 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda function: function.__name__)
 @pytest.mark.parametrize("seed", range(5))
-def test_costs_that_are_no_numbers_are_matched_as_upstream_matches_them(
-    damage: Callable[[Any], None], seed: int
-) -> None:
+def test_nan_and_infinite_costs_are_matched_as_upstream_matches_them(damage: Callable[[Any], None], seed: int) -> None:
     output = make_output(2, layers=1, dtype=torch.float32, seed=seed)
     with torch.no_grad():
         damage(output)

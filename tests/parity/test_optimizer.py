@@ -1,4 +1,4 @@
-"""Groups and steps of the optimiser, and of a whole small training, against upstream's."""
+"""Parameter groups, optimiser steps and a whole small training equal upstream's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.parity.upstream_training import module_model, param_groups
 lwdetr = pytest.importorskip("rfdetr.models.lwdetr")
 upstream_config = pytest.importorskip("rfdetr.config")
 
-# The first are the defaults.
+# The first numbers are the defaults.
 NUMBERS, OTHER_NUMBERS = (
     dict(zip(("lr", "lr_encoder", "weight_decay", "lr_vit_layer_decay", "lr_component_decay"), values, strict=True))
     for values in ((1e-4, 1.5e-4, 1e-4, 0.8, 0.7), (3e-4, 2e-5, 0.05, 0.65, 0.9))
@@ -49,16 +49,16 @@ def test_every_parameter_has_upstreams_rate_and_decay(variant: str, numbers: dic
         for group in upstream_groups(model, namespace)
         for parameter in group["params"]
     }
-    found = {
+    groups = {
         to_upstream(name): (group["lr"], group["weight_decay"])
         for group in parameter_groups(detector, TrainConfig(**numbers))
         for name, _ in group["params"]
     }
-    for name, (rate, decay) in found.items():
+    for name, (rate, decay) in groups.items():
         assert (rate, decay) == pytest.approx(expected[name], rel=1e-12), name
-    # What is left out is never run, so upstream's optimiser finds no gradient and skips it.
+    # The missing parameters are never used. Upstream's optimiser gets no gradient for them and skips them.
     frozen = {to_upstream(name) for name, value in detector.named_parameters() if not value.requires_grad}
-    assert sorted(expected) == sorted([*found, *frozen])
+    assert sorted(expected) == sorted([*groups, *frozen])
 
 
 def twins(dtype: torch.dtype) -> tuple[nn.Module, Detector, Any]:
@@ -140,7 +140,7 @@ def test_five_steps_of_training_from_end_to_end() -> None:
 
 @contextmanager
 def without_key_biases(*models: nn.Module) -> Iterator[None]:
-    """Leave out a gradient that is nothing but rounding, which AdamW would blow up to whole steps."""
+    """Remove gradients that are only rounding: AdamW would enlarge them to whole steps."""
     for model in models:
         for name, parameter in model.named_parameters():
             if name.endswith("attention.key.bias"):

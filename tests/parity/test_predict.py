@@ -1,4 +1,4 @@
-"""`predict` from the image to the boxes, of a picture that has the shape already: the two resize in another way."""
+"""`predict` gives upstream's boxes for a picture that already has the shape. Upstream resizes in another way."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = ["a", "b", "c", "d", "e"]
 
 
 def upstream_of(architecture: Architecture, network: Any) -> Any:
-    """Upstream's class over a model of its own, with what its `predict` reads."""
+    """An object of upstream's class with this network and the attributes that its `predict` reads."""
     made = object.__new__(RFDETR)
     made.model_config = SimpleNamespace(
         patch_size=architecture.patch_size, num_windows=architecture.windows, num_channels=3
@@ -43,7 +43,7 @@ def upstream_of(architecture: Architecture, network: Any) -> Any:
 
 @pytest.mark.parametrize("shape", [None, (96, 96), (48, 80), (80, 48)])
 @pytest.mark.parametrize("architecture", [SMALL, SEGMENTER], ids=["detector", "segmenter"])
-def test_a_shape_gives_what_it_gives_upstream(architecture: Architecture, shape: tuple[int, int] | None) -> None:
+def test_a_shape_gives_upstreams_detections(architecture: Architecture, shape: tuple[int, int] | None) -> None:
     both = pair(architecture, dtype=torch.float32)
     height, width = shape or (architecture.resolution,) * 2
     array = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
@@ -51,17 +51,19 @@ def test_a_shape_gives_what_it_gives_upstream(architecture: Architecture, shape:
     with recorded_order() as order, torch.inference_mode():
         expected = theirs.predict(array, 0.05, shape)
     with replayed_order(order):
-        found = ours.predict(array, 0.05, shape)
-    assert len(found) == len(expected) > 0
-    assert np.array_equal(found.class_id, expected.class_id)
-    assert np.allclose(found.confidence, expected.confidence, rtol=0, atol=1e-5)
-    assert np.allclose(found.xyxy, expected.xyxy, rtol=0, atol=1e-3)  # pixels
-    assert (found.mask is None) == (expected.mask is None)
-    assert found.mask is None or np.mean(found.mask != expected.mask) < 1e-3
-    assert found.data.keys() == expected.data.keys()
-    named = found.class_id < len(NAMES)  # the row of the class head that has no class: __background__, here its number
-    assert np.array_equal(found.data["class_name"][named], expected.data["class_name"][named])
-    assert np.array_equal(found.data["source_shape"], expected.data["source_shape"])
-    assert found.data["source_shape"].dtype == expected.data["source_shape"].dtype
-    assert found.metadata.keys() == expected.metadata.keys()
-    assert np.array_equal(found.metadata["source_image"], expected.metadata["source_image"])
+        detections = ours.predict(array, 0.05, shape)
+    assert len(detections) == len(expected) > 0
+    assert np.array_equal(detections.class_id, expected.class_id)
+    assert np.allclose(detections.confidence, expected.confidence, rtol=0, atol=1e-5)
+    assert np.allclose(detections.xyxy, expected.xyxy, rtol=0, atol=1e-3)  # pixels
+    assert (detections.mask is None) == (expected.mask is None)
+    assert detections.mask is None or np.mean(detections.mask != expected.mask) < 1e-3
+    assert detections.data.keys() == expected.data.keys()
+    named = detections.class_id < len(
+        NAMES
+    )  # the row of the class head without a class: upstream's __background__, ours its number
+    assert np.array_equal(detections.data["class_name"][named], expected.data["class_name"][named])
+    assert np.array_equal(detections.data["source_shape"], expected.data["source_shape"])
+    assert detections.data["source_shape"].dtype == expected.data["source_shape"].dtype
+    assert detections.metadata.keys() == expected.metadata.keys()
+    assert np.array_equal(detections.metadata["source_image"], expected.metadata["source_image"])

@@ -1,4 +1,4 @@
-"""Upstream reads the files that export_for_roboflow writes, and would have written the same."""
+"""Upstream reads the files that export_for_roboflow writes, and writes equal files itself."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def test_upstream_reads_the_bundle_and_writes_an_equal_one(name: str, kind: bool
     args = vars(expected["args"])
     assert ours["args"]["segmentation_head"] is kind
     different = {key for key in ours["args"].keys() & args.keys() if ours["args"][key] != args[key]}
-    assert different <= {"pretrain_weights"}  # the file that upstream was built from
+    assert different <= {"pretrain_weights"}  # the file from which upstream's model was built
     of_the_model = type(theirs.model_config).model_fields.keys() & args.keys()
     assert of_the_model <= ours["args"].keys()

@@ -1,4 +1,4 @@
-"""The learning rate of 1000 steps against upstream's scheduler."""
+"""The learning rate of 1000 steps equals that of upstream's scheduler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of upstream's public names and the installed package agree, both ways."""
+"""The table of upstream's public names agrees with the installed package, in both directions."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_every_field_of_upstreams_configs_is_here_or_has_a_reason(upstream: dict
 
 
 def test_the_list_has_what_users_of_upstream_import(upstream: dict[str, set[str]]) -> None:
-    """The reader of upstream's source finds what `import` finds, in modules that can be imported here."""
+    """Reading upstream's source gives the same names as importing it, for modules that can be imported here."""
     for owner in ("rfdetr", "rfdetr.detr", "rfdetr.config", "rfdetr.variants", "rfdetr.visualize.training"):
         module = importlib.import_module(owner)
         assert upstream[owner] >= {*getattr(module, "__all__", ())}
@@ -70,8 +70,8 @@ def test_the_list_has_what_users_of_upstream_import(upstream: dict[str, set[str]
     )
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.here], ids=lambda row: row.names[:40])
-def test_what_is_here_is_where_the_table_says(row: Any, model: RFDETR) -> None:
+@pytest.mark.parametrize("row", [row for row in ROWS if row.equivalent], ids=lambda row: row.names[:40])
+def test_each_name_of_ours_is_where_the_table_says(row: Any, model: RFDETR) -> None:
     for name in row.names.split():
         path = row.path(name)
         if path.startswith("rfdetr_core.RFDETR."):
@@ -81,16 +81,16 @@ def test_what_is_here_is_where_the_table_says(row: Any, model: RFDETR) -> None:
 
 
 @pytest.mark.parametrize("call", ["RFDETR.predict()", "RFDETR.evaluate()", "RFDETR.inference()", "from_checkpoint()"])
-def test_arguments_are_taken_if_they_are_here_and_refused_if_not(call: str) -> None:
+def test_supported_arguments_are_accepted_and_others_refused(call: str) -> None:
     function = getattr(RFDETR, call.removeprefix("RFDETR.").removesuffix("()"))
     own = inspect.signature(function).parameters
     for row in API:
         if call in row.owners.split():
             for name in row.names.split():
-                assert (name in own) == bool(row.here), name
+                assert (name in own) == bool(row.equivalent), name
 
 
-@pytest.mark.parametrize("variant", [row for row in API if row.owners.endswith("rfdetr.variants") and row.here])
+@pytest.mark.parametrize("variant", [row for row in API if row.owners.endswith("rfdetr.variants") and row.equivalent])
 def test_the_published_classes_are_at_the_top_level(variant: Any) -> None:
     assert {*variant.names.split()} < {*rfdetr_core.__all__}
 

@@ -1,6 +1,6 @@
-"""Every public name of the installed `rfdetr`, read from its source: nothing of it is imported or run.
+"""Every public name of the installed `rfdetr`, read from its source without importing or running it.
 
-`python -m tests.parity.upstream_names` prints them, a line each.
+`python -m tests.parity.upstream_names` prints a line for each owner.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ _Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def public_names() -> dict[str, set[str]]:
-    """The names by their owner: a module, class RFDETR, one of its methods (its arguments), or a config (its fields).
+    """The names by owner: a module, the class RFDETR, one of its methods (arguments), or a config (fields).
 
-    The names of a module are those in its __all__; without one, the classes, functions and constants it defines. The
-    top level also has the classes that it imports or gives when asked for, without listing them.
+    A module's names are those in its __all__; without __all__, the classes, functions and constants that it defines.
+    The top level also has classes that it imports, or loads when they are first used, but does not list.
     """
     trees = modules()
-    found = {name: _of_module(tree) for name, tree in trees.items()}
-    found["rfdetr"] |= _unlisted(trees["rfdetr"])
+    by_owner = {name: _of_module(tree) for name, tree in trees.items()}
+    by_owner["rfdetr"] |= _unlisted(trees["rfdetr"])
     model, config = trees["rfdetr.detr"], trees["rfdetr.config"]
-    found["RFDETR"] = _of_class(_class(model, "RFDETR"))
+    by_owner["RFDETR"] = _of_class(_class(model, "RFDETR"))
     for call in _CALLS:
-        found[f"RFDETR.{call}()"] = _arguments(_class(model, "RFDETR"), call)
+        by_owner[f"RFDETR.{call}()"] = _arguments(_class(model, "RFDETR"), call)
     for name in _CONFIGS:
-        found[name] = _fields(_class(config, name)) - {"model_config"}  # pydantic's own
-    found["from_checkpoint()"] = found.pop("RFDETR.from_checkpoint()")
-    found["RFDETR()"] = found.pop("RFDETR.__init__()")
-    return {owner: names for owner, names in found.items() if names}
+        by_owner[name] = _fields(_class(config, name)) - {"model_config"}  # pydantic's own
+    by_owner["from_checkpoint()"] = by_owner.pop("RFDETR.from_checkpoint()")
+    by_owner["RFDETR()"] = by_owner.pop("RFDETR.__init__()")
+    return {owner: names for owner, names in by_owner.items() if names}
 
 
 def modules() -> dict[str, ast.Module]:
@@ -40,13 +40,13 @@ def modules() -> dict[str, ast.Module]:
     spec = importlib.util.find_spec("rfdetr")
     assert spec is not None
     assert spec.origin is not None
-    root, found = Path(spec.origin).parent, {}
+    root, trees = Path(spec.origin).parent, {}
     for path in sorted(root.rglob("*.py")):
         parts = ("rfdetr", *path.relative_to(root).with_suffix("").parts)
         parts = parts[:-1] if parts[-1] == "__init__" else parts
         if not any(part.startswith("_") for part in parts):
-            found[".".join(parts)] = ast.parse(path.read_text(encoding="utf-8"))
-    return found
+            trees[".".join(parts)] = ast.parse(path.read_text(encoding="utf-8"))
+    return trees
 
 
 def _of_module(tree: ast.Module) -> set[str]:
@@ -66,15 +66,15 @@ def _unlisted(tree: ast.Module) -> set[str]:
 
 
 def _texts(value: ast.expr, constants: dict[str, ast.expr]) -> set[str]:
-    """The texts of a list, and of the lists whose names are in it."""
+    """The texts of a list, and of the lists that it names."""
     nodes = list(ast.walk(value))
     texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     named = [constants[node.id] for node in nodes if isinstance(node, ast.Name) and node.id in constants]
-    return texts.union(*(_texts(other, constants) for other in named))
+    return texts.union(*(_texts(listed_elsewhere, constants) for listed_elsewhere in named))
 
 
 def _of_class(node: ast.ClassDef) -> set[str]:
-    """Methods, class attributes, and what its methods set on self."""
+    """Methods, class attributes, and attributes that methods set on self."""
     names = {member.name for member in node.body if isinstance(member, _Function)}
     names |= {name for member in node.body for name, _ in _assigned(member)} | _fields(node)
     for member in ast.walk(node):
@@ -98,14 +98,14 @@ def _fields(node: ast.ClassDef) -> set[str]:
 
 
 def _arguments(node: ast.ClassDef, method: str) -> set[str]:
-    (found,) = [member for member in node.body if isinstance(member, _Function) and member.name == method]
-    given = (*found.args.posonlyargs, *found.args.args, *found.args.kwonlyargs)
+    (function,) = [member for member in node.body if isinstance(member, _Function) and member.name == method]
+    given = (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
     return {argument.arg for argument in given} - {"self", "cls"}
 
 
 def _class(tree: ast.Module, name: str) -> ast.ClassDef:
-    (found,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
-    return found
+    (definition,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    return definition
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Upstream's training package, which imports a COCO scorer at start that the parity environment need not have."""
+"""Upstream's training package. It imports a COCO scorer that need not be installed, so a stand-in replaces it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pipeline run for all modules that start from a finished one."""
+"""Fixtures: one finished pipeline run, shared by all modules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.pipeline.project import Project
 
 @pytest.fixture(scope="session")
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The tiny project after its first `dvc repro`, the results not yet committed. Work on a copy."""
+    """The tiny project after its first `dvc repro`, before the results are committed. Tests work on a copy."""
     project = Project.create(tmp_path_factory.mktemp("reproduced") / "project")
     assert project.repro() == STAGES
     return project
@@ -20,5 +20,5 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture
 def project(trained: Project, tmp_path: Path) -> Project:
-    """A copy of the module's `trained` project, to change at will."""
+    """A copy of the module's `trained` project, which the test may change."""
     return trained.copy(tmp_path / "copy")

@@ -1,4 +1,4 @@
-"""A copy of this project on a dataset that trains in seconds, driven through the real `dvc`."""
+"""A copy of this project with a dataset that trains in seconds, run by the real `dvc`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ TINY = {
     "model": {"variant": "pico", "resolution": 64, "num_queries": 10, "group_detr": 2},
     "train": {"epochs": 2, "batch_size": 2, "grad_accum_steps": 1, "multi_scale": False, "amp_dtype": None},
     "evaluate": {"pictures": 1},
-    "export": {"formats": []},  # the other stages are quick, to write a file is not
+    "export": {"formats": []},  # writing a file takes longer than the other stages
     "runtime": {"num_workers": 0, "threads": 1, "mlflow": False},
 }
 
-# Changes to TINY with which a model learns something: a mAP of 0.2 to 0.5, by the seed, in nine seconds of training.
+# Changes to TINY with which a model learns: a mAP of 0.2 to 0.5, depending on the seed, in nine seconds of training.
 LEARNS = {
     "model": {"group_detr": 4},
     "train": {
@@ -39,13 +39,13 @@ LEARNS = {
     },
     "runtime": {"checkpoint_interval": 1},
 }
-# Its dataset: one large rectangle in each image.
+# The dataset for it: one large rectangle in each image.
 LEARNT = {"counts": {"train": 64, "valid": 4, "test": 40}, "objects": 1, "sides": (24, 32)}
 
-# What every training leaves in its folder, beside checkpoint_<epoch>.pth.
+# The files that every training writes into its folder, except checkpoint_<epoch>.pth.
 CHECKPOINTS = {f"checkpoint{end}.pth" for end in ("", "_best_ema", "_best_regular", "_best_total")}
 
-# Data and results of this checkout, and what a user of the pipeline does not run.
+# Not copied: data and results of this checkout, and files that a user of the pipeline does not need.
 FOLDERS = ("digests/", "manifest/", "metadata/", "annotations/", "output/", "reports/", "records/", "journal/")
 RESULTS = (*FOLDERS, "dvc.lock")
 LEFT_OUT = ("data/", "tests/", "docs/", *RESULTS)
@@ -56,7 +56,12 @@ def make_dataset(
 ) -> None:
     """Write a COCO dataset in Roboflow's layout: bright rectangles of two classes on noise, 64 x 64 PNG.
 
-    objects: in each image. sides: the shortest side of a rectangle, and one more than the longest.
+    Args:
+        folder: of the dataset.
+        counts: images of each split.
+        seed: of the random numbers.
+        objects: in each image.
+        sides: the shortest side of a rectangle, and the longest plus 1, in pixels.
     """
     random = np.random.default_rng(seed)
     for split, count in counts.items():
@@ -90,12 +95,12 @@ def make_dataset(
 
 
 def environment_without(*beginnings: str) -> dict[str, str]:
-    """The environment without the variables whose names begin so."""
+    """The environment without variables whose names begin with one of these texts."""
     return {name: value for name, value in os.environ.items() if not name.startswith(beginnings)}
 
 
 def copy_checkout(folder: Path, left_out: tuple[str, ...]) -> None:
-    """Copy what git tracks of this checkout, or would track; left_out: beginnings of paths."""
+    """Copy the files of this checkout that git tracks or would track. left_out: beginnings of paths to skip."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.split("\0")
@@ -106,7 +111,7 @@ def copy_checkout(folder: Path, left_out: tuple[str, ...]) -> None:
 
 
 def add_prose(path: Path) -> None:
-    """Add comments, blank lines and trailing spaces to a module, and words to its docstring."""
+    """Add comments, blank lines and trailing spaces to a module, and a text to its docstring."""
     first, docstring, rest = path.read_text().partition('"""')
     rest = rest.replace("\nfrom __future__ import annotations\n", "\nfrom __future__ import annotations  \n")
     documented = f"{first}{docstring}Other words. {rest}" if docstring else first
@@ -114,14 +119,14 @@ def add_prose(path: Path) -> None:
 
 
 class Project:
-    """A checkout of the project in a folder of its own."""
+    """A checkout of the project in a separate folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @classmethod
     def create(cls, folder: Path, params: dict[str, dict[str, object]] | None = None) -> Project:
-        """Copy the working tree (what git tracks or would track), put the tiny dataset and params in, commit."""
+        """Copy the working tree (files that git tracks or would track), add the tiny dataset and params, and commit."""
         copy_checkout(folder, LEFT_OUT)
         project = cls(folder)
         make_dataset(folder / "data" / "tiny", {"train": 4, "valid": 2, "test": 2})
@@ -135,18 +140,18 @@ class Project:
         return project
 
     def copy(self, folder: Path) -> Project:
-        """The same project in another folder, with its history, its cache and its results."""
+        """Copy the project to another folder, with its history, cache and results."""
         shutil.copytree(self.folder, folder, symlinks=True)
         return Project(folder)
 
     def move_data_to_dvc(self, remote: str) -> None:
-        """Put the dataset, which is in git at first, under DVC, with a remote to push to."""
+        """Move the dataset from git to DVC, and add a remote."""
         self.run("git", "rm", "-r", "-q", "--cached", "data/tiny")
         self.run("dvc", "add", "-q", "data/tiny")
         self.run("dvc", "remote", "add", "-q", "-d", "store", remote)
 
     def environment(self) -> dict[str, str]:
-        """The environment of a user with the venv active; nothing of this repository leaks in."""
+        """The environment of a user with an active venv, without variables of this repository."""
         env = environment_without("DVC_", "MLFLOW_", "PYTHONPATH", "GIT_")
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
         return env
@@ -154,7 +159,7 @@ class Project:
     def run(
         self, *command: str, check: bool = True, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in the project; output captured."""
+        """Run a command in the project and capture its output."""
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment() | (env or {}), capture_output=True, text=True, timeout=600
         )
@@ -162,12 +167,12 @@ class Project:
         return done
 
     def repro(self, *arguments: str) -> list[str]:
-        """Run `dvc repro`; the stages whose command ran, in order."""
+        """Run `dvc repro`. Returns the stages whose command ran, in order."""
         done = self.run("dvc", "repro", *arguments)
         return re.findall(r"^Running stage '(\w+)'", done.stdout + done.stderr, flags=re.MULTILINE)
 
     def changed_stages(self) -> set[str]:
-        """Stages whose own dependencies changed, as `dvc status` tells without running anything."""
+        """The stages whose dependencies changed, from `dvc status`, which runs nothing."""
         return set(json.loads(self.run("dvc", "status", "--json").stdout))
 
     def set_params(self, **sections: dict[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""After `make repro` git lists what is meant to be committed, and nothing else."""
+"""After `make repro`, `git status` lists only files that should be committed."""
 
 from __future__ import annotations
 
@@ -26,13 +26,11 @@ def outs_in_git(project: Project) -> set[str]:
     return {path for out in outs if isinstance(out, dict) for path, flags in out.items() if flags.get("cache") is False}
 
 
-def test_git_lists_the_lock_the_small_results_the_records_and_the_journal_alone(
-    reproduced: Project, tmp_path: Path
-) -> None:
+def test_git_lists_only_lock_small_results_records_and_journal(reproduced: Project, tmp_path: Path) -> None:
     project = reproduced.copy(tmp_path / "copy")
     project.set_params(train={"seed": 1}, runtime={"mlflow": True, "tensorboard": True, "checkpoint_interval": 1})
     project.run("git", "commit", "-q", "-m", "another seed, tracked", "params.yaml")
-    (project.folder / ".venv").symlink_to(sys.prefix)  # as several checkouts share one
+    (project.folder / ".venv").symlink_to(sys.prefix)  # several checkouts share one cache
     closing = project.run("make", "--no-print-directory", "-o", ".venv/.runtime", "repro").stdout
     for name in (".venv", "mlflow.db", "output/tensorboard", "output/checkpoint_0.pth", "output/.lock"):
         assert (project.folder / name).exists()
@@ -49,16 +47,24 @@ def test_git_lists_the_lock_the_small_results_the_records_and_the_journal_alone(
 
 
 def follow(project: Project, closing: str, folder: Path) -> None:
-    """Run each command that `make repro` names at its end, in a shell that knows nothing of the environment."""
-    told = [line.split(maxsplit=1) for line in closing.splitlines()[-9:]]
-    *commands, publish = [command for word, command in told if word == "next"]
-    assert [word for word, _ in told] == ["pictures", "dataset", "curves", "runs", *["next"] * 3, "use", "report"]
-    commands += [command for word, command in told if word in ("curves", "use")]
+    """Run each command that `make repro` prints at its end, in a shell with an empty environment."""
+    closing_lines = [line.split(maxsplit=1) for line in closing.splitlines()[-9:]]
+    *commands, publish = [command for word, command in closing_lines if word == "next"]
+    assert [word for word, _ in closing_lines] == [
+        "pictures",
+        "dataset",
+        "curves",
+        "runs",
+        *["next"] * 3,
+        "use",
+        "report",
+    ]
+    commands += [command for word, command in closing_lines if word in ("curves", "use")]
     for command in [*commands, publish]:
         line = command.replace("URL", str(folder / "store")).replace("IMAGE", "data/tiny/test/test_0.png")
         plain = ["env", "-i", f"HOME={folder}", "PATH=/usr/bin:/bin", "sh", "-ec", line]
         project.run(*plain)
-    for _, name in (told[0], told[1], told[-1]):
+    for _, name in (closing_lines[0], closing_lines[1], closing_lines[-1]):
         assert (project.folder / name.partition(":")[0]).exists()
     left = project.run("git", "status", "--porcelain").stdout.split()
     assert left == ["M", ".dvc/config"]
@@ -76,7 +82,7 @@ def follow(project: Project, closing: str, folder: Path) -> None:
     assert "next      .venv/bin/dvc push\n" in done.stdout
 
 
-def test_private_keys_and_what_dvc_draws_are_ignored_by_git_and_public_keys_are_not() -> None:
+def test_git_ignores_private_keys_and_plots_of_dvc_but_not_public_keys() -> None:
     made = re.findall(r"-out (\S+\.pem)", (ROOT / "docs" / "audit.md").read_text())
     assert made == ["key.pem", "public.pem"]
     asked = ["git", "check-ignore", "--no-index", *made, "docs/key.pem", "dvc_plots/index.html"]

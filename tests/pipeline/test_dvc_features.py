@@ -1,4 +1,4 @@
-"""What DVC offers beside `repro` works here as docs/retraining.md shows it."""
+"""Other commands of DVC than `repro` work as docs/retraining.md shows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def trained(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Pr
 def experiments(project: Project) -> dict[str, Any]:
     """The finished experiments on main by name."""
     (_, baseline) = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
-    return {one["revs"][0]["name"]: one["revs"][0]["data"] for one in baseline["experiments"] or []}
+    return {
+        experiment["revs"][0]["name"]: experiment["revs"][0]["data"] for experiment in baseline["experiments"] or []
+    }
 
 
 def test_an_experiment_is_shown_and_its_metrics_and_plots_are_compared(project: Project) -> None:
@@ -55,12 +57,12 @@ def test_an_experiment_is_shown_and_its_metrics_and_plots_are_compared(project: 
 def test_metrics_are_numbers_and_each_is_shown_once(project: Project) -> None:
     (working,) = json.loads(project.run("dvc", "metrics", "show", "--json").stdout).values()
     assert working["data"].keys() == {"output/scores.json", "reports/evaluate/metrics.json"}
-    scores, metrics = (flattened(one["data"]) for one in working["data"].values())
+    scores, metrics = (flattened(entry["data"]) for entry in working["data"].values())
     assert {type(value) for value in (scores | metrics).values()} <= {int, float, type(None)}
     assert [key for key in scores if key.endswith(".score")] == [f"val/mAP_50.{track}.score" for track in TRACKS]
 
 
-def test_queued_and_temporary_experiments_leave_the_working_tree_alone(project: Project) -> None:
+def test_queued_and_temporary_experiments_do_not_change_the_working_tree(project: Project) -> None:
     before = files.sha256_file(project.folder / "dvc.lock")
     for pictures in (0, 2):
         change = ("-n", f"queued-{pictures}", "-S", f"evaluate.pictures={pictures}")
@@ -70,7 +72,7 @@ def test_queued_and_temporary_experiments_leave_the_working_tree_alone(project: 
     assert {"queued-0", "queued-2", "aside"} <= experiments(project).keys()
     assert files.sha256_file(project.folder / "dvc.lock") == before
     assert project.run("git", "status", "--porcelain").stdout == ""
-    # The results come along, by a branch and into the working tree.
+    # The results are in the branch, and get into the working tree.
     project.run("dvc", "exp", "branch", "-q", "aside", "aside-branch")
     project.run("dvc", "exp", "branch", "-q", "queued-0", "queued-branch")
     ran = {"queued-branch": {"evaluate", "report"}, "aside-branch": {"train", "strip", "evaluate", "report"}}
@@ -83,9 +85,9 @@ def test_queued_and_temporary_experiments_leave_the_working_tree_alone(project: 
     record = files.read_json(project.folder / "output" / "record.json")
     assert record["file"]["md5"] == files.md5_file(project.folder / MODEL)
     assert json.loads(project.run("git", "show", "aside-branch:output/record.json").stdout) == record
-    told = json.loads(core(project, "verify"))
-    assert told["holds"]
-    assert not [one for one in told["unchecked"] if "record" in one["what"] or "entries" in one["what"]]
+    report = json.loads(core(project, "verify"))
+    assert report["holds"]
+    assert not [entry for entry in report["unchecked"] if "record" in entry["what"] or "entries" in entry["what"]]
     assert json.loads(core(project, "audit", MODEL))["run"] == record["run"]
 
 
@@ -93,7 +95,7 @@ def core(project: Project, *arguments: str) -> str:
     return project.run(sys.executable, "-m", "rfdetr_core", *arguments, "--json").stdout
 
 
-def test_what_was_pushed_is_pulled_where_nothing_is(project: Project, tmp_path: Path) -> None:
+def test_pushed_results_are_pulled_into_an_empty_clone(project: Project, tmp_path: Path) -> None:
     project.run("git", "clone", "-q", str(project.folder), str(tmp_path / "clone"))
     clone = Project(tmp_path / "clone")
     clone.run("dvc", "pull", "-q")
@@ -102,15 +104,15 @@ def test_what_was_pushed_is_pulled_where_nothing_is(project: Project, tmp_path: 
 
 
 def test_another_repository_gets_the_model_by_path_and_by_version(project: Project, tmp_path: Path) -> None:
-    there, here = str(project.folder), tmp_path / "elsewhere"
-    here.mkdir()
-    other = Project(here)
+    source, target = str(project.folder), tmp_path / "elsewhere"
+    target.mkdir()
+    other_project = Project(target)
     expected = files.sha256_file(project.folder / MODEL)
-    shutil.rmtree(project.folder / ".dvc" / "cache")  # so it comes from the remote
-    other.run("dvc", "get", "-q", there, MODEL, "--rev", "main", "-o", "by_path.pth")
-    project.run("gto", "register", "detector", "--version", "v1.0.0", "--repo", there)
-    other.run("dvc", "artifacts", "get", there, "detector", "--rev", "v1.0.0", "-o", "by_version.pth")
-    assert {path.name: files.sha256_file(path) for path in here.iterdir()} == {
+    shutil.rmtree(project.folder / ".dvc" / "cache")  # so that the file comes from the remote
+    other_project.run("dvc", "get", "-q", source, MODEL, "--rev", "main", "-o", "by_path.pth")
+    project.run("gto", "register", "detector", "--version", "v1.0.0", "--repo", source)
+    other_project.run("dvc", "artifacts", "get", source, "detector", "--rev", "v1.0.0", "-o", "by_version.pth")
+    assert {path.name: files.sha256_file(path) for path in target.iterdir()} == {
         "by_path.pth": expected,
         "by_version.pth": expected,
     }

@@ -1,4 +1,4 @@
-"""The stage export in the pipeline: quick without formats, and its folder goes where the other results go."""
+"""The stage export in the pipeline: without formats it is quick, and its folder is handled like other results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_without_formats_the_folder_is_empty_and_no_large_package_is_imported(tm
 
 
 def clone(project: Project, folder: Path) -> Project:
-    """A clone with what the remote has."""
+    """A clone, with the files of the remote pulled."""
     subprocess.run(["git", "clone", "-q", str(project.folder), str(folder)], check=True)
     copy = Project(folder)
     copy.run("dvc", "pull", "-q")
@@ -53,11 +53,11 @@ def test_an_empty_folder_is_committed_pushed_pulled_and_checked_out(project: Pro
     assert exported(project) == []
     assert "output/export" not in project.run(sys.executable, "-m", "rfdetr_core", "results").stdout
     project.run("dvc", "push", "-q")
-    other = clone(project, tmp_path / "clone")
-    assert exported(other) == []
-    assert other.changed_stages() == set()
-    assert other.repro() == []
-    other.run(sys.executable, "-m", "rfdetr_core", "verify")
+    cloned = clone(project, tmp_path / "clone")
+    assert exported(cloned) == []
+    assert cloned.changed_stages() == set()
+    assert cloned.repro() == []
+    cloned.run(sys.executable, "-m", "rfdetr_core", "verify")
     (project.folder / "output" / "export").rmdir()
     project.run("dvc", "checkout", "-q")
     assert exported(project) == []
@@ -66,21 +66,21 @@ def test_an_empty_folder_is_committed_pushed_pulled_and_checked_out(project: Pro
 
 
 @pytest.mark.slow
-def test_formats_run_export_alone_and_going_back_runs_nothing(project: Project, tmp_path: Path) -> None:
+def test_formats_run_only_export_and_going_back_runs_nothing(project: Project, tmp_path: Path) -> None:
     project.set_params(export={"formats": ["onnx"]})
     assert project.repro() == ["export"]
     assert project.changed_stages() == set()
     *changed, noted = project.run("git", "status", "--porcelain").stdout.splitlines()
     assert changed == [" M dvc.lock", " M output/export.json", " M params.yaml"]
     assert noted.startswith("?? journal/export-")
-    told = project.run(sys.executable, "-m", "rfdetr_core", "results").stdout
-    assert "output/export/: model.onnx  the result for other runtimes\n" in told
+    printed = project.run(sys.executable, "-m", "rfdetr_core", "results").stdout
+    assert "output/export/: model.onnx  the result for other runtimes\n" in printed
     project.commit("for other runtimes")
     project.run("dvc", "push", "-q")
-    other = clone(project, tmp_path / "clone")
-    assert exported(other) == ["model.onnx"]
-    assert other.repro() == []
-    other.run(sys.executable, "-m", "rfdetr_core", "verify")
+    cloned = clone(project, tmp_path / "clone")
+    assert exported(cloned) == ["model.onnx"]
+    assert cloned.repro() == []
+    cloned.run(sys.executable, "-m", "rfdetr_core", "verify")
 
     project.set_params(export={"formats": []})
     assert project.repro() == []
@@ -104,16 +104,16 @@ def written(project: Project) -> Project:
 def test_a_changed_file_is_named_and_after_a_failed_export_all_files_are_restored(written: Project) -> None:
     path = written.folder / "output" / "export" / "model.onnx"
     made = path.read_bytes()
-    path.unlink()  # it may be a link into the cache
+    path.unlink()  # it can be a link to the cache
     path.write_bytes(made[:-1])
-    told = written.run(sys.executable, "-m", "rfdetr_core", "verify", check=False)
-    assert told.returncode == 1
-    assert "sha256 of output/export/model.onnx: expected" in told.stdout
+    done = written.run(sys.executable, "-m", "rfdetr_core", "verify", check=False)
+    assert done.returncode == 1
+    assert "sha256 of output/export/model.onnx: expected" in done.stdout
 
     graph = written.folder / "rfdetr_core" / "export" / "graph.py"
     graph.write_text(graph.read_text().replace("for values in (IMAGENET_MEAN,", "for values in (IMAGENET_STD,"))
     failed = written.run("dvc", "repro", check=False)
-    assert "error: model.onnx is not exported, since it is not its checkpoint: " in failed.stderr
+    assert "error: model.onnx is not exported, since it differs from its checkpoint: " in failed.stderr
     assert not path.exists()
     restore = re.search(r"^Earlier results.*?: (.*)$", failed.stderr, flags=re.MULTILINE)
     assert restore is not None
@@ -131,10 +131,10 @@ def test_a_real_file_is_written_once_and_carries_no_trace_of_the_machine(project
     assert project.repro() == []
     assert exported(project) == ["model.onnx"]
     path = project.folder / "output" / "export" / "model.onnx"
-    told = files.read_json(project.folder / "output" / "export.json")
-    assert told["source"]["sha256"] == files.sha256_file(project.folder / "output" / "checkpoint_best_total.pth")
-    assert (project.folder / "records" / told["source"]["record"]).exists()
-    about = told["files"]["model.onnx"]
+    report = files.read_json(project.folder / "output" / "export.json")
+    assert report["source"]["sha256"] == files.sha256_file(project.folder / "output" / "checkpoint_best_total.pth")
+    assert (project.folder / "records" / report["source"]["record"]).exists()
+    about = report["files"]["model.onnx"]
     assert about["sha256"] == files.sha256_file(path)
     assert max(about["parity"]["queries"][name] for name in ("boxes", "scores")) < 1e-4
     assert set(about["parity"]["ap"]["boxes"]) == {"source", "file"}
@@ -145,5 +145,5 @@ def test_a_real_file_is_written_once_and_carries_no_trace_of_the_machine(project
     project.set_params(export={"postprocess": True})
     assert project.repro() == ["export"]
     again = files.read_json(project.folder / "output" / "export.json")
-    assert again["source"] == told["source"]
+    assert again["source"] == report["source"]
     assert again["files"]["model.onnx"]["images"] == "uint8"

@@ -1,4 +1,4 @@
-"""`dvc repro` interrupted at any moment and started again ends with the bytes of an uninterrupted one."""
+"""`dvc repro`, interrupted at any moment and started again, ends with the bytes of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.pipeline.killing import (
     Process,
     changed_in_cache,
     ended,
-    mend,
     processes,
+    repair,
     started,
 )
 from tests.pipeline.project import Project, add_prose
@@ -45,7 +45,7 @@ KILLS = [
 
 
 def create(folder: Path, **train: object) -> Project:
-    """A project whose detector scores above 0, up to the stage before train, committed."""
+    """A committed project before the stage train, whose detector will score above 0."""
     params = {
         "model": dict(MODEL),
         "train": {**TRAIN, **train},
@@ -61,7 +61,7 @@ def create(folder: Path, **train: object) -> Project:
         for image in content["images"]:
             image["file_name"] = Path(image["file_name"]).name
         (target / "_annotations.coco.json").write_text(json.dumps(content))
-        if split == "test":  # other bytes than those of valid
+        if split == "test":  # so that its bytes differ from those of valid
             for path in target.glob("*.png"):
                 path.write_bytes(path.read_bytes() + b"\0")
     project.repro("convert")
@@ -70,7 +70,7 @@ def create(folder: Path, **train: object) -> Project:
 
 
 def forget(project: Project) -> None:
-    """Undo the training, as if it had never run."""
+    """Remove the training and its results."""
     project.run("git", "checkout", "-q", "--", ".")
     for folder in ("output", ".dvc/cache/runs"):
         shutil.rmtree(project.folder / folder, ignore_errors=True)
@@ -87,7 +87,10 @@ def trained_epochs(project: Project) -> int:
 
 def trainers(project: Project) -> list[Process]:
     """The trainer, or the ranks that a launcher started, and after them their loader workers."""
-    return sorted((one for one in processes(project) if "stages.train" in one.command), key=lambda one: one.pid)
+    return sorted(
+        (process for process in processes(project) if "stages.train" in process.command),
+        key=lambda process: process.pid,
+    )
 
 
 def wait_for(condition: Callable[[], object], dvc: subprocess.Popen[str]) -> None:
@@ -101,8 +104,17 @@ def wait_for(condition: Callable[[], object], dvc: subprocess.Popen[str]) -> Non
 def wait_for_moment(
     project: Project, dvc: subprocess.Popen[str], moment: str, chance: float, best: int, span: float
 ) -> None:
-    """early: wherever dvc and the trainer's imports are. any: in preparation or the epochs. writing: a checkpoint is
-    being written. late: the best epoch is over. finished: all are. span: seconds of preparation and epochs."""
+    """Wait until the moment of a kill.
+
+    Args:
+        project: the project.
+        dvc: the running `dvc repro`.
+        moment: early: while dvc and the trainer start. any: in preparation or an epoch. writing: while a checkpoint is
+            written. late: after the best epoch. finished: after all epochs.
+        chance: a random number from 0 to 1.
+        best: the best epoch.
+        span: seconds of preparation and epochs.
+    """
     output = project.folder / "output"
     if moment == "early":
         time.sleep(5 * chance)
@@ -120,20 +132,20 @@ def wait_for_moment(
 
 
 def kill(project: Project, dvc: subprocess.Popen[str], victim: str, number: signal.Signals, chance: float) -> None:
-    found = trainers(project)
-    workers = [one for one in found if one.parent == found[0].pid]
+    running = trainers(project)
+    workers = [process for process in running if process.parent == running[0].pid]
     with contextlib.suppress(ProcessLookupError):  # it has just ended
         if victim == "dvc":
             dvc.send_signal(number)
         elif victim == "group":
             os.killpg(dvc.pid, number)
-        elif found and (victim == "trainer" or workers):
-            os.kill(found[0].pid if victim == "trainer" else workers[int(chance * len(workers))].pid, number)
+        elif running and (victim == "trainer" or workers):
+            os.kill(running[0].pid if victim == "trainer" else workers[int(chance * len(workers))].pid, number)
 
 
 def writes(project: Project) -> bool:
     lock = project.folder / "output" / ".lock"
-    return any(str(one.pid) == lock.read_text() for one in trainers(project)) if lock.exists() else False
+    return any(str(process.pid) == lock.read_text() for process in trainers(project)) if lock.exists() else False
 
 
 def test_killed_at_twenty_moments_the_bytes_are_those_of_an_uninterrupted_run(tmp_path: Path) -> None:
@@ -141,47 +153,47 @@ def test_killed_at_twenty_moments_the_bytes_are_those_of_an_uninterrupted_run(tm
     dvc = started(project, SHELLS[0], "train")
     wait_for(lambda: writes(project), dvc)
     begun = time.monotonic()
-    dvc.send_signal(signal.SIGINT)  # DVC ignores it while a stage runs: it is for the group
+    dvc.send_signal(signal.SIGINT)  # DVC ignores this signal while a stage runs; it is meant for the group
     wait_for(lambda: trained_epochs(project) == EPOCHS, dvc)
     span = time.monotonic() - begun
     assert ended(project, dvc)[0] == 0
     whole = outs(project)
     scores = json.loads(whole["scores.json"])
-    best = max(one["epoch"] for one in scores["val/mAP_50"].values()) - 1
+    best = max(best_entry["epoch"] for best_entry in scores["val/mAP_50"].values()) - 1
     assert best < EPOCHS - 4
     forget(project)
 
-    kills = [(*one, moment) for one in KILLS for moment in ("any", "writing")]
-    kills = draw.sample(kills, len(kills)) + [(*one, "late") for one in (KILLS[1], KILLS[5], KILLS[6])]
+    kills = [(*kill, moment) for kill in KILLS for moment in ("any", "writing")]
+    kills = draw.sample(kills, len(kills)) + [(*kill, "late") for kill in (KILLS[1], KILLS[5], KILLS[6])]
     kills += [("dvc", signal.SIGKILL, "early"), ("group", signal.SIGINT, "early"), ("dvc", signal.SIGKILL, "finished")]
     assert len(kills) == 20
     best_was_behind = resumed = 0
     links = itertools.cycle(LINKS[1:] + LINKS[:1])
     for place, (victim, number, moment) in enumerate(kills):
         before = trained_epochs(project)
-        add_prose(project.folder / "rfdetr_core" / "loss" / "matcher.py")  # a comment makes it no other training
+        add_prose(project.folder / "rfdetr_core" / "loss" / "matcher.py")  # a comment does not change the training
         dvc = started(project, SHELLS[place % 2], "train")
         wait_for_moment(project, dvc, moment, draw.random(), best, span)
         kill(project, dvc, victim, number, draw.random())
-        status, told = ended(project, dvc)
-        mend(project)
+        status, printed = ended(project, dvc)
+        repair(project)
         after = trained_epochs(project)
-        print(victim, number.name, moment, status, f"{before} -> {after}", told, flush=True)
-        # What comes before is DVC's own, which the signal may have hit, as it may what comes after the training.
-        of_stage = told.partition("Running stage 'train'")[2]
+        print(victim, number.name, moment, status, f"{before} -> {after}", printed, flush=True)
+        # The signal may also have hit DVC before the stage, or after the training; those texts are DVC's.
+        of_stage = printed.partition("Running stage 'train'")[2]
         assert "Traceback" not in (of_stage.partition("best val/")[0] if victim == "group" else of_stage)
-        resumed += f"going on after epoch {before} " in told
+        resumed += f"resuming after epoch {before} " in printed
         best_was_behind += best < after < EPOCHS
         if status and after < EPOCHS and moment != "early" and victim != "dvc" and number != signal.SIGKILL:
-            assert f"stopped by {number.name}" in told
+            assert f"stopped by {number.name}" in printed
         if status and victim == "worker":
-            assert "a process that reads images ended" in told
+            assert "a process that reads images ended" in printed
         if after == EPOCHS:
             if status:
-                told = project.run("dvc", "repro", "train").stdout
+                printed = project.run("dvc", "repro", "train").stdout
                 # The signal may have come after DVC had recorded the stage; then it does not run again.
-                assert ("had finished" in told) == ("Running stage 'train'" in told)
-                assert f"epoch {EPOCHS}/{EPOCHS}" not in told
+                assert ("had finished" in printed) == ("Running stage 'train'" in printed)
+                assert f"epoch {EPOCHS}/{EPOCHS}" not in printed
             assert outs(project) == whole
             assert not changed_in_cache(project)
             forget(project)
@@ -195,7 +207,7 @@ def test_killed_at_twenty_moments_the_bytes_are_those_of_an_uninterrupted_run(tm
     assert outs(project) == whole
 
 
-def test_two_processes_train_under_dvc_and_go_on_after_one_was_killed(tmp_path: Path) -> None:
+def test_two_processes_train_under_dvc_and_resume_after_one_was_killed(tmp_path: Path) -> None:
     project = create(tmp_path, epochs=4, batch_size=1, devices=2, strategy="ddp", accelerator="cpu")
     project.run("torchrun", "--nproc-per-node=2", "-m", "stages.train")
     whole = outs(project)
@@ -206,7 +218,7 @@ def test_two_processes_train_under_dvc_and_go_on_after_one_was_killed(tmp_path: 
     rank = trainers(project)[1]
     os.kill(rank.pid, signal.SIGKILL)
     at = time.monotonic()
-    status, told = ended(project, dvc)
+    status, printed = ended(project, dvc)
     assert status != 0
     assert time.monotonic() - at < 60
     before = trained_epochs(project)
@@ -217,7 +229,7 @@ def test_two_processes_train_under_dvc_and_go_on_after_one_was_killed(tmp_path: 
     (note,) = plan(project.folder).notes
     assert "params.train.lr was " in note
     project.run("git", "checkout", "-q", "--", "params.yaml")
-    told = project.run("dvc", "repro", "train").stdout
-    assert f"going on after epoch {before} " in told
+    printed = project.run("dvc", "repro", "train").stdout
+    assert f"resuming after epoch {before} " in printed
     assert json.loads((project.folder / "output" / "run.json").read_text())["run"]["epochs_here"] == 4 - before
     assert outs(project) == whole

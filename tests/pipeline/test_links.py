@@ -1,4 +1,4 @@
-"""DVC may link files of the project to its cache (cache.type): writing into one would change the cache."""
+"""No command writes into DVC's cache, even if files of the project are links to it (cache.type)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.pipeline.project import Project
 pytestmark = pytest.mark.slow
 MODEL, STATE = "output/checkpoint_best_total.pth", "output/checkpoint.pth"
 IMAGE = "data/tiny/test/test_0.png"
-# What commands write beside the outs of dvc.yaml; a user may add any of it to DVC.
+# Files that commands write and that are not outs of dvc.yaml. A user may add them to DVC.
 ADDED = (
     STATE, "output/checkpoint_0.pth", "weights/promoted.pth", "weights/resume.pth", "attested.json", "predictions",
     "reports/preview", "runs",
@@ -23,7 +23,7 @@ ADDED = (
 
 
 def write_everything(project: Project, seed: int) -> None:
-    """Run each command that writes files, the stages as without DVC, which removes their outs first."""
+    """Run each command that writes files. Stages run without DVC, which would remove their outs first."""
     runtime = {"checkpoint_interval": 1, "progress_bar": None}
     project.set_params(train={"seed": seed, "epochs": 1}, evaluate={"threshold": seed / 10}, runtime=runtime)
     project.edit_annotations("train", bbox=[seed, seed, 20, 20], area=400)
@@ -50,15 +50,15 @@ def write_everything(project: Project, seed: int) -> None:
 
 
 def contents(project: Project) -> dict[str, str]:
-    """The digests of all files but DVC's and git's own."""
-    found = (path for path in project.folder.rglob("*") if path.is_file())
-    names = {path.relative_to(project.folder).as_posix(): path for path in found}
+    """The digests of all files except those of DVC and git."""
+    paths = (path for path in project.folder.rglob("*") if path.is_file())
+    names = {path.relative_to(project.folder).as_posix(): path for path in paths}
     return {name: files.md5_file(path) for name, path in names.items() if not name.startswith((".dvc/", ".git/"))}
 
 
 @pytest.fixture(scope="module")
 def trained(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Everything was written once, and is in DVC's cache."""
+    """All files were written once, and are in DVC's cache."""
     project = reproduced.copy(tmp_path_factory.mktemp("links") / "project")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project.folder)

@@ -1,6 +1,7 @@
-"""docs/audit.md and docs/retention.md show what their commands print: each is run here, in the order of the pages.
+"""The commands in docs/audit.md and docs/retention.md are run in order, and print what the pages show.
 
-In a page `...` stands for anything, and a digest for one digest throughout; dates and counts are not compared.
+In a page `...` stands for any lines. A digest stands for the same digest in the whole page. Dates and counts are not
+compared.
 """
 
 from __future__ import annotations
@@ -29,25 +30,25 @@ _SPLIT = "_annotations.coco.json"
 
 @dataclass
 class Shown:
-    """A command of a page, and the lines that it is said to print."""
+    """A command of a page, and the lines that it prints according to the page."""
 
     command: str
     lines: list[str]
 
 
 def shown(page: str) -> list[Shown]:
-    found: list[Shown] = []
+    commands: list[Shown] = []
     for line in (ROOT / "docs" / page).read_text().splitlines():
         if line.startswith("    $ "):
-            found.append(Shown(line[6:], []))
-        elif found and line.startswith("    "):
-            found[-1].lines.append(line[4:])
-        elif found and found[-1].lines:
-            found[-1].lines.append("")
-    for one in found:
-        while one.lines and not one.lines[-1]:
-            one.lines.pop()
-    return found
+            commands.append(Shown(line[6:], []))
+        elif commands and line.startswith("    "):
+            commands[-1].lines.append(line[4:])
+        elif commands and commands[-1].lines:
+            commands[-1].lines.append("")
+    for command in commands:
+        while command.lines and not command.lines[-1]:
+            command.lines.pop()
+    return commands
 
 
 def compare(page: list[str], printed: list[str], names: dict[str, str]) -> None:
@@ -58,12 +59,12 @@ def compare(page: list[str], printed: list[str], names: dict[str, str]) -> None:
             skipping = True
             continue
         pattern, digests = as_pattern(line)
-        found = re.fullmatch(pattern, printed[place]) if place < len(printed) else None
-        while found is None and skipping and place + 1 < len(printed):
+        match = re.fullmatch(pattern, printed[place]) if place < len(printed) else None
+        while match is None and skipping and place + 1 < len(printed):
             place += 1
-            found = re.fullmatch(pattern, printed[place])
-        assert found, "\n".join(["expected", line, "in", *printed])
-        for digest, real in zip(digests, found.groups(), strict=True):
+            match = re.fullmatch(pattern, printed[place])
+        assert match, "\n".join(["expected", line, "in", *printed])
+        for digest, real in zip(digests, match.groups(), strict=True):
             assert names.setdefault(digest, real) == real, f"{digest} stood for {names[digest]}, now for {real}"
         place, skipping = place + 1, False
     assert skipping or place == len(printed), "\n".join(["more was printed:", *printed[place:]])
@@ -71,11 +72,11 @@ def compare(page: list[str], printed: list[str], names: dict[str, str]) -> None:
 
 def as_pattern(line: str) -> tuple[str, list[str]]:
     pattern, at, digests = "", 0, []
-    for found in _ANY.finditer(line):
-        pattern += re.escape(line[at : found.start()])
-        pattern += {"cut": ".*", "name": "([0-9a-f]{32,64})", "date": r"\S+", "count": r"[\d.]+"}[str(found.lastgroup)]
-        digests += [found[0]] if found.lastgroup == "name" else []
-        at = found.end()
+    for match in _ANY.finditer(line):
+        pattern += re.escape(line[at : match.start()])
+        pattern += {"cut": ".*", "name": "([0-9a-f]{32,64})", "date": r"\S+", "count": r"[\d.]+"}[str(match.lastgroup)]
+        digests += [match[0]] if match.lastgroup == "name" else []
+        at = match.end()
     return pattern + re.escape(line[at:]), digests
 
 
@@ -87,15 +88,15 @@ def run(project: Project, command: str) -> list[str]:
     return done.stdout.rstrip("\n").splitlines()
 
 
-def check(project: Project, one: Shown, names: dict[str, str]) -> None:
-    """Run a command of a page; digests that it is given are those of the project."""
-    command = re.sub(r"\b[0-9a-f]{64}\b", lambda found: names[found[0]], one.command)
-    compare(one.lines, run(project, command), names)
+def check(project: Project, example: Shown, names: dict[str, str]) -> None:
+    """Run a command of a page, with digests of the page replaced by those of the project."""
+    command = re.sub(r"\b[0-9a-f]{64}\b", lambda match: names[match[0]], example.command)
+    compare(example.lines, run(project, command), names)
 
 
 @pytest.fixture(scope="module")
 def project(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Trained; a box moved and an image withdrawn; trained again. Copies of both models lie beside."""
+    """Trained; a box moved and an image withdrawn; trained again. Copies of both models are in the project."""
     folder = tmp_path_factory.mktemp("pages")
     made = reproduced.copy(folder / "project")
     made.move_data_to_dvc(str(folder / "store"))
@@ -108,7 +109,9 @@ def project(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Pr
     made.edit_annotations("train", bbox=[20, 21, 9, 9], area=81)
     publish(made, "Withdraw an image, move a box", "second.pth")
     model = read_checkpoint(made.folder / "second.pth")
-    name, weights = next((name, one) for name, one in model.weights.items() if one.is_floating_point() and one.dim())
+    name, weights = next(
+        (name, tensor) for name, tensor in model.weights.items() if tensor.is_floating_point() and tensor.dim()
+    )
     changed = weights.clone()
     changed.view(-1)[0] += 1
     write_checkpoint(made.folder / "swapped.pth", replace(model, weights={**model.weights, name: changed}))
@@ -128,16 +131,18 @@ def publish(project: Project, message: str, copy: str) -> None:
 def withdraw(project: Project, name: str) -> None:
     folder = project.folder / "data/tiny/train"
     content = json.loads((folder / _SPLIT).read_text())
-    (gone,) = [one["id"] for one in content["images"] if one["file_name"] == name]
-    content["images"] = [one for one in content["images"] if one["id"] != gone]
-    content["annotations"] = [one for one in content["annotations"] if one["image_id"] != gone]
+    (withdrawn_id,) = [image["id"] for image in content["images"] if image["file_name"] == name]
+    content["images"] = [image for image in content["images"] if image["id"] != withdrawn_id]
+    content["annotations"] = [
+        annotation for annotation in content["annotations"] if annotation["image_id"] != withdrawn_id
+    ]
     (folder / _SPLIT).write_text(json.dumps(content))
     (folder / name).unlink()
 
 
 @contextmanager
 def committed_without_training(project: Project) -> Iterator[None]:
-    """Someone changes a param and commits it as if it had been trained with."""
+    """A param is changed and committed as if the model had been trained with it."""
     project.set_params(train={"batch_size": 3})
     project.run("dvc", "commit", "-q", "-f")
     project.run("git", "commit", "-q", "-a", "-m", "Larger batches")
@@ -146,20 +151,20 @@ def committed_without_training(project: Project) -> Iterator[None]:
     project.run("dvc", "checkout", "-q", "--force")
 
 
-def test_an_auditor_is_answered_as_the_page_shows(project: Project) -> None:
+def test_the_commands_of_the_audit_page_print_its_answers(project: Project) -> None:
     names: dict[str, str] = {}
     commands = shown("audit.md")
-    lies = [one for one in commands if any("train.batch_size" in line for line in one.lines)]
-    assert len(lies) == 1
-    for one in commands:
-        if one in lies:
+    forgeries = [command for command in commands if any("train.batch_size" in line for line in command.lines)]
+    assert len(forgeries) == 1
+    for command in commands:
+        if command in forgeries:
             with committed_without_training(project):
-                check(project, one, names)
+                check(project, command, names)
         else:
-            check(project, one, names)
+            check(project, command, names)
 
 
-def test_after_each_deletion_of_the_page_what_it_promises_holds(project: Project) -> None:
+def test_after_each_deletion_of_the_page_its_statements_are_true(project: Project) -> None:
     page = (ROOT / "docs" / "retention.md").read_text()
     gc = [line.split("#")[0].split() for line in page.splitlines() if line.startswith("    dvc gc")]
     commits, workspace, cloud = gc
@@ -169,5 +174,5 @@ def test_after_each_deletion_of_the_page_what_it_promises_holds(project: Project
     for command, kept in ((commits, [True, True]), (workspace, [False, True]), (cloud, [False, False])):
         project.run(*command, "-f")
         assert [(folder / place).exists() for folder in (cache, store)] == kept, command
-    for one in shown("retention.md"):
-        check(project, one, {})
+    for example in shown("retention.md"):
+        check(project, example, {})

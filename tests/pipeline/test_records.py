@@ -1,4 +1,4 @@
-"""Runs with equal weights, and a model that was fine-tuned from a promoted one, in a real project."""
+"""Run records of runs with equal weights, and of a model fine-tuned from a promoted model, in a real project."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ MODEL = "output/checkpoint_best_total.pth"
 
 @pytest.fixture(scope="module")
 def project(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Two runs with equal weights and another note before one commit; then one from the promoted model on other data.
+    """Two runs with equal weights and different notes, one commit, then a run from the promoted model on other data.
 
-    Copies of the models lie beside the project: first.pth, second.pth, child.pth.
+    Copies of the models are in the folder of the project: first.pth, second.pth, child.pth.
     """
     folder = tmp_path_factory.mktemp("records")
     made = reproduced.copy(folder / "project")
@@ -48,7 +48,7 @@ def core(project: Project, *arguments: str, status: int = 0) -> str:
     return done.stdout
 
 
-def found(project: Project, *arguments: str, status: int = 0) -> Any:
+def json_of(project: Project, *arguments: str, status: int = 0) -> Any:
     return json.loads(core(project, *arguments, "--json", status=status))
 
 
@@ -56,47 +56,47 @@ def tensors_of(path: Path) -> str:
     return tensor_digest(read_checkpoint(path).weights)
 
 
-def test_files_of_two_runs_with_equal_weights_are_told_apart(project: Project) -> None:
+def test_files_of_two_runs_with_equal_weights_are_distinguished(project: Project) -> None:
     first, second = (str(project.folder.parent / f"{name}.pth") for name in ("first", "second"))
     assert tensors_of(Path(first)) == tensors_of(Path(second))
-    told = found(project, "audit", "--diff", first, second)
-    assert told["making"] == {"params": {"train.notes": [None, "another note"]}}
+    differences = json_of(project, "audit", "--diff", first, second)
+    assert differences["making"] == {"params": {"train.notes": [None, "another note"]}}
     for path, notes in ((first, None), (second, "another note")):
-        told = found(project, "audit", path)
-        assert told["training"]["params"]["train"]["notes"] == notes
-        assert {"host", "parent_commit"} <= told["run"].keys()
-        assert found(project, "verify", path)["mismatches"] == []
-        assert len(found(project, "audit", path, "--images")["images"]) == 8
-    assert found(project, "verify")["mismatches"] == []
-    assert found(project, "verify", "--lock")["mismatches"] == []
+        differences = json_of(project, "audit", path)
+        assert differences["training"]["params"]["train"]["notes"] == notes
+        assert {"host", "parent_commit"} <= differences["run"].keys()
+        assert json_of(project, "verify", path)["mismatches"] == []
+        assert len(json_of(project, "audit", path, "--images")["images"]) == 8
+    assert json_of(project, "verify")["mismatches"] == []
+    assert json_of(project, "verify", "--lock")["mismatches"] == []
 
 
-def test_an_image_of_a_promoted_model_leads_to_the_model_that_was_fine_tuned_from_it(project: Project) -> None:
+def test_an_image_of_a_promoted_model_is_traced_to_the_fine_tuned_model(project: Project) -> None:
     folder = project.folder.parent
-    rows = found(project, "audit", str(folder / "first.pth"), "--images")["images"]
+    rows = json_of(project, "audit", str(folder / "first.pth"), "--images")["images"]
     withdrawn = next(row["sha256"] for row in rows if row["path"] == "train/train_3.png")
     parent, child = tensors_of(folder / "second.pth"), tensors_of(folder / "child.pth")
-    uses = found(project, "audit", "--image", withdrawn)["uses"]
-    assert {(one["role"], one["tensors"], *one["through"]) for one in uses} == {
+    uses = json_of(project, "audit", "--image", withdrawn)["uses"]
+    assert {(use["role"], use["tensors"], *use["through"]) for use in uses} == {
         ("trained", parent),
         ("trained", child, parent),
     }
-    images = found(project, "audit", str(folder / "child.pth"), "--images")["images"]
+    images = json_of(project, "audit", str(folder / "child.pth"), "--images")["images"]
     assert withdrawn in {row["sha256"] for row in images}
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pth", "checkpoint_best_ema.pth", "checkpoint_best_regular.pth"])
 def test_every_file_of_the_run_folder_names_its_training_and_its_images(project: Project, name: str) -> None:
     path = f"output/{name}"
-    told = found(project, "audit", path)  # after one epoch the state has the weights of the winner
-    assert told["training"] == read_checkpoint(project.folder / path).training_record
-    assert "train" in [link["stage"] for link in told["chain"]]
-    images = {row["path"] for row in found(project, "audit", path, "--images")["images"] if not row["through"]}
+    answer = json_of(project, "audit", path)  # after one epoch the state has the weights of the winner
+    assert answer["training"] == read_checkpoint(project.folder / path).training_record
+    assert "train" in [link["stage"] for link in answer["chain"]]
+    images = {row["path"] for row in json_of(project, "audit", path, "--images")["images"] if not row["through"]}
     assert images >= {"train/train_0.png", "valid/valid_0.png"}
-    assert found(project, "verify", path)["mismatches"] == []
+    assert json_of(project, "verify", path)["mismatches"] == []
 
 
-def test_a_run_that_is_made_again_keeps_its_record(project: Project, tmp_path: Path) -> None:
+def test_a_repeated_run_keeps_its_record(project: Project, tmp_path: Path) -> None:
     again = project.copy(tmp_path / "copy")
     before = files.read_json(again.folder / "output" / "record.json")
     shutil.rmtree(again.folder / "output")

@@ -1,6 +1,6 @@
-"""Only what changed reruns: real `dvc repro` on a real project, counting the stages that ran.
+"""Which stages an edit reruns: the real `dvc repro` on a real project.
 
-Each row of the table in docs/reruns.md is an edit, made here.
+Each row of the table in docs/reruns.md is an edit, which is made here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def trained(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The pipeline ran once and was committed. Tests put back what they change."""
+    """A project whose pipeline ran once and was committed. Tests undo their changes."""
     project = reproduced.copy(tmp_path_factory.mktemp("a project") / "main")
     project.commit("trained")
     return project
@@ -43,7 +43,7 @@ def trained(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Pr
 
 @pytest.fixture
 def project(trained: Project):
-    """The trained project; afterwards its files are as committed and its outs those of dvc.lock."""
+    """The trained project. After the test its files are restored from the commit, its outs from dvc.lock."""
     yield trained
     trained.run("git", "reset", "-q", "--hard")
     trained.run("git", "clean", "-q", "-fd")
@@ -51,7 +51,7 @@ def project(trained: Project):
 
 
 def modules(project: Project, where: str) -> list[Path]:
-    """The modules at a path of a row."""
+    """The modules at a path in the column `where`."""
     if where == "every module":
         return [path for package in ("rfdetr_core", "stages") for path in (project.folder / package).rglob("*.py")]
     path = project.folder / where
@@ -75,13 +75,13 @@ def reorder(project: Project, split: str) -> None:
 
 
 def change(project: Project, edit: str, where: str) -> None:
-    """Make the edit of a row at one of its places."""
+    """Make the edit of a row at one path."""
     if edit.startswith("comments"):
         for path in modules(project, where):
             add_prose(path)
     elif edit == "a new module that nothing imports":
         (project.folder / where).write_text("x = (\n")
-    elif edit == "a statement":
+    elif edit == "a line of code":
         for path in modules(project, where):
             add_statement(path)
     elif edit in ("a line", "a comment", "a package"):
@@ -119,9 +119,9 @@ def test_nothing_changed_runs_nothing(project: Project) -> None:
     assert project.repro() == []
 
 
-def test_going_back_runs_nothing_and_leaves_files_and_not_links_to_git(trained: Project, tmp_path: Path) -> None:
+def test_going_back_runs_nothing_and_git_gets_files_instead_of_links(trained: Project, tmp_path: Path) -> None:
     project = trained.copy(tmp_path / "copy")
-    project.run("dvc", "config", "cache.type", "symlink")  # restored outs are links, those that git keeps as well
+    project.run("dvc", "config", "cache.type", "symlink")  # restored outs are links, even those that git keeps
     project.commit("links")
     project.set_params(validate={"on_error": "drop"}, evaluate={"threshold": 0.3})
     project.edit_annotations("test", bbox=[1, 1, 9, 9], area=81)
@@ -130,7 +130,7 @@ def test_going_back_runs_nothing_and_leaves_files_and_not_links_to_git(trained: 
     assert project.repro() == []
     project.run(sys.executable, "-m", "rfdetr_core", "results")
     left = project.run("git", "status", "--porcelain").stdout.splitlines()
-    assert [line for line in left if not line.startswith("?? journal/")] == []  # what ran in between, ran
+    assert [line for line in left if not line.startswith("?? journal/")] == []  # stages that ran in between
     assert len(left) == 5
     assert project.changed_stages() == set()
     for kind in ("metrics", "plots"):
@@ -156,8 +156,8 @@ def test_a_class_of_the_project_that_params_name_is_an_input_of_train(trained: P
     module.write_text(module.read_text() + "# a comment\n")
     assert project.repro() == ["code"]
     module.write_text(module.read_text() + "\n    extra = 1\n")
-    told = json.loads(project.run("python", "-m", "rfdetr_core", "verify", "--json", check=False).stdout)
-    assert "code rfdetr_core/training/plain.py" in {one["what"] for one in told["mismatches"]}
+    report = json.loads(project.run("python", "-m", "rfdetr_core", "verify", "--json", check=False).stdout)
+    assert "code rfdetr_core/training/plain.py" in {mismatch["what"] for mismatch in report["mismatches"]}
     assert project.repro()[:2] == ["code", "train"]
 
     project.set_params(train={"optimizer": "data.tiny.plain.Plain"})
@@ -188,8 +188,8 @@ def test_metadata_follows_its_file_and_white_space_in_it_changes_no_result(proje
     assert project.run("git", "diff", "--name-only").stdout.split() == ["data/tiny/metadata.csv", "dvc.lock"]
     verified = project.run("python", "-m", "rfdetr_core", "verify", "--json")
     assert json.loads(verified.stdout)["holds"], verified.stdout
-    told = project.run("python", "-m", "rfdetr_core", "audit", "--where", "licence=MIT", check=False).stderr
-    assert "error: --where licence=MIT: no image had a column licence when its model was committed." in told
+    message = project.run("python", "-m", "rfdetr_core", "audit", "--where", "licence=MIT", check=False).stderr
+    assert "error: --where licence=MIT: no image had a column licence when its model was committed." in message
     table.write_text("file_name,site\ntrain_0.png,a\ntrain_0.png,b\n")
     failed = project.run("dvc", "repro", check=False)
     assert "error metadata-doubled: 1." in failed.stdout
@@ -231,7 +231,7 @@ def rename_a_class(project: Project) -> None:
         (
             lambda project: repaint(project, "valid"),
             {"train", "evaluate", "report", "export"},
-        ),  # it evaluates where there is no test
+        ),  # it is evaluated if there is no test image
         (lambda project: repaint(project, "test"), {"evaluate", "report", "export"}),
         (rename_a_class, {"train", "evaluate", "report", "export"}),
     ],
@@ -275,11 +275,11 @@ def test_a_failing_stage_names_the_command_that_restores_and_it_does(project: Pr
 def test_an_experiment_elsewhere_trains_the_code_that_it_records(project: Project, option: str) -> None:
     edited = project.folder / "rfdetr_core" / "training" / "run.py"
     edited.write_text(edited.read_text() + '\nraise RuntimeError("this very code ran")\n')
-    told = project.run("dvc", "exp", "run", option, "-n", f"edited{option}", check=False)
+    done = project.run("dvc", "exp", "run", option, "-n", f"edited{option}", check=False)
     if option == "--queue":
-        told = project.run("dvc", "exp", "run", "--run-all", check=False)
-        told = project.run("dvc", "queue", "logs", f"edited{option}")
-    assert "this very code ran" in told.stdout + told.stderr
+        done = project.run("dvc", "exp", "run", "--run-all", check=False)
+        done = project.run("dvc", "queue", "logs", f"edited{option}")
+    assert "this very code ran" in done.stdout + done.stderr
     project.run("dvc", "queue", "remove", "--all")
 
 
@@ -292,12 +292,10 @@ def locked(project: Project) -> bytes:
 
 
 @pytest.mark.parametrize("options", [["-s"], ["--downstream"]])
-def test_where_only_code_changed_a_stage_that_is_asked_for_alone_does_not_run(
-    project: Project, options: list[str]
-) -> None:
+def test_after_an_edit_of_code_a_single_requested_stage_does_not_run(project: Project, options: list[str]) -> None:
     before = locked(project)
     add_statement(project.folder / "rfdetr_core" / "loss" / "matcher.py")
-    assert project.repro(*options, "train") == []  # dvc.lock stays true of what was run
+    assert project.repro(*options, "train") == []  # dvc.lock still describes the runs
     assert locked(project) == before
 
 
@@ -311,7 +309,7 @@ def test_where_only_code_changed_a_stage_that_is_asked_for_alone_does_not_run(
         "python -m stages.train",
     ],
 )
-def test_no_stage_runs_on_code_that_its_digests_do_not_name(project: Project, command: str) -> None:
+def test_no_stage_runs_code_that_differs_from_its_digests(project: Project, command: str) -> None:
     before = locked(project)
     add_statement(project.folder / "rfdetr_core" / "loss" / "matcher.py")
     if "-f" not in command.split():
@@ -370,14 +368,14 @@ def test_an_input_that_changes_while_a_stage_runs_is_named(project: Project) -> 
     assert called in path.read_text()
     edit = 'files.write_text(output / "scores.json", files.read_text(output / "scores.json") + " ")'
     path.write_text(path.read_text().replace("    files.write_json(output", f"    {edit}\n    files.write_json(output"))
-    (project.folder / "digests" / "select_best.json").unlink()  # by hand a stage may run without
+    (project.folder / "digests" / "select_best.json").unlink()  # a stage that is started by hand may run without it
     failed = project.run("python", "-m", "stages.select_best", check=False)
     assert failed.returncode == 1
     assert "error: Changed while select_best ran: output/scores.json." in failed.stderr
     assert scores.read_text().endswith(" ")
 
 
-def test_a_comment_does_not_stop_a_stage_that_runs_alone(project: Project) -> None:
+def test_a_comment_does_not_stop_a_single_stage(project: Project) -> None:
     add_prose(project.folder / "rfdetr_core" / "evaluation" / "evaluate.py")
     assert project.repro("-s", "-f", "evaluate") == ["evaluate"]
 
@@ -393,17 +391,17 @@ def test_an_edit_while_a_stage_runs_is_named_and_its_result_is_not_recorded(proj
     wait_for(state.exists, dvc)
     add_statement(matcher)
     add_prose(project.folder / "rfdetr_core" / "loss" / "terms.py")
-    status, told = ended(project, dvc)
+    status, printed = ended(project, dvc)
     assert status != 0
-    assert "error: Edited while train ran: rfdetr_core/loss/matcher.py. DVC does not record the result." in told
-    assert "Traceback" not in told
-    assert Lock.read(project.folder).stages["train"] == before  # `code` ran, as it does for other params of train
+    assert "error: Edited while train ran: rfdetr_core/loss/matcher.py. DVC does not record the result." in printed
+    assert "Traceback" not in printed
+    assert Lock.read(project.folder).stages["train"] == before  # `code` ran, because it depends on the section train
     assert journal(project) == entries
     trained = (project.folder / "output" / "checkpoint_best_ema.pth").read_bytes()
     matcher.write_text(original)
-    told = project.run("dvc", "repro", "train").stdout
-    assert "had finished, but DVC had not recorded it" in told
-    assert "epoch 1/3" not in told
+    printed = project.run("dvc", "repro", "train").stdout
+    assert "had finished, but DVC had not recorded it" in printed
+    assert "epoch 1/3" not in printed
     assert (project.folder / "output" / "checkpoint_best_ema.pth").read_bytes() == trained
 
 
@@ -458,8 +456,8 @@ def test_a_file_that_does_not_parse_stops_make_repro_before_anything_is_deleted(
 def test_make_repro_says_which_stages_an_edit_of_code_reaches(project: Project) -> None:
     add_statement(project.folder / "rfdetr_core" / "selection" / "select.py")
     add_prose(project.folder / "rfdetr_core" / "training" / "run.py")
-    told = project.run("python", "-m", "rfdetr_core", "check").stdout
-    assert " ".join(told.split()) == "select_best runs, since its code changed: rfdetr_core/selection/select.py"
+    printed = project.run("python", "-m", "rfdetr_core", "check").stdout
+    assert " ".join(printed.split()) == "select_best runs, since its code changed: rfdetr_core/selection/select.py"
 
 
 def test_two_branches_that_changed_code_are_merged_with_the_command_of_the_page(project: Project) -> None:

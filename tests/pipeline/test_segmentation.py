@@ -1,4 +1,4 @@
-"""A segmenter goes through the same stages."""
+"""The whole pipeline with a segmenter."""
 
 from __future__ import annotations
 

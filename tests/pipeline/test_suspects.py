@@ -1,4 +1,4 @@
-"""Suspects of a real project, and docs/suspects.md: its loop judges each image by models that did not see it."""
+"""Suspects of a real project, and the loop of docs/suspects.md, which checks each image by models not trained on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def trained(reproduced: Project) -> Project:
     return reproduced
 
 
-def test_images_are_marked_by_what_the_model_did_with_them(project: Project) -> None:
+def test_images_are_marked_as_trained_chosen_or_unseen(project: Project) -> None:
     for split, use, note in (
         ("train", {"trained"}, "trained on 4 of these images"),
         ("valid", {"chosen"}, ""),
@@ -35,7 +35,7 @@ def test_images_are_marked_by_what_the_model_did_with_them(project: Project) -> 
         assert "not known" not in done.stdout
     evaluated = pd.read_csv(project.folder / "reports" / "evaluate" / "suspects.csv", keep_default_na=False)
     pd.testing.assert_frame_equal(table.drop(columns="seen"), evaluated)
-    # Results of looking are no results of the pipeline.
+    # The command's results do not belong to the pipeline's.
     assert "suspects" not in project.run("git", "status", "--porcelain", "--untracked-files=all").stdout
     assert project.repro() == []
 

@@ -1,4 +1,4 @@
-"""Whatever is changed by hand, `verify` names it; and it is silent about what is as it should be."""
+"""`verify` names each change made by hand, and reports no mismatch for legitimate changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from rfdetr_core.base import files
-from rfdetr_core.base.chain import chained
+from rfdetr_core.base.chain import chain_link
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.checkpoint.files import make_checkpoint, read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main
@@ -37,7 +37,7 @@ DATA, MODEL = Path("data/tiny"), Path("output/checkpoint_best_total.pth")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Trained from pretrained weights; dataset and weights are in DVC, and all is committed."""
+    """A committed project, trained from pretrained weights. Dataset and weights are in DVC."""
     project = Project.create(
         tmp_path_factory.mktemp("tampered") / "main", {"model": {"pretrain_weights": "parent.pth"}}
     )
@@ -54,18 +54,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def verify(capsys: pytest.CaptureFixture[str], project: Project, *arguments: str) -> tuple[list[str], list[str]]:
-    """The mismatches by what they name, and what was not checked; the exit status must agree."""
+    """Run `verify`. Returns the names of mismatches and of unchecked things. The exit status must agree."""
     capsys.readouterr()
     try:
         main(["verify", "--repo", str(project.folder), "--json", *arguments])
         status: object = 0
     except SystemExit as ended:
         status = ended.code
-    told = json.loads(capsys.readouterr().out)
-    wrong = [one["what"] for one in told["mismatches"]]
+    report = json.loads(capsys.readouterr().out)
+    wrong = [mismatch["what"] for mismatch in report["mismatches"]]
     assert status == (1 if wrong else 0)
-    assert told["holds"] == (not wrong)
-    return wrong, [one["what"] for one in told["unchecked"]]
+    assert report["holds"] == (not wrong)
+    return wrong, [unchecked["what"] for unchecked in report["unchecked"]]
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -75,7 +75,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def flip(path: Path, place: int = -20) -> None:
-    """Change one byte in place, whatever else is linked to the file."""
+    """Change a byte in place, even if other links to the file exist."""
     path.chmod(0o644)
     content = bytearray(path.read_bytes())
     content[place] ^= 1
@@ -94,10 +94,10 @@ def a_pixel(folder: Path) -> None:
 
 
 def swapped(folder: Path) -> None:
-    one, other = an_image(folder), folder / DATA / "train" / "train_2.png"
-    contents = one.read_bytes(), other.read_bytes()
-    other.write_bytes(contents[0])
-    one.write_bytes(contents[1])
+    first, second = an_image(folder), folder / DATA / "train" / "train_2.png"
+    contents = first.read_bytes(), second.read_bytes()
+    second.write_bytes(contents[0])
+    first.write_bytes(contents[1])
 
 
 def renamed_class(folder: Path) -> None:
@@ -154,7 +154,7 @@ def a_second_record(folder: Path) -> None:
 
 
 def the_out_of_strip(folder: Path) -> None:
-    """Also in dvc.lock, so that records/ alone contradicts it."""
+    """Also changed in dvc.lock, so that only records/ contradicts it."""
     path = folder / "output" / "record.json"
     before = locked(folder, "output/record.json")
     edit(path, '"run": {', '"run": {"more": 1, ')
@@ -264,7 +264,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
         "content of records/",
     ),
     "the run in a record": (the_run, "content of records/"),
-    "the run in a record that git is told to leave alone": (
+    "the run in a record that git does not compare": (
         lambda folder: Project(folder).run(
             "git", "update-index", "--assume-unchanged", f"records/{the_run(folder).name}"
         ),
@@ -284,7 +284,7 @@ def test_whatever_is_tampered_with_is_named(project: Project, capsys: pytest.Cap
     tamper, named = CASES[case]
     tamper(project.folder)
     wrong, _ = verify(capsys, project)
-    assert any(named in one for one in wrong), wrong
+    assert any(named in name for name in wrong), wrong
 
 
 def test_steps_that_are_of_other_weights_and_a_step_that_was_edited_are_named(
@@ -296,13 +296,14 @@ def test_steps_that_are_of_other_weights_and_a_step_that_was_edited_are_named(
     for row in rows:
         *cells, regular, average, _ = row.split(",")
         cells += [regular[::-1], average[::-1]]
-        forged.append(",".join([*cells, chained(forged[-1], ",".join(cells))]))
+        forged.append(",".join([*cells, chain_link(forged[-1], ",".join(cells))]))
     forged[-1] = forged[-1].replace(",", ",1", 1)
     path.write_text("".join(f"{line}\n" for line in forged))
     wrong, _ = verify(capsys, project)
     assert {"output/steps.csv", "chain of output/steps.csv"} <= {*wrong}
     for name in ("ema", "regular", "total"):
-        assert any(one.startswith(f"weights of output/checkpoint_best_{name}.pth, of epoch ") for one in wrong), wrong
+        start = f"weights of output/checkpoint_best_{name}.pth, of epoch "
+        assert any(mismatch.startswith(start) for mismatch in wrong), wrong
 
 
 COMMITTED: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -363,18 +364,18 @@ def test_a_lock_that_was_committed_without_running_is_found(
     if case == "labels":
         project.run("dvc", "add", "-q", str(DATA))
     if case.startswith("code"):
-        project.repro("code")  # so that nothing but the lineage contradicts
+        project.repro("code")  # so that only the lineage contradicts
     project.run("dvc", "commit", "-f", "-q")
     project.commit("not run")
     wrong, _ = verify(capsys, project)
-    assert any(named in one for one in wrong), wrong
+    assert any(named in name for name in wrong), wrong
     if case not in ("labels", "metrics", "a table"):  # dataset and detections are not in git
         wrong, _ = verify(capsys, project, "--lock")
-        assert any(named in one for one in wrong), wrong
+        assert any(named in name for name in wrong), wrong
 
 
 def test_what_the_lock_agrees_with_is_named(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    """A command that was run honestly, versions of packages, and a module in the way of another."""
+    """A command that really ran, versions of packages, and a module that shadows another."""
     folder = project.folder
     edit(folder / "dvc.yaml", "-m stages.evaluate", "-m stages.evaluate && exec python polish.py")
     evaluation = folder / "reports/evaluate/lineage.json"
@@ -392,7 +393,7 @@ def test_what_the_lock_agrees_with_is_named(project: Project, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("deleted", ["records", "manifest", "reports", "output"])
-def test_to_delete_what_contradicts_a_lie_hides_nothing(
+def test_deleting_contradicting_files_does_not_hide_a_forgery(
     project: Project, capsys: pytest.CaptureFixture[str], deleted: str
 ) -> None:
     project.set_params(train={"lr": 0.5})
@@ -402,16 +403,16 @@ def test_to_delete_what_contradicts_a_lie_hides_nothing(
     for arguments in ([], ["--lock"]):
         wrong, _ = verify(capsys, project, *arguments)
         assert "params.yaml: train.lr in dvc.lock" in wrong
-        assert any(one.startswith(f"{deleted}/") for one in wrong), wrong
+        assert any(name.startswith(f"{deleted}/") for name in wrong), wrong
 
 
-def test_a_record_that_was_committed_with_another_run_is_found_until_it_is_reverted(
+def test_a_record_of_another_run_is_reported_until_it_is_reverted(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     the_run(project.folder)
     project.commit("nothing to see")
     wrong, _ = verify(capsys, project)
-    assert any(one.startswith("run of records/") for one in wrong)
+    assert any(name.startswith("run of records/") for name in wrong)
     project.run("git", "revert", "--no-edit", "HEAD")
     assert verify(capsys, project) == ([], [])
 
@@ -432,40 +433,46 @@ def a_pixel_of_a_picture(folder: Path) -> None:
     changed.save(path)
 
 
-# Results that nobody ran, all in one commit of `dvc commit`.
+# Results that were not computed, all in one `dvc commit`.
 UNRUN: dict[str, tuple[Callable[[Path], object], str]] = {
     "the page of the dataset": (
         lambda folder: edit(folder / "reports/dataset/index.html", "</title>", " (approved)</title>"),
-        "reports/dataset/index.html, made again",
+        "reports/dataset/index.html, recomputed",
     ),
     "the page of the evaluation": (
         lambda folder: edit(folder / "reports/evaluate/index.html", "</title>", " (approved)</title>"),
-        "reports/evaluate/index.html, made again",
+        "reports/evaluate/index.html, recomputed",
     ),
     "a picture": (a_pixel_of_a_picture, "reports/evaluate/pictures/best_1.png"),
     "a key more in metrics": (
-        lambda folder: rewritten(folder / "reports/evaluate/metrics.json", lambda told: told.update(sensitivity=0.999)),
+        lambda folder: rewritten(
+            folder / "reports/evaluate/metrics.json", lambda content: content.update(sensitivity=0.999)
+        ),
         "sensitivity of reports/evaluate/metrics.json",
     ),
     "a key more in the lineage of the evaluation": (
-        lambda folder: rewritten(folder / "reports/evaluate/lineage.json", lambda told: told.update(certified=True)),
+        lambda folder: rewritten(
+            folder / "reports/evaluate/lineage.json", lambda content: content.update(certified=True)
+        ),
         "certified of reports/evaluate/lineage.json",
     ),
     "a key more in the intervals": (
-        lambda folder: rewritten(folder / "reports/evaluate/intervals.json", lambda told: told.update(clinical=0.9)),
+        lambda folder: rewritten(
+            folder / "reports/evaluate/intervals.json", lambda content: content.update(clinical=0.9)
+        ),
         "clinical of reports/evaluate/intervals.json",
     ),
     "a threshold": (
-        lambda folder: rewritten(folder / "reports/evaluate/thresholds.json", lambda told: told.update(images=7)),
+        lambda folder: rewritten(folder / "reports/evaluate/thresholds.json", lambda content: content.update(images=7)),
         "images of reports/evaluate/thresholds.json",
     ),
     "a key more in the statistics": (
-        lambda folder: rewritten(folder / "reports/dataset/statistics.json", lambda told: told.update(sites=9)),
+        lambda folder: rewritten(folder / "reports/dataset/statistics.json", lambda content: content.update(sites=9)),
         "reports/dataset/statistics.json, made again",
     ),
     "a score that the history does not have": (
         lambda folder: rewritten(
-            folder / "output/scores.json", lambda told: told["val/mAP_50"]["ema"].update(score=0.9)
+            folder / "output/scores.json", lambda content: content["val/mAP_50"]["ema"].update(score=0.9)
         ),
         "val/mAP_50.ema.score of output/scores.json",
     ),
@@ -486,33 +493,31 @@ def test_results_that_were_committed_without_running_are_made_again_and_named(
 def test_scores_and_detections_that_agree_with_all_the_rest_are_named_by_running_the_model_again(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Forged are the history, the scores of it, what is chosen by them, the file that ships, and what it detects."""
+    """Forged: the history, its scores, the choice made by them, the model file, and its detections."""
     output, reports = project.folder / "output", project.folder / "reports" / "evaluate"
     header, *rows = (line.split(",") for line in (output / "history.csv").read_text().splitlines())
     rows[-1][header.index("val/ema_mAP_50")] = "0.75"
     (output / "history.csv").write_text("\n".join(",".join(row) for row in [header, *rows]) + "\n")
-    rewritten(output / "scores.json", lambda told: told["val/mAP_50"].update(ema={"score": 0.75, "epoch": 2}))
+    rewritten(output / "scores.json", lambda content: content["val/mAP_50"].update(ema={"score": 0.75, "epoch": 2}))
     files.write_json(output / "selection.json", select(files.read_json(output / "scores.json")))
     strip(output, files.read_json(output / "selection.json"), project.folder / MODEL, project.folder / "records")
-    found = json.loads((reports / "detections.json").read_text())
-    write_results(reports / "detections.json", [found[0] | {"score": 0.9}, *found[1:]], "bbox")
+    detections = json.loads((reports / "detections.json").read_text())
+    write_results(reports / "detections.json", [detections[0] | {"score": 0.9}, *detections[1:]], "bbox")
     project.run("dvc", "commit", "-f", "-q", "train", "select_best", "strip", "evaluate")
     wrong, _ = verify(capsys, project, "--rescore")
     assert "val/ema_mAP_50 of epoch 2 in output/history.csv" in wrong
-    assert any(one.startswith("reports/evaluate/detections.json line ") for one in wrong)
+    assert any(name.startswith("reports/evaluate/detections.json line ") for name in wrong)
 
 
-def test_another_result_of_the_same_inputs_is_told_and_is_not_that_of_the_run(
-    project: Project, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_result_of_the_same_inputs_is_reported(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     edit(project.folder / "output/history.csv", "\n1,", "\n1,1")
     project.run("dvc", "commit", "-f", "-q", "train", "report")  # which reads it
     project.commit("another history")
     with pytest.raises(SystemExit):
         main(["verify", "--repo", str(project.folder)])
-    told = capsys.readouterr().out
-    assert "has other results of train for the same inputs: output/history.csv" in told
-    assert re.search(r"^output/history\.csv in dvc\.lock: expected .*\(journal/train-", told, re.MULTILINE), told
+    printed = capsys.readouterr().out
+    assert "has other results of train for the same inputs: output/history.csv" in printed
+    assert re.search(r"^output/history\.csv in dvc\.lock: expected .*\(journal/train-", printed, re.MULTILINE), printed
 
 
 def test_what_is_clean_holds(trained: Project, capsys: pytest.CaptureFixture[str]) -> None:
@@ -539,10 +544,10 @@ def test_reproduction_names_the_first_stage_and_epoch_that_differ(
     project.commit("not run")
     with pytest.raises(SystemExit):
         main(["verify", "--reproduce", "--repo", str(project.folder)])
-    told = capsys.readouterr().out
-    assert "note: first stage that differs: train, from step 1 on, in epoch 1 (loss " in told
-    assert "output/checkpoint_best_ema.pth: expected" in told
-    assert "annotations/train.json" not in told
+    printed = capsys.readouterr().out
+    assert "note: first stage that differs: train, from step 1 on, in epoch 1 (loss " in printed
+    assert "output/checkpoint_best_ema.pth: expected" in printed
+    assert "annotations/train.json" not in printed
 
 
 def test_a_fresh_clone_holds_and_says_what_it_cannot_check(
@@ -570,9 +575,7 @@ def test_an_experiment_that_was_run_and_applied_holds(project: Project, capsys: 
     assert verify(capsys, project)[0] == []
 
 
-def test_what_lies_about_and_a_default_that_is_written_out_are_no_alarm(
-    project: Project, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stray_files_and_explicit_defaults_raise_no_alarm(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     loss = project.folder / "rfdetr_core" / "loss"
     for name in ("matcher.py.orig", "matcher.py.rej", "matcher.py~", ".matcher.py.swp", "#matcher.py#"):
         (loss / name).write_text("left by an editor or a merge")
@@ -635,9 +638,9 @@ def test_a_withdrawn_image_is_gone_and_no_alarm(project: Project, capsys: pytest
     wrong, unchecked = verify(capsys, project)
     assert wrong == []
     assert "image data/tiny/train/train_1.png" in unchecked
-    # What is still there is still checked.
+    # The remaining images are still checked.
     project.edit_annotations("train", bbox=[1, 2, 9, 9])
-    assert any("labels of train/train_0.png" in one for one in verify(capsys, project)[0])
+    assert any("labels of train/train_0.png" in name for name in verify(capsys, project)[0])
 
 
 def test_a_copy_elsewhere_is_checked_against_the_history(
@@ -654,14 +657,14 @@ def test_a_copy_elsewhere_is_checked_against_the_history(
     for tamper, named in ((a_weight, "weights of"), (a_lineage_entry, "training.counts.train.objects")):
         shutil.copy(copy, tmp_path / MODEL)
         tamper(tmp_path)
-        assert any(named in one for one in verify(capsys, clone, str(tmp_path / MODEL))[0])
+        assert any(named in name for name in verify(capsys, clone, str(tmp_path / MODEL))[0])
 
 
 @pytest.mark.parametrize("module", ["rfdetr_core/selection/select.py", "stages/__init__.py"])
 def test_committed_bytecode_is_not_run_and_is_named(
     project: Project, capsys: pytest.CaptureFixture[str], module: str
 ) -> None:
-    """Bytecode that Python takes without a look at the source: unchecked, or with the hash of the honest source."""
+    """Bytecode that Python would run without reading the source: unchecked, or with the hash of the original source."""
     path, marker = project.folder / module, project.folder / "ran"
     honest = path.read_bytes()
     forged = f"{honest.decode()}\nopen({str(marker)!r}, 'w').write('the bytecode ran')\n"
@@ -673,7 +676,7 @@ def test_committed_bytecode_is_not_run_and_is_named(
     project.run("git", "add", "-f", str(place))
     project.commit("quiet")
     project.run(sys.executable, "-c", f"import {'.'.join(path.relative_to(project.folder).with_suffix('').parts)}")
-    assert marker.exists()  # so Python itself takes it
+    assert marker.exists()  # proof that Python would run it
     marker.unlink()
 
     before = (project.folder / "output" / "selection.json").read_bytes()
@@ -693,5 +696,5 @@ def test_committed_bytecode_is_not_run_and_is_named(
             text=True,
         )
         assert done.returncode == 1, done
-        assert f"git has compiled modules: {name}" in done.stderr
+        assert f"git tracks compiled modules: {name}" in done.stderr
     assert not marker.exists()

@@ -9,5 +9,5 @@ from tests.browser import Browser, running
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with running() as one:
-        yield one
+    with running() as running_browser:
+        yield running_browser

@@ -1,4 +1,4 @@
-"""A page with every part of the kit, under names that try to be more than names."""
+"""A page with all parts of the kit and with hostile names: HTML, scripts, expressions, right-to-left text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ACTUAL, PREDICTED = "all actual", "all predicted"
 
 
 def make_charts() -> dict[str, Chart]:
-    """A chart of every builder."""
+    """A chart from each builder."""
     epochs = [
         {"a.b": epoch, "y[0]": 1 / (epoch + 1) + k, "s": name, "lo": k, "hi": k + 1}
         for k, name in enumerate(NAMES)
@@ -118,14 +118,20 @@ def make_gallery() -> Gallery:
 
 
 def write(folder: Path) -> Path:
-    """Write the page and its template into a folder; the page's path."""
+    """Write the page and its template into a folder. Returns the path of the page."""
     (folder / "kit_page.html").write_text(TEMPLATE)
-    made = make_charts()
+    charts_made = make_charts()
     empty = charts.line([], "x", "y", title="Empty", x_axis=Axis("x"), y_axis=Axis("y"))
     page.write_page(
-        folder / "index.html", folder / "kit_page.html", "Kit", charts=[*made.values(), empty], closed=made["bars"],
-        table=make_table(), gallery=make_gallery(), setter=Setter("choose", "the-table", {"all classes": NAMES[3]}),
-    )  # fmt: skip
+        folder / "index.html",
+        folder / "kit_page.html",
+        "Kit",
+        charts=[*charts_made.values(), empty],
+        closed=charts_made["bars"],
+        table=make_table(),
+        gallery=make_gallery(),
+        setter=Setter("choose", "the-table", {"all classes": NAMES[3]}),
+    )
     return folder / "index.html"
 
 

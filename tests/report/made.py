@@ -1,4 +1,4 @@
-"""An evaluation without a model: the files that stage report reads, from annotations and detections."""
+"""The files that the stage report reads, made from annotations and detections, without a model."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ TENSORS = "5" * 64
 
 
 @dataclass(frozen=True)
-class Made:
-    """Where it lies: the data, the folder of the evaluation, and that of the training."""
+class EvaluationFolders:
+    """The folders of the data, of the evaluation and of the training."""
 
     where: ProjectPaths
     reports: Path
@@ -34,7 +34,7 @@ class Made:
 
 
 def where_of(folder: Path) -> ProjectPaths:
-    """Where `make_evaluation` puts the data."""
+    """The folders in which `make_evaluation` puts the data."""
     return ProjectPaths(folder / "dataset", folder / "annotations", folder / "manifest", metadata=folder / "metadata")
 
 
@@ -46,28 +46,32 @@ def make_evaluation(
     masks: bool = False,
     threshold: float | None = None,
     metadata: dict[str, dict[str, str]] | None = None,
-) -> Made:
-    """Write what stage report reads. The images are noise; names and sizes are those of the annotations."""
+) -> EvaluationFolders:
+    """Write the files that the stage report reads. The images are noise with the names and sizes of the annotations."""
     where = where_of(folder)
     reports, run = folder / "reports", folder / "run"
     for path in (reports / "pictures", run):
         path.mkdir(parents=True)
-    own: dict[int, Rows] = {image["id"]: [] for image in annotations["images"]}
+    rows_of_image: dict[int, Rows] = {image["id"]: [] for image in annotations["images"]}
     for row in annotations["annotations"]:
-        own[row["image_id"]].append(row)
+        rows_of_image[row["image_id"]].append(row)
     listed = annotations["images"]
-    write_split(folder, [(one["file_name"], (one["width"], one["height"]), own[one["id"]]) for one in listed], "test")
+    write_split(
+        folder,
+        [(image["file_name"], (image["width"], image["height"]), rows_of_image[image["id"]]) for image in listed],
+        "test",
+    )
     _write(where.split("test")[0], annotations)
-    names = {one["id"]: one["name"] for one in annotations["categories"]}
+    names = {category["id"]: category["name"] for category in annotations["categories"]}
     write_classes(where.classes, [ClassEntry(id=number, index=number, name=name) for number, name in names.items()])
     write_metadata(where.metadata_of("test"), metadata or {})
-    scored = Scored.of(annotations, rows, segmentation=masks, threshold=threshold)
+    scored = Scored.from_results(annotations, rows, segmentation=masks, threshold=threshold)
     scored.write(reports, names)
     write_results(reports / "detections.json", rows, "bbox")
     write_results(reports / "masks.json", rows if masks else [], "segmentation")
-    for name, one in pick(scored.judgements, 3).items():
-        grey = Image.new("RGB", (one.image["width"], one.image["height"]), "grey")
-        write_png(reports / "pictures" / f"{name}.png", compare(grey, one, names, scored.threshold, masks=masks))
+    for name, judgement in pick(scored.judgements, 3).items():
+        grey = Image.new("RGB", (judgement.image["width"], judgement.image["height"]), "grey")
+        write_png(reports / "pictures" / f"{name}.png", compare(grey, judgement, names, scored.threshold, masks=masks))
     _write(reports / "about.json", {"split": "test"})
     _write(reports / "metrics.json", scored.numbers())
     model = {"sha256": "6" * 64, "tensors": TENSORS}
@@ -83,7 +87,7 @@ def make_evaluation(
     random = np.random.default_rng(0)
     epochs = [[epoch, *random.uniform(0.1, 1, len(columns) - 1).round(3).tolist()] for epoch in (1, 2, 3)]
     (run / "history.csv").write_text("\n".join(",".join(map(str, row)) for row in [columns, *epochs]) + "\n")
-    return Made(where, reports, run)
+    return EvaluationFolders(where, reports, run)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

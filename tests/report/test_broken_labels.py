@@ -1,4 +1,4 @@
-"""The proof: labels that were broken on purpose are among the first suspects of a model that was trained to be good."""
+"""Labels that were broken on purpose are among the first suspects of a well trained model."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from tests.broken import ADDED, MOVED, OTHER, REMOVED, break_labels
 from tests.rendered import coco, write_dataset
 
 SPLITS = {"train": range(90), "valid": range(90, 100), "test": range(100, 200)}
-TRAINED_ON = {"train": 18, "valid": 2}  # broken labels, of some 1.6 an image: the same part as in the examined images
+TRAINED_ON = {
+    "train": 18,
+    "valid": 2,
+}  # the number of broken labels: the same share as in the examined images (about 1.6 labels per image)
 
 
 @pytest.mark.slow
 def test_of_20_broken_labels_15_are_among_the_first_40_suspects(tmp_path: Path) -> None:
-    """Of 200 images of two classes, a Pico is trained on 90, and 10 choose the epoch: the labels of both are broken as
-    those of the other 100 are, which are examined. Right labels serve only to see that the model is good. What is
-    broken in the 100 is drawn five times: one training, five chances to fail.
+    """A Pico is trained on 90 images of two classes; 10 more choose the epoch; 100 others are examined.
+
+    The same share of the labels is broken in all three splits. The correct labels of the 100 images are used only to
+    check that the model is good. The labels to break in them are drawn five times, with the same model.
     """
     labels = {name: break_labels(coco(SPLITS[name]), count)[0] for name, count in TRAINED_ON.items()}
     write_dataset(tmp_path / "data", SPLITS, labels)
@@ -52,7 +56,7 @@ def test_of_20_broken_labels_15_are_among_the_first_40_suspects(tmp_path: Path) 
     predictor = Predictor.from_checkpoint(tmp_path / "run" / "checkpoint_best_total.pth", device="cpu")
     for seed in range(5):
         annotations, broken = break_labels(right, 20, seed)
-        assert [sum(one.kind == kind for one in broken) for kind in (MOVED, REMOVED, ADDED, OTHER)] == [5, 5, 5, 5]
+        assert [sum(label.kind == kind for label in broken) for kind in (MOVED, REMOVED, ADDED, OTHER)] == [5, 5, 5, 5]
         files.write_json(path, annotations)
         first = examine(predictor, model.data, "test", Seen({}, [])).table.head(40)
-        assert sum(one.is_suspected(first) for one in broken) >= 15
+        assert sum(label.is_suspected(first) for label in broken) >= 15

@@ -1,4 +1,4 @@
-"""The pictures of two models side by side, as PNG files."""
+"""The PNG files of a comparison of two models."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.data.samples import read_samples
 from rfdetr_core.evaluation.changes import ADDED, FOUND, GONE, LOST, Changes
 from rfdetr_core.evaluation.comparison import Comparison
-from rfdetr_core.report.comparison import Compared, png
+from rfdetr_core.report.comparison import FileComparison, png
 from rfdetr_core.report.comparison.png import CLASSES, CURVES, FIXED, MOST_BYTES, NEW, write_pictures
-from rfdetr_core.report.evaluation.sketch import GROUPS
+from rfdetr_core.report.evaluation.overlays import GROUPS
 from rfdetr_core.report.gallery import Picture, Shape, as_jpeg
-from tests.evaluation.pairs import model, some
+from tests.evaluation.pairs import model, random_subset
 from tests.evaluation.scenes import Rows, random_scene
 from tests.report.kit import NAMES
 from tests.report.made import make_evaluation, where_of
 from tests.report.test_comparison import UNSEEN
 
 
-def compare(folder: Path, annotations: dict[str, Any], old: Rows, new: Rows) -> Compared:
-    """Two models of these detections on images of noise, which a PNG hardly makes smaller."""
+def compare(folder: Path, annotations: dict[str, Any], old: Rows, new: Rows) -> FileComparison:
+    """Compare two models with these detections on images of noise, which PNG hardly compresses."""
     make_evaluation(folder, annotations, old, masks="segmentation" in (*old, {})[0])
     where = where_of(folder)
-    scores = Comparison.of("test", annotations, model(annotations, old), model(annotations, new, "b"), 50)
+    scores = Comparison.from_models("test", annotations, model(annotations, old), model(annotations, new, "b"), 50)
     samples = sorted(read_samples(*where.split("test")), key=lambda sample: sample.image_id)
-    return Compared(scores, (UNSEEN, UNSEEN), where, samples, Changes.of(scores))
+    return FileComparison(scores, (UNSEEN, UNSEEN), where, samples, Changes.from_comparison(scores))
 
 
 def history(path: Path, columns: dict[str, list[float]]) -> Path:
-    """A history.csv with these values of each epoch."""
+    """Write a history.csv with these values for each epoch."""
     rows = enumerate(zip(*columns.values(), strict=True), start=1)
     files.write_table(path, [dict(zip(["epoch", *columns], [epoch, *values], strict=True)) for epoch, values in rows])
     return path
@@ -54,23 +54,21 @@ def histories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_pictures_are_small_equal_from_two_runs_and_tell_what_they_show(
-    masks: bool, histories: dict[str, Path], tmp_path: Path
-) -> None:
-    content, found = random_scene(3, images=6, masks=masks)
-    compared = compare(tmp_path, content, some(found, 0.5, 0), some(found, 0.5, 1))
-    shown = write_pictures(tmp_path / "first", compared, histories)
-    assert list(shown) == [CURVES, CLASSES, FIXED, NEW]
+def test_pictures_are_small_reproducible_and_described(masks: bool, histories: dict[str, Path], tmp_path: Path) -> None:
+    content, results = random_scene(3, images=6, masks=masks)
+    compared = compare(tmp_path, content, random_subset(results, 0.5, 0), random_subset(results, 0.5, 1))
+    descriptions = write_pictures(tmp_path / "first", compared, histories)
+    assert list(descriptions) == [CURVES, CLASSES, FIXED, NEW]
     counts = compared.changes.counts()
-    assert shown[FIXED].startswith(f"4 of {counts[FOUND] + counts[GONE]} fixed errors, ")
-    assert shown[NEW].startswith(f"4 of {counts[LOST] + counts[ADDED]} new errors, ")
+    assert descriptions[FIXED].startswith(f"4 of {counts[FOUND] + counts[GONE]} fixed errors, ")
+    assert descriptions[NEW].startswith(f"4 of {counts[LOST] + counts[ADDED]} new errors, ")
     pairs = zip(compared.scores.old.scores.per_class, compared.scores.new.scores.per_class, strict=True)
     rose = sum(new.ap > old.ap for old, new in pairs)
-    assert f"of 3 classes {rose} rose, {3 - rose} fell, 0 stayed" in shown[CLASSES]
-    assert ("masks" if masks else "boxes") in shown[CLASSES]
-    assert write_pictures(tmp_path / "second", compared, histories) == shown
-    assert {path.name for path in (tmp_path / "first").iterdir()} == set(shown)
-    for name in shown:
+    assert f"of 3 classes {rose} rose, {3 - rose} fell, 0 stayed" in descriptions[CLASSES]
+    assert ("masks" if masks else "boxes") in descriptions[CLASSES]
+    assert write_pictures(tmp_path / "second", compared, histories) == descriptions
+    assert {path.name for path in (tmp_path / "first").iterdir()} == set(descriptions)
+    for name in descriptions:
         data = (tmp_path / "first" / name).read_bytes()
         assert data == (tmp_path / "second" / name).read_bytes()
         assert len(data) <= MOST_BYTES
@@ -78,35 +76,33 @@ def test_pictures_are_small_equal_from_two_runs_and_tell_what_they_show(
         assert (picture.format, picture.info) == ("PNG", {})
 
 
-def test_what_has_nothing_to_show_is_left_out_and_an_earlier_picture_of_it_removed(
-    histories: dict[str, Path], tmp_path: Path
-) -> None:
-    content, found = random_scene(0, images=3)
+def test_an_empty_picture_is_left_out_and_its_earlier_file_removed(histories: dict[str, Path], tmp_path: Path) -> None:
+    content, results = random_scene(0, images=3)
     empty = compare(tmp_path / "empty", {**content, "annotations": []}, [], [])
-    fixed_alone = compare(tmp_path / "fixed", content, [], [one for one in found if one["score"] > 0.99])
+    fixed_alone = compare(tmp_path / "fixed", content, [], [row for row in results if row["score"] > 0.99])
     out = tmp_path / "out"
     assert write_pictures(out, empty, histories).keys() == {CURVES}
     assert write_pictures(out, fixed_alone, {}).keys() == {CLASSES}
     assert {path.name for path in out.iterdir()} == {CLASSES}
 
 
-def test_a_history_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    content, found = random_scene(0, images=2)
-    compared = compare(tmp_path, content, found, found)
+def test_an_unreadable_history_csv_is_named(tmp_path: Path) -> None:
+    content, results = random_scene(0, images=2)
+    compared = compare(tmp_path, content, results, results)
     files.write_text(tmp_path / "history.csv", "words\nalone\n")
-    with pytest.raises(UserError, match=r"history\.csv is no history of a training"):
+    with pytest.raises(UserError, match=r"history\.csv is not a history\.csv of a training"):
         write_pictures(tmp_path / "out", compared, {"new": tmp_path / "history.csv"})
 
 
-def test_names_of_the_data_are_drawn_as_they_are_and_stay_out_of_the_words(tmp_path: Path) -> None:
+def test_names_from_the_data_are_drawn_but_not_in_the_descriptions(tmp_path: Path) -> None:
     names = [*NAMES, r"$\frac{$", "x" * 500, "木"]
-    content, found = random_scene(4, images=6, classes=len(names))
+    content, results = random_scene(4, images=6, classes=len(names))
     content["categories"] = [{"id": number, "name": name} for number, name in enumerate(names)]
-    compared = compare(tmp_path, content, some(found, 0.5, 0), some(found, 0.5, 1))
+    compared = compare(tmp_path, content, random_subset(results, 0.5, 0), random_subset(results, 0.5, 1))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # matplotlib's, about a glyph that its font lacks
-        shown = write_pictures(tmp_path / "out", compared, {})
-    assert not re.search(r"[^\w ,.:]", " ".join(shown.values()))
+        warnings.simplefilter("error")  # matplotlib warns about a glyph that is missing in its font
+        descriptions = write_pictures(tmp_path / "out", compared, {})
+    assert not re.search(r"[^\w ,.:]", " ".join(descriptions.values()))
 
 
 def test_a_crop_is_drawn_with_its_boxes_and_masks_in_the_colours_of_the_legend() -> None:
@@ -126,15 +122,15 @@ def test_a_crop_is_drawn_with_its_boxes_and_masks_in_the_colours_of_the_legend()
     assert not differs.any()
 
 
-def test_errors_of_many_images_are_chosen_before_a_second_of_one_and_the_kinds_take_turns(tmp_path: Path) -> None:
-    content, found = random_scene(3, images=8)
-    compared = compare(tmp_path, content, some(found, 0.5, 0), some(found, 0.5, 1))
+def test_chosen_errors_are_of_different_images_and_the_kinds_take_turns(tmp_path: Path) -> None:
+    content, results = random_scene(3, images=8)
+    compared = compare(tmp_path, content, random_subset(results, 0.5, 0), random_subset(results, 0.5, 1))
     sides = (compared.scores.old, compared.scores.new)
-    old, new = (png.Sketch(one.analysis, one.thresholds, one.results, content) for one in sides)
-    objects = [one for one in png.changed_objects(compared.changes, old, new, 9) if one.change == FOUND]
-    detections = [one for one in png.changed_detections(compared.changes, old, new, 9) if one.change == GONE]
-    assert len({one.image for one in (*objects, *detections)}) >= 4
+    old, new = (png.Overlays(side.analysis, side.thresholds, side.results, content) for side in sides)
+    objects = [change for change in png.changed_objects(compared.changes, old, new, 9) if change.change == FOUND]
+    detections = [change for change in png.changed_detections(compared.changes, old, new, 9) if change.change == GONE]
+    assert len({change.image for change in (*objects, *detections)}) >= 4
     chosen = png._chosen(objects, detections)
-    assert len({one.image for one in chosen}) == len(chosen) == 4
+    assert len({change.image for change in chosen}) == len(chosen) == 4
     assert chosen[0] is objects[0]
     assert png._chosen(objects[:1], []) == objects[:1]

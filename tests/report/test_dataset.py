@@ -1,4 +1,4 @@
-"""The dataset report: it opens in a browser without a complaint, shows what there is, and text in it stays text."""
+"""The dataset report in a real browser: it opens without errors, shows the dataset, and text in it stays text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from rfdetr_core.report.dataset import counts, write_page
 from rfdetr_core.report.dataset.pictures import choose
 from rfdetr_core.report.gallery import Picture, Shape
 from rfdetr_core.report.page import vega_script
-from rfdetr_core.report.studio import Studio, rle_path
+from rfdetr_core.report.thumbnails import Thumbnails, rle_path
 from tests.browser import Browser, Page, running
 from tests.ingest.samples import edit_coco, make_coco, make_yolo, picture, validate
 
@@ -47,9 +47,9 @@ LOADED = "[...document.images].every((one) => one.complete && one.naturalWidth >
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    vega_script()  # made once: it takes over a second
-    with running() as one:
-        yield one
+    vega_script()  # built once, because it takes more than a second
+    with running() as running_browser:
+        yield running_browser
 
 
 def opened(browser: Browser, reports: Path, **size: int) -> Page:
@@ -71,13 +71,13 @@ def read(root: Path) -> CleanDataset:
 
 
 def faulty(root: Path) -> Path:
-    """A dataset with hostile class names, a box over the edge, one outside, a copy in test and a broken image."""
+    """A dataset with hostile class names, a box over the edge, a box outside, a copy in test and a broken image."""
     make_coco(root)
 
-    def change(one: Any) -> None:
-        one["categories"] += [{"id": 20 + k, "name": name} for k, name in enumerate(HOSTILE)]
+    def change(content: Any) -> None:
+        content["categories"] += [{"id": 20 + k, "name": name} for k, name in enumerate(HOSTILE)]
         extra = [[50, 10, 30, 20], [300, 300, 5, 5], [5, 5, 20, 20]]
-        one["annotations"] += [
+        content["annotations"] += [
             {"id": 50 + k, "image_id": 1, "category_id": 20 + k, "bbox": box, "area": box[2] * box[3]}
             for k, box in enumerate(extra)
         ]
@@ -88,11 +88,11 @@ def faulty(root: Path) -> Path:
     return root
 
 
-# What the browser sees.
+# The page in the browser.
 
 
 @pytest.mark.parametrize("sample", ["sample", "nuclei"])
-def test_a_sample_opens_without_complaint_request_or_empty_picture(
+def test_a_sample_opens_without_errors_requests_and_empty_pictures(
     browser: Browser, sample: str, tmp_path: Path
 ) -> None:
     page = opened(browser, written(ROOT / "data" / sample, tmp_path))
@@ -109,7 +109,7 @@ def test_a_sample_opens_without_complaint_request_or_empty_picture(
     assert page.complaints() == []
 
 
-def test_faults_are_drawn_and_hostile_names_stay_text(browser: Browser, tmp_path: Path) -> None:
+def test_findings_are_drawn_and_hostile_names_stay_text(browser: Browser, tmp_path: Path) -> None:
     page = opened(browser, written(faulty(tmp_path / "data"), tmp_path))
     page.wait(LOADED)
     assert page.texts(".status.error")
@@ -119,12 +119,12 @@ def test_faults_are_drawn_and_hostile_names_stay_text(browser: Browser, tmp_path
     assert set(HOSTILE) < set(names)
     assert page.value("document.getElementById('injected')") is None
     scripts = "[...document.scripts].filter((one) => one.type !== 'application/json').length"
-    assert page.value(scripts) == 2, "Vega's and the page's"
+    assert page.value(scripts) == 2, "the script of Vega and the script of the page"
     assert "49" not in "".join(names)
     assert page.complaints() == []
 
 
-def test_the_policy_blocks_what_is_not_part_of_the_page(browser: Browser, tmp_path: Path) -> None:
+def test_the_policy_blocks_scripts_and_images_from_outside(browser: Browser, tmp_path: Path) -> None:
     page = opened(browser, written(make_coco(tmp_path / "data"), tmp_path))
     page.value(
         "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.ran = 1'}),"
@@ -171,14 +171,14 @@ def test_the_findings_of_a_code_are_listed_from_its_group(browser: Browser, tmp_
     page = opened(browser, written(faulty(tmp_path / "data"), tmp_path))
     codes = page.texts("#findings h3")
     page.click("#findings .group:nth-child(2) .link")
-    found = set(page.texts("#all-findings td:nth-child(2)"))
-    assert len(found) == 1
-    assert found.pop() in codes[1]
+    listed_codes = set(page.texts("#all-findings td:nth-child(2)"))
+    assert len(listed_codes) == 1
+    assert listed_codes.pop() in codes[1]
     assert page.complaints() == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_sticks_out_on_a_telephone(browser: Browser, scheme: str, tmp_path: Path) -> None:
+def test_the_page_fits_a_telephone_screen(browser: Browser, scheme: str, tmp_path: Path) -> None:
     page = opened(browser, written(faulty(tmp_path / "data"), tmp_path), width=360)
     page.emulate(prefers_color_scheme=scheme)
     assert page.value("document.documentElement.scrollWidth") == 360
@@ -213,7 +213,7 @@ def test_a_hundred_classes_and_ten_thousand_findings_stay_usable(browser: Browse
     assert page.complaints() == []
 
 
-def test_labels_that_cannot_be_understood_have_a_page_too(browser: Browser, tmp_path: Path) -> None:
+def test_unreadable_labels_have_a_page_too(browser: Browser, tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
     (root / "valid" / "_annotations.coco.json").write_text("[")
     page = opened(browser, written(root, tmp_path))
@@ -221,10 +221,10 @@ def test_labels_that_cannot_be_understood_have_a_page_too(browser: Browser, tmp_
     assert page.complaints() == []
 
 
-# What is written.
+# The written files.
 
 
-def test_the_stage_writes_the_page_also_where_findings_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stage_writes_the_page_also_if_findings_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     faulty(tmp_path / "data")
     (tmp_path / "params.yaml").write_text("data: {dir: data}\nmodel: {variant: pico}\n")
     monkeypatch.chdir(tmp_path)
@@ -234,14 +234,14 @@ def test_the_stage_writes_the_page_also_where_findings_stop_it(tmp_path: Path, m
     assert not Path("manifest").exists()
 
 
-def test_a_validation_without_a_page_does_not_name_one(tmp_path: Path) -> None:
+def test_the_error_of_a_validation_without_a_page_names_no_page(tmp_path: Path) -> None:
     _, error = validate(faulty(tmp_path / "data"), tmp_path)
     assert "index.html" not in str(error)
     assert not (tmp_path / "reports" / "index.html").exists()
 
 
 def imagined(path: str, classes: list[ClassEntry], draw: np.random.Generator) -> CanonicalImage:
-    """An image that is in no file, with up to seven objects."""
+    """An image without a file, with up to seven objects."""
     numbers = draw.integers(0, len(classes), draw.integers(0, 8))
     boxes = [tuple(map(float, draw.uniform(1, 150, 4))) for _ in numbers]
     instances = [
@@ -251,13 +251,13 @@ def imagined(path: str, classes: list[ClassEntry], draw: np.random.Generator) ->
     return CanonicalImage(path, draw.bytes(32).hex(), 400, 300, instances)
 
 
-def test_equal_content_gives_equal_bytes_wherever_and_however_it_is_written(tmp_path: Path) -> None:
+def test_equal_content_gives_equal_bytes_in_any_folder_and_order(tmp_path: Path) -> None:
     first, second = make_coco(tmp_path / "one"), make_coco(tmp_path / "elsewhere" / "two")
 
-    def rearrange(one: Any) -> None:
-        one["annotations"].reverse()
-        one["images"].reverse()
-        one["categories"].reverse()
+    def rearrange(content: Any) -> None:
+        content["annotations"].reverse()
+        content["images"].reverse()
+        content["categories"].reverse()
 
     for split in ("train", "valid", "test"):
         edit_coco(second, split, rearrange)
@@ -270,90 +270,92 @@ def test_equal_content_gives_equal_bytes_wherever_and_however_it_is_written(tmp_
     assert (written(second, tmp_path / "out2") / "index.html").read_bytes() != pages[0]
 
 
-def test_counts_are_those_of_plain_counting() -> None:
+def test_counts_equal_plain_counting() -> None:
     classes = [ClassEntry(k, k, f"class {k}") for k in range(7)]
     draw = np.random.default_rng(1)
     splits = {name: [imagined(f"{name}/{k}", classes, draw) for k in range(30)] for name in ("train", "valid", "test")}
-    found = counts.count(CleanDataset(classes, splits, []))
-    every = [(name, image) for name, images in splits.items() for image in images]
+    result = counts.count(CleanDataset(classes, splits, []))
+    images_with_split = [(name, image) for name, images in splits.items() for image in images]
     for k, (name, images) in enumerate(splits.items()):
-        ones = [one for image in images for one in image.instances]
-        small, large = sum(one.area < 32**2 for one in ones), sum(one.area >= 96**2 for one in ones)
-        split = found["splits"][k]
+        ones = [instance for image in images for instance in image.instances]
+        small, large = sum(instance.area < 32**2 for instance in ones), sum(instance.area >= 96**2 for instance in ones)
+        split = result["splits"][k]
         assert (split["images"], split["objects"], split["name"]) == (30, len(ones), name)
         assert split["background"] == sum(not image.instances for image in images)
         assert split["scales"] == [small, len(ones) - small - large, large]
         for key in ("side", "aspect", "share"):
-            assert sum(found[key]["counts"][k]) == len(ones)
-        assert sum(found["per_image"]["counts"][k]) == 30
+            assert sum(result[key]["counts"][k]) == len(ones)
+        assert sum(result["per_image"]["counts"][k]) == 30
     together = {(a, b): 0 for a in range(7) for b in range(a, 7)}
-    for _, image in every:
-        labels = {one.entry.index for one in image.instances}
+    for _, image in images_with_split:
+        labels = {instance.entry.index for instance in image.instances}
         for pair in together:
             together[pair] += set(pair) <= labels
-    assert {(a, b): number for a, b, number in found["together"]["cells"]} == {k: n for k, n in together.items() if n}
-    for entry, row in zip(classes, found["classes"], strict=True):
+    assert {(a, b): number for a, b, number in result["together"]["cells"]} == {k: n for k, n in together.items() if n}
+    for entry, row in zip(classes, result["classes"], strict=True):
         assert row["images"] == together[entry.index, entry.index]
-        assert sum(row["objects"]) == sum(one.entry == entry for _, image in every for one in image.instances)
-    assert found["sizes"] == {"distinct": 1, "most": [[400, 300, 90]]}
+        assert sum(row["objects"]) == sum(
+            instance.entry == entry for _, image in images_with_split for instance in image.instances
+        )
+    assert result["sizes"] == {"distinct": 1, "most": [[400, 300, 90]]}
 
 
 def test_a_histogram_counts_a_value_on_an_edge_in_the_bin_that_begins_there() -> None:
     entry = ClassEntry(1, 0, "one")
     boxes = [(0.0, 0.0, side, side) for side in (16.0, 31.9, 32.0)]
     image = CanonicalImage("a", "0" * 64, 64, 64, [Instance(entry, box, box[2] ** 2, 0, None) for box in boxes])
-    found = counts.count(CleanDataset([entry], {"train": [image], "valid": [], "test": []}, []))
-    of_bin = dict(zip(found["side"]["edges"], found["side"]["counts"][0], strict=False))
+    result = counts.count(CleanDataset([entry], {"train": [image], "valid": [], "test": []}, []))
+    of_bin = dict(zip(result["side"]["edges"], result["side"]["counts"][0], strict=False))
     assert (of_bin[16.0], of_bin[32.0]) == (1, 1)
 
 
 def test_an_empty_dataset_can_be_counted() -> None:
-    found = counts.count(CleanDataset([], {"train": [], "valid": [], "test": []}, []))
-    assert [split["objects"] for split in found["splits"]] == [0, 0, 0]
+    result = counts.count(CleanDataset([], {"train": [], "valid": [], "test": []}, []))
+    assert [split["objects"] for split in result["splits"]] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("size", [(64, 48), (900, 700)])
 @pytest.mark.parametrize(
     "box", [(20, 10, 12, 15), (50, -6, 30, 20), (0, 0, 64, 48), (52, 36, 12, 12), (-9, -4, 80, 12)]
 )
-def test_what_is_drawn_lies_on_what_is_in_the_picture(
+def test_a_drawn_box_covers_the_object_in_the_picture(
     box: tuple[float, ...], size: tuple[int, int], tmp_path: Path
 ) -> None:
     scale = size[0] / 64
     left, top, width, height = (value * scale for value in box)
-    shown = Image.new("RGB", size, "black")
-    ImageDraw.Draw(shown).rectangle((left, top, left + width - 1, top + height - 1), fill="white")
-    shown.save(tmp_path / "a.png")
+    picture_drawn = Image.new("RGB", size, "black")
+    ImageDraw.Draw(picture_drawn).rectangle((left, top, left + width - 1, top + height - 1), fill="white")
+    picture_drawn.save(tmp_path / "a.png")
     box = (left, top, width, height)
-    made = Studio(tmp_path).around("a.png", box, size, 240, [Shape(0, *box)])
-    assert made is not None
-    pixels = np.asarray(decoded(made).convert("L"), dtype=np.int64)
-    (_, x, y, across, down, *_) = made.shapes[0]
+    crop = Thumbnails(tmp_path).crop("a.png", box, size, 240, [Shape(0, *box)])
+    assert crop is not None
+    pixels = np.asarray(decoded(crop).convert("L"), dtype=np.int64)
+    (_, x, y, across, down, *_) = crop.shapes[0]
     rows, columns = np.mgrid[: pixels.shape[0], : pixels.shape[1]] + 0.5
     inside = (columns > x + 2) & (columns < x + across - 2) & (rows > y + 2) & (rows < y + down - 2)
     outside = (columns < x - 2) | (columns > x + across + 2) | (rows < y - 2) | (rows > y + down + 2)
-    # What is not in the image is grey.
+    # The parts outside the image are grey.
     assert np.isin(pixels[inside] // 64, (1, 2, 3)).all()
     assert (pixels[inside] > 192).any()
     assert (pixels[outside] < 160).all()
 
 
-def decoded(made: Picture) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(made.source.partition(",")[2])))
+def decoded(thumbnail: Picture) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(thumbnail.source.partition(",")[2])))
 
 
 @pytest.mark.parametrize(
     "box", [(5000.0, -9000.0, 3.0, 3.0), (-1e8, 0.0, 1e8, 1e8), (10.0, 10.0, -5.0, -900.0), (0.0, 0.0, 0.0, 0.0)]
 )
-def test_a_box_from_anywhere_can_be_drawn(box: tuple[float, float, float, float], tmp_path: Path) -> None:
+def test_a_box_far_outside_the_image_can_be_drawn(box: tuple[float, float, float, float], tmp_path: Path) -> None:
     picture(0).save(tmp_path / "a.png")
-    made = Studio(tmp_path).around("a.png", box, (64, 48), 240)
-    assert made is not None
-    assert max(decoded(made).size) <= 240
-    assert np.asarray(decoded(made)).std() > 5, "nothing of the image is seen"
+    crop = Thumbnails(tmp_path).crop("a.png", box, (64, 48), 240)
+    assert crop is not None
+    assert max(decoded(crop).size) <= 240
+    assert np.asarray(decoded(crop)).std() > 5, "the picture shows no part of the image"
 
 
-def test_run_lengths_are_those_of_the_reference() -> None:
+def test_run_lengths_equal_the_reference() -> None:
     draw = np.random.default_rng(0)
     for _ in range(50):
         mask = np.asfortranarray(draw.random(draw.integers(1, 60, 2)) < draw.random(), dtype=np.uint8)
@@ -362,7 +364,7 @@ def test_run_lengths_are_those_of_the_reference() -> None:
         assert (np.repeat(np.arange(len(runs)) % 2, runs) == mask.ravel(order="F")).all()
 
 
-def test_a_mask_of_run_lengths_is_drawn_where_it_is() -> None:
+def test_a_run_length_mask_is_drawn_at_its_position() -> None:
     mask = np.zeros((40, 60), dtype=np.uint8)
     mask[10:30, 20:44] = 1
     coded = coco_masks.encode(np.asfortranarray(mask))["counts"].decode()
@@ -377,7 +379,7 @@ def test_runs_that_do_not_fill_the_image_draw_nothing(counts: Any) -> None:
     assert rle_path(counts, (60, 40), (0.0, 0.0, 60.0, 40.0), (1.0, 1.0)) == ""
 
 
-def test_pictures_are_of_every_split_and_class() -> None:
+def test_pictures_show_every_split_and_class() -> None:
     classes = [ClassEntry(k, k, f"class {k}") for k in range(12)]
     draw = np.random.default_rng(2)
     splits = {
@@ -388,26 +390,26 @@ def test_pictures_are_of_every_split_and_class() -> None:
     assert rare.instances
     chosen = list(choose(CleanDataset(classes, splits, []), 36))
     assert [name for name, _ in chosen] == ["train"] * 12 + ["valid"] * 12 + ["test"] * 12
-    assert {one.entry.index for _, image in chosen for one in image.instances} == set(range(12))
+    assert {instance.entry.index for _, image in chosen for instance in image.instances} == set(range(12))
     assert len({image.path for _, image in chosen}) == 36
-    few = CleanDataset(classes, {"train": splits["train"][:2], "valid": [], "test": splits["test"]}, [])
-    assert [name for name, _ in choose(few, 36)] == ["train"] * 2 + ["test"] * 34
+    small_dataset = CleanDataset(classes, {"train": splits["train"][:2], "valid": [], "test": splits["test"]}, [])
+    assert [name for name, _ in choose(small_dataset, 36)] == ["train"] * 2 + ["test"] * 34
 
 
-def test_no_file_is_opened_that_validation_could_not_decode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_validation_could_not_decode_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = faulty(tmp_path / "data")
     dataset, findings = read(root), Findings(ValidateConfig())
     findings.add("image-unreadable", Place("train/train_3.png", image="train/train_3.png"), "broken", (1, 2, 3, 4))
     opened_paths = []
-    monkeypatch.setattr(Studio, "_open", lambda _, path, __: opened_paths.append(path))
+    monkeypatch.setattr(Thumbnails, "_open", lambda _, path, __: opened_paths.append(path))
     write_page(tmp_path, root, dataset, findings)
     assert "train/train_1.png" in opened_paths
     assert "train/train_3.png" not in opened_paths
 
 
-def test_both_formats_of_a_dataset_show_the_same(tmp_path: Path) -> None:
+def test_both_formats_of_a_dataset_have_the_same_counts(tmp_path: Path) -> None:
     counted = [counts.count(read(make(tmp_path / make.__name__))) for make in (make_coco, make_yolo)]
-    for found in counted:
-        for one in found["classes"]:
-            del one["id"]
+    for dataset_counts in counted:
+        for entry in dataset_counts["classes"]:
+            del entry["id"]
     assert counted[0] == counted[1]

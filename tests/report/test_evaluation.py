@@ -1,4 +1,4 @@
-"""The page of an evaluation and the files beside it, in a real browser and from inputs with hardly anything in them."""
+"""The evaluation page in a real browser, and the files beside it, also from almost empty inputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rfdetr_core.report.evaluation import write_report
 from tests.browser import Browser, Page, opened_whole, require_clean
 from tests.evaluation.scenes import random_scene
 from tests.report.kit import NAMES
-from tests.report.made import TENSORS, Made, make_evaluation
+from tests.report.made import TENSORS, EvaluationFolders, make_evaluation
 
 FILES = ("index.html", "thresholds.json", "intervals.json", "suspects.csv")
 SECTIONS = (
@@ -27,58 +27,58 @@ SECTIONS = (
 )  # fmt: skip
 
 
-def write(made: Made, **config: Any) -> Made:
-    write_report(made.where, ReportConfig(resamples=100, **config), made.reports, made.run)
-    return made
+def write(folders: EvaluationFolders, **config: Any) -> EvaluationFolders:
+    write_report(folders.where, ReportConfig(resamples=100, **config), folders.reports, folders.run)
+    return folders
 
 
 @pytest.fixture(scope="module")
-def boxes(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> EvaluationFolders:
     return write(make_evaluation(tmp_path_factory.mktemp("boxes"), *random_scene(0, crowds=0.1)))
 
 
 @pytest.fixture(scope="module")
-def masks(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def masks(tmp_path_factory: pytest.TempPathFactory) -> EvaluationFolders:
     folder = tmp_path_factory.mktemp("masks")
     return write(make_evaluation(folder, *random_scene(1, images=5, masks=True), masks=True))
 
 
-def opened(browser: Browser, made: Made, **size: int) -> Page:
-    return opened_whole(browser, made.reports / "index.html", **size)
+def opened(browser: Browser, folders: EvaluationFolders, **size: int) -> Page:
+    return opened_whole(browser, folders.reports / "index.html", **size)
 
 
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("which", ["boxes", "masks"])
-def test_it_opens_without_a_complaint_or_request_and_draws_every_chart(
+def test_the_page_opens_without_errors_and_requests_and_draws_all_charts(
     browser: Browser, request: pytest.FixtureRequest, which: str, width: int
 ) -> None:
-    made: Made = request.getfixturevalue(which)
-    page = opened(browser, made, width=width)
-    require_clean(page, made.reports / "index.html", width)
+    folders: EvaluationFolders = request.getfixturevalue(which)
+    page = opened(browser, folders, width=width)
+    require_clean(page, folders.reports / "index.html", width)
     assert page.value("[...document.querySelectorAll('main > section')].map((one) => one.id)") == list(SECTIONS)
     counts = page.value("['.vega', '.vega svg'].map((one) => document.querySelectorAll(one).length)")
     assert counts[0] == counts[1] >= 9
 
 
-def test_a_segmenter_has_boxes_and_masks_in_every_section(browser: Browser, masks: Made) -> None:
+def test_a_segmenter_has_boxes_and_masks_in_every_section(browser: Browser, masks: EvaluationFolders) -> None:
     page = opened(browser, masks)
     for section in ("scores", "thresholds", "classes", "confusion", "errors", "slices", "calibration"):
         assert page.texts(f"#{section} .kind") == ["Boxes", "Masks"]
     assert page.value("document.querySelectorAll('#pictures .mask').length") > 0
 
 
-def test_a_cell_of_the_confusion_matrix_opens_its_pictures(browser: Browser, boxes: Made) -> None:
+def test_a_cell_of_the_confusion_matrix_opens_its_pictures(browser: Browser, boxes: EvaluationFolders) -> None:
     page = opened(browser, boxes)
-    every = page.value("document.querySelectorAll('#boxes-errors figure').length")
+    total = page.value("document.querySelectorAll('#boxes-errors figure').length")
     page.click("#confusion .table tbody button.link")
-    shown = page.texts("#confusion .table tbody tr:first-child td")
+    cells = page.texts("#confusion .table tbody tr:first-child td")
     chosen = page.value("[...document.querySelectorAll('#boxes-errors select')].map((one) => one.value)")
-    assert chosen[1:] == shown[:2]
+    assert chosen[1:] == cells[:2]
     visible = "[...document.querySelectorAll('#boxes-errors figure')].filter((one) => !one.hidden).length"
-    assert 0 < page.value(visible) < every
+    assert 0 < page.value(visible) < total
 
 
-def test_tables_sort_and_pictures_are_filtered_by_the_kind_of_error(browser: Browser, boxes: Made) -> None:
+def test_tables_sort_and_pictures_are_filtered_by_the_kind_of_error(browser: Browser, boxes: EvaluationFolders) -> None:
     page = opened(browser, boxes)
     page.click("#classes thead th:nth-child(3) button")
     values = [float(text) for text in page.texts("#classes tbody td:nth-child(3)")]
@@ -100,8 +100,8 @@ def test_names_are_never_interpreted(browser: Browser, tmp_path: Path) -> None:
         row["image_id"] = ids[row["image_id"]]
     for row in annotations["images"]:
         row["id"] = ids[row["id"]]
-    made = write(make_evaluation(tmp_path, annotations, rows))
-    page = opened(browser, made)
+    folders = write(make_evaluation(tmp_path, annotations, rows))
+    page = opened(browser, folders)
     assert page.complaints() == []
     assert page.value("document.getElementById('injected')") is None
     assert set(NAMES) <= set(page.texts("#classes tbody td:first-child"))
@@ -109,45 +109,53 @@ def test_names_are_never_interpreted(browser: Browser, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("which", ["boxes", "masks"])
 def test_equal_inputs_give_equal_bytes(request: pytest.FixtureRequest, which: str) -> None:
-    made: Made = request.getfixturevalue(which)
-    before = {name: (made.reports / name).read_bytes() for name in FILES}
-    write(made)
-    assert {name: (made.reports / name).read_bytes() for name in FILES} == before
+    folders: EvaluationFolders = request.getfixturevalue(which)
+    before = {name: (folders.reports / name).read_bytes() for name in FILES}
+    write(folders)
+    assert {name: (folders.reports / name).read_bytes() for name in FILES} == before
 
 
-def test_the_thresholds_are_of_the_model_and_belong_to_the_scores(boxes: Made) -> None:
-    found, metrics = Thresholds.read(boxes.reports / "thresholds.json"), boxes.json("metrics.json")
-    assert (found.model.tensors, found.split, found.images, found.of) == (TENSORS, "test", 12, "boxes")
-    assert found.all.threshold == metrics["threshold"]
-    assert found.all.f1 == pytest.approx(metrics["f1"], abs=1e-12)
+def test_the_thresholds_are_of_the_model_and_belong_to_the_scores(boxes: EvaluationFolders) -> None:
+    thresholds, metrics = Thresholds.read(boxes.reports / "thresholds.json"), boxes.json("metrics.json")
+    assert (thresholds.model.tensors, thresholds.split, thresholds.images, thresholds.of) == (
+        TENSORS,
+        "test",
+        12,
+        "boxes",
+    )
+    assert thresholds.all.threshold == metrics["threshold"]
+    assert thresholds.all.f1 == pytest.approx(metrics["f1"], abs=1e-12)
     annotations, rows = random_scene(0, crowds=0.1)
     expected = {
-        one.name: (one.best_threshold, pytest.approx(one.best_f1)) for one in score(annotations, rows).per_class
+        scores.name: (scores.best_threshold, pytest.approx(scores.best_f1))
+        for scores in score(annotations, rows).per_class
     }
-    assert {name: (one.threshold, one.f1) for name, one in found.classes.items()} == expected
+    assert {name: (point.threshold, point.f1) for name, point in thresholds.classes.items()} == expected
 
 
-def test_a_target_that_cannot_be_reached_is_told(browser: Browser, boxes: Made) -> None:
+def test_the_page_says_if_a_target_cannot_be_reached(browser: Browser, boxes: EvaluationFolders) -> None:
     write(boxes, target={"recall": 0.99})
-    found = Thresholds.read(boxes.reports / "thresholds.json")
-    assert not found.all.reached
-    assert found.target == {"recall": 0.99}
+    thresholds = Thresholds.read(boxes.reports / "thresholds.json")
+    assert not thresholds.all.reached
+    assert thresholds.target == {"recall": 0.99}
     page = opened(browser, boxes)
     assert "not reached; at most" in page.texts("#thresholds tbody tr")[0]
     write(boxes)
 
 
-def test_intervals_hold_the_scores_and_few_images_are_told(browser: Browser, boxes: Made, tmp_path: Path) -> None:
-    found, metrics = boxes.json("intervals.json"), boxes.json("metrics.json")
-    assert (found["images"], found["resamples"]) == (12, 100)
-    for name, (low, high) in found["boxes"].items():
+def test_intervals_contain_the_scores_and_few_images_have_a_warning(
+    browser: Browser, boxes: EvaluationFolders, tmp_path: Path
+) -> None:
+    intervals, metrics = boxes.json("intervals.json"), boxes.json("metrics.json")
+    assert (intervals["images"], intervals["resamples"]) == (12, 100)
+    for name, (low, high) in intervals["boxes"].items():
         assert low <= metrics[name] <= high, name
-    assert "12 images are few" in opened(browser, boxes).texts("header")[0]
-    many = write(make_evaluation(tmp_path, *random_scene(3, images=100, objects=1, detections=2)))
-    assert "are few" not in opened(browser, many).texts("header")[0]
+    assert "12 images are too few" in opened(browser, boxes).texts("header")[0]
+    many_images = write(make_evaluation(tmp_path, *random_scene(3, images=100, objects=1, detections=2)))
+    assert "are too few" not in opened(browser, many_images).texts("header")[0]
 
 
-def test_suspects_are_listed_with_image_and_annotation(boxes: Made) -> None:
+def test_suspects_are_listed_with_image_and_annotation(boxes: EvaluationFolders) -> None:
     with (boxes.reports / "suspects.csv").open() as file:
         rows = list(csv.DictReader(file))
     annotations = json.loads(boxes.where.split("test")[0].read_text())
@@ -161,30 +169,30 @@ def test_suspects_are_listed_with_image_and_annotation(boxes: Made) -> None:
 @pytest.mark.parametrize(
     ("settings", "rows_kept"),
     [
-        ({"objects": 0}, True),  # nothing to find, and something is seen
+        ({"objects": 0}, True),  # no objects, but detections
         ({"objects": 0}, False),
         ({"images": 1, "classes": 1}, True),
         ({}, False),  # no detections
         ({"images": 2, "classes": 300}, True),
     ],
 )
-def test_of_very_little_there_is_a_page_that_says_what_is_not_measured(
+def test_almost_empty_inputs_have_a_page_that_shows_what_is_not_measured(
     browser: Browser, tmp_path: Path, settings: dict[str, Any], rows_kept: bool
 ) -> None:
     annotations, rows = random_scene(4, **settings)
-    made = write(make_evaluation(tmp_path, annotations, rows if rows_kept else []))
-    page = opened(browser, made)
+    folders = write(make_evaluation(tmp_path, annotations, rows if rows_kept else []))
+    page = opened(browser, folders)
     assert page.complaints() == []
     assert page.value("[...document.querySelectorAll('main > section')].map((one) => one.id)") == list(SECTIONS)
-    found = Thresholds.read(made.reports / "thresholds.json")
-    assert all(one.f1 or one.threshold == found.all.threshold for one in found.classes.values())
+    thresholds = Thresholds.read(folders.reports / "thresholds.json")
+    assert all(point.f1 or point.threshold == thresholds.all.threshold for point in thresholds.classes.values())
     if not annotations["annotations"]:
-        assert made.json("intervals.json")["boxes"] == dict.fromkeys(["map", "map_50", "map_75", "mar_100", "f1"])
+        assert folders.json("intervals.json")["boxes"] == dict.fromkeys(["map", "map_50", "map_75", "mar_100", "f1"])
         assert "\u2013" in page.texts("#scores tbody td")  # a dash
-    assert (made.reports / "index.html").stat().st_size < 5_000_000
+    assert (folders.reports / "index.html").stat().st_size < 5_000_000
 
 
-def test_of_many_images_some_are_shown_and_the_page_says_so(browser: Browser, boxes: Made) -> None:
+def test_the_page_says_how_many_images_it_leaves_out(browser: Browser, boxes: EvaluationFolders) -> None:
     write(boxes, images=4, crops=1)
     page = opened(browser, boxes)
     assert page.value("document.querySelectorAll('#boxes-images figure').length") == 4
@@ -195,38 +203,35 @@ def test_of_many_images_some_are_shown_and_the_page_says_so(browser: Browser, bo
     write(boxes)
 
 
-def test_every_kind_of_error_has_its_pictures(boxes: Made, browser: Browser) -> None:
+def test_every_kind_of_error_has_its_pictures(boxes: EvaluationFolders, browser: Browser) -> None:
     page = opened(browser, boxes)
     kinds = page.value("[...document.querySelector('#boxes-errors select').options].slice(1).map((one) => one.value)")
     assert set(kinds) <= set(ERRORS)
     assert len(kinds) >= 5
 
 
-def test_the_interval_of_f1_is_that_of_the_best_one_whatever_counts_in_pictures(tmp_path: Path) -> None:
-    made = write(make_evaluation(tmp_path, *random_scene(0), threshold=0.9))
-    low, high = made.json("intervals.json")["boxes"]["f1"]
-    assert low <= made.json("metrics.json")["f1"] <= high
+def test_the_interval_of_f1_belongs_to_the_highest_f1_at_any_configured_threshold(tmp_path: Path) -> None:
+    folders = write(make_evaluation(tmp_path, *random_scene(0), threshold=0.9))
+    low, high = folders.json("intervals.json")["boxes"]["f1"]
+    assert low <= folders.json("metrics.json")["f1"] <= high
 
 
-def test_a_class_that_nothing_finds_has_the_threshold_of_all_on_the_page_and_in_the_file(
-    browser: Browser, tmp_path: Path
-) -> None:
+def test_a_class_without_right_detections_gets_the_threshold_for_all_classes(browser: Browser, tmp_path: Path) -> None:
     annotations, rows = random_scene(6)
     annotations["categories"][0]["name"] = "all classes"
-    made = write(make_evaluation(tmp_path, annotations, [row for row in rows if row["category_id"] != 1]))
-    found = Thresholds.read(made.reports / "thresholds.json")
-    assert found.classes["class1"].threshold == found.all.threshold
-    cells = opened(browser, made).texts("#thresholds tbody tr")
+    folders = write(make_evaluation(tmp_path, annotations, [row for row in rows if row["category_id"] != 1]))
+    thresholds = Thresholds.read(folders.reports / "thresholds.json")
+    assert thresholds.classes["class1"].threshold == thresholds.all.threshold
+    cells = opened(browser, folders).texts("#thresholds tbody tr")
     assert [row.split("\t")[:2] for row in cells] == [
-        [name, f"{point.threshold:.3f}"] for name, point in [("all classes", found.all), *found.classes.items()]
+        [name, f"{point.threshold:.3f}"]
+        for name, point in [("all classes", thresholds.all), *thresholds.classes.items()]
     ]
 
 
-def test_every_button_of_the_confusions_opens_pictures_of_this_confusion_alone(
-    browser: Browser, tmp_path: Path
-) -> None:
-    made = write(make_evaluation(tmp_path, *random_scene(7, classes=12, images=8, objects=8)), crops=1)
-    page = opened(browser, made)
+def test_every_button_of_a_confusion_shows_only_its_pictures(browser: Browser, tmp_path: Path) -> None:
+    folders = write(make_evaluation(tmp_path, *random_scene(7, classes=12, images=8, objects=8)), crops=1)
+    page = opened(browser, folders)
     wrong = page.value(
         """[...document.querySelectorAll('#confusion .table tbody tr, #classes tbody tr')].filter((row) => {
           const button = row.querySelector('.link');
@@ -249,7 +254,7 @@ def test_a_narrow_image_is_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("detections.json", "{}", "detections.json"),
         ("detections.json", '[\n{"image_id": 1}\n]\n', "detections.json"),
@@ -257,11 +262,11 @@ def test_a_narrow_image_is_shown(tmp_path: Path) -> None:
         ("pictures/best_1.png", "no picture", "best_1.png is not a picture"),
     ],
 )
-def test_a_damaged_input_is_one_message_and_nothing_is_written(
-    tmp_path: Path, name: str, content: str, told: str
+def test_a_damaged_input_gives_one_message_and_nothing_is_written(
+    tmp_path: Path, name: str, content: str, message: str
 ) -> None:
-    made = make_evaluation(tmp_path, *random_scene(0))
-    (made.reports / name).write_text(content)
-    with pytest.raises(UserError, match=told):
-        write(made)
-    assert not [file for file in FILES if (made.reports / file).exists()]
+    folders = make_evaluation(tmp_path, *random_scene(0))
+    (folders.reports / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        write(folders)
+    assert not [file for file in FILES if (folders.reports / file).exists()]

@@ -1,4 +1,4 @@
-"""verify makes the page, the thresholds and the intervals of an evaluation again, and names those that were changed."""
+"""verify recomputes page, thresholds, intervals and suspects of an evaluation, and names those that were changed."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ REPORTS, PARAMS = Path("reports/evaluate"), {"resamples": 100, "images": 4}
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "project"
-    made = make_evaluation(root, *random_scene(0, images=6))
-    made.reports.rename(root / "evaluate")
+    folders = make_evaluation(root, *random_scene(0, images=6))
+    folders.reports.rename(root / "evaluate")
     (root / "reports").mkdir()
     (root / "evaluate").rename(root / REPORTS)
-    made.run.rename(root / "output")
+    folders.run.rename(root / "output")
     (root / "dvc.yaml").touch()
     monkeypatch.chdir(root)
     write_report(ProjectPaths(Path("dataset")), ReportConfig.model_validate(PARAMS), REPORTS, Path("output"))
-    monkeypatch.chdir(tmp_path)  # wherever verify is started
+    monkeypatch.chdir(tmp_path)  # verify works in any current folder
     return root
 
 
-def check(root: Path, **other: Any) -> Report:
-    digests = files.md5_bytes(files.json_text(other.get("code", Code().digests_of("report"))).encode())
+def check(root: Path, **changes: Any) -> Report:
+    digests = files.md5_bytes(files.json_text(changes.get("code", Code().digests_of("report"))).encode())
     page = REPORTS / "index.html"
     raw = {
         "cmd": "",
@@ -60,7 +60,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 NAMED = {
-    "the page": "reports/evaluate/index.html, made again",
+    "the page": "reports/evaluate/index.html, recomputed",
     "a suspect": "reports/evaluate/suspects.csv line 1",
     "a threshold": "all.threshold of reports/evaluate/thresholds.json",
     "a key more of the thresholds": "approved of reports/evaluate/thresholds.json",
@@ -77,7 +77,7 @@ def test_what_is_changed_is_named_and_nothing_else(project: Path) -> None:
     thresholds |= {"approved": True, "all": thresholds["all"] | {"threshold": 0.123}}
     (folder / "thresholds.json").write_text(json.dumps(thresholds))
     edit(folder / "intervals.json", "{", '{"clinical": 0.999,')
-    assert sorted(what for what, *_ in check(project).mismatches) == sorted(NAMED.values())
+    assert sorted(place for place, *_ in check(project).mismatches) == sorted(NAMED.values())
 
 
 def test_with_other_code_or_packages_it_is_not_checked(project: Path) -> None:

@@ -1,4 +1,4 @@
-"""Suspected label errors of any split: those of its evaluation, as a file, as lines and on a page."""
+"""The command `suspects`: its CSV file, its printed lines and its page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scene]:
 
 @pytest.fixture
 def project(scenes: dict[str, Scene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a project without a test split, which is where commands run."""
+    """The folder of a project without a test split. Commands run in it."""
     folder, scene = tmp_path / "project", scenes["bbox"]
     shutil.copytree(scene.checkpoint.parent, folder)
     dataset = scene.where.dataset.relative_to(scene.checkpoint.parent)
@@ -47,29 +47,31 @@ def project(scenes: dict[str, Scene], tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_they_are_those_of_an_evaluation_of_the_split(kind: str, scenes: dict[str, Scene], tmp_path: Path) -> None:
+def test_the_suspects_equal_those_of_an_evaluation_of_the_split(
+    kind: str, scenes: dict[str, Scene], tmp_path: Path
+) -> None:
     scene = scenes[kind]
     evaluate(scene.predictor(), scene.where, EvaluateConfig(split="valid"), tmp_path)
     masks = tmp_path / "masks.json" if kind == "segm" else None
     results = Results.read(tmp_path / "detections.json", masks)
-    analysis = Analysis.of(scene.annotations("valid"), results, "segm" if masks else "bbox")
-    found = examine(scene.predictor(), scene.where, "valid", NOTHING)
-    assert found.analysis.kind == kind
-    assert len(found.table) > 5
-    pd.testing.assert_frame_equal(found.table.drop(columns="seen"), suspects(analysis))
+    analysis = Analysis.from_results(scene.annotations("valid"), results, "segm" if masks else "bbox")
+    examined = examine(scene.predictor(), scene.where, "valid", NOTHING)
+    assert examined.analysis.kind == kind
+    assert len(examined.table) > 5
+    pd.testing.assert_frame_equal(examined.table.drop(columns="seen"), suspects(analysis))
 
 
-def test_what_the_model_has_seen_is_marked(scenes: dict[str, Scene]) -> None:
+def test_images_that_the_model_has_used_are_marked(scenes: dict[str, Scene]) -> None:
     scene = scenes["bbox"]
     rows = json.loads((scene.where.manifests / "test.json").read_text())
     uses = dict(zip((row["path"] for row in rows), [TRAINED, CHOSEN, *[""] * 10], strict=False))
-    known = {row["sha256"]: uses[row["path"]] for row in rows if uses[row["path"]]}
-    found = examine(scene.predictor(), scene.where, "test", Seen(known, []))
-    assert set(found.table.seen) == {TRAINED, CHOSEN, ""}
-    assert found.table.seen.tolist() == [uses[path] for path in found.table.image]
+    uses_by_sha256 = {row["sha256"]: uses[row["path"]] for row in rows if uses[row["path"]]}
+    examined = examine(scene.predictor(), scene.where, "test", Seen(uses_by_sha256, []))
+    assert set(examined.table.seen) == {TRAINED, CHOSEN, ""}
+    assert examined.table.seen.tolist() == [uses[path] for path in examined.table.image]
 
 
-def test_the_file_has_all_the_lines_the_first_and_a_note_what_is_not_known(project: Path) -> None:
+def test_the_file_has_all_suspects_the_lines_the_first_and_a_note(project: Path) -> None:
     lines = list(list_suspects(Path("model.pth"), "valid", limit=3))
     table = pd.read_csv("reports/suspects/valid.csv", keep_default_na=False)
     assert list(table.columns) == [*COLUMNS[:3], "seen", *COLUMNS[3:]]
@@ -80,7 +82,7 @@ def test_the_file_has_all_the_lines_the_first_and_a_note_what_is_not_known(proje
         assert line.startswith(f"{row['certainty']:.2f}")
         assert all(part in line for part in (row["suspicion"], row["image"], row["label"] or "-"))
     (note,) = (line for line in lines[5:-1])
-    assert note.startswith("note: which images the model has seen is not known in full: ")
+    assert note.startswith("note: not all images that the model was trained on are known: ")
     assert lines[-1] == "all: reports/suspects/valid.csv"
     list(list_suspects(Path("model.pth"), "valid", Path("again.csv")))
     assert Path("again.csv").read_bytes() == Path("reports/suspects/valid.csv").read_bytes()
@@ -104,10 +106,10 @@ def test_a_name_cannot_forge_a_line(project: Path) -> None:
     [
         (("--split", "validation"), "there is no split 'validation'. Use train, valid or test."),
         (("--split", "test"), "the split test has no image. Splits with images: train, valid."),
-        (("--output", "found.html"), "--output found.html is a CSV file"),
+        (("--output", "found.html"), "--output found.html must be a CSV file"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_message(project: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_wrong_arguments_give_one_message(project: Path, arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["suspects", "model.pth", *arguments])
     assert str(ended.value.code).startswith(f"error: {message}")
@@ -122,14 +124,12 @@ def test_other_classes_and_a_missing_image_are_named_and_nothing_is_written(proj
         list(list_suspects(Path("model.pth"), "valid", page=True))
     image.write_bytes(content)
     write_classes(project / "annotations" / "classes.json", [ClassEntry(id=1, index=0, name="tree")])
-    with pytest.raises(
-        UserError, match=r"the model's classes \(class0, class1, class2\) are not the dataset's \(tree\)"
-    ):
+    with pytest.raises(UserError, match="the model has the classes class0, class1, class2; the dataset has tree"):
         list(list_suspects(Path("model.pth"), "valid", page=True))
     assert not (project / "reports").exists()
 
 
-def test_the_page_shows_a_crop_of_each(project: Path) -> None:
+def test_the_page_shows_a_crop_of_each_suspect(project: Path) -> None:
     lines = list(list_suspects(Path("model.pth"), "valid", page=True))
     path = project / "reports" / "suspects" / "valid.html"
     table = pd.read_csv(path.with_suffix(".csv"))
@@ -139,8 +139,10 @@ def test_the_page_shows_a_crop_of_each(project: Path) -> None:
         page.wait("document.documentElement.dataset.ready === 'yes'")
         assert page.complaints() == []
         assert page.requests() == [path.resolve().as_uri()]
-        shown = min(24, len(table))
-        assert page.value("[...document.querySelectorAll('img')].filter((one) => one.naturalWidth > 0).length") == shown
+        expected = min(24, len(table))
+        assert (
+            page.value("[...document.querySelectorAll('img')].filter((one) => one.naturalWidth > 0).length") == expected
+        )
         text = page.value("document.body.innerText")
     assert f"certainty {table.certainty[0]:.2f}" in text
-    assert "not known in full" in text
+    assert "are known" in text

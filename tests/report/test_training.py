@@ -30,7 +30,7 @@ def history(tmp_path: Path) -> Path:
 
 
 def drawn(figure: Any) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
-    """The points of each line, by the title of its axes and its label."""
+    """The points of each line by the title of its diagram and its label."""
     return {
         axes.get_title("left"): {line.get_label(): tuple(map(list, line.get_data())) for line in axes.lines}
         for axes in figure.axes
@@ -68,7 +68,7 @@ def test_the_ticks_of_any_number_of_epochs_are_within_them(tmp_path: Path, epoch
     assert len(ticks) <= 11
 
 
-def test_masks_and_the_training_split_have_lines_of_their_own(tmp_path: Path) -> None:
+def test_masks_and_the_training_split_have_separate_lines(tmp_path: Path) -> None:
     row = {"epoch": 1, "val/mAP_50": 0.4, "val/segm_mAP_50": 0.3, "val/ema_segm_mAP_50": 0.2, "train/mAP_50": 0.5}
     write_table(tmp_path / "history.csv", [row | {"val/loss": 3.0, "val/loss_mask_ce": 1.0}])
     panels = drawn(plot_metrics(tmp_path))
@@ -77,8 +77,8 @@ def test_masks_and_the_training_split_have_lines_of_their_own(tmp_path: Path) ->
     assert [*panels["Loss"], *panels["Loss terms"]] == ["valid", "mask, valid"]
 
 
-def test_upstreams_metrics_csv_is_drawn_too(tmp_path: Path) -> None:
-    """Lightning's logger writes a row for steps and one for validation, and counts epochs from 0."""
+def test_the_metrics_csv_of_upstream_is_drawn_too(tmp_path: Path) -> None:
+    """Upstream's metrics.csv has separate rows for steps and validation, and counts epochs from 0."""
     rows = [
         {"epoch": 0, "step": 4, "train/loss": 9.0, "val/mAP_50": None},
         {"epoch": 0, "step": 9, "train/loss": 7.0, "val/mAP_50": None},
@@ -91,13 +91,13 @@ def test_upstreams_metrics_csv_is_drawn_too(tmp_path: Path) -> None:
     assert [*panels["AP 50"].values()] == [([1, 2], [0.2, 0.3])]
 
 
-def test_the_parts_are_parts_of_the_whole(history: Path) -> None:
-    whole = drawn(plot_metrics(history))
-    assert drawn(plot_loss_metrics(history)) == {name: whole[name] for name in ("Loss", "Loss terms")}
-    assert drawn(plot_map_metrics(history)) == {name: whole[name] for name in ("AP 50:95", "AP 50")}
+def test_loss_and_score_plots_are_the_panels_of_the_full_plot(history: Path) -> None:
+    all_panels = drawn(plot_metrics(history))
+    assert drawn(plot_loss_metrics(history)) == {name: all_panels[name] for name in ("Loss", "Loss terms")}
+    assert drawn(plot_map_metrics(history)) == {name: all_panels[name] for name in ("AP 50:95", "AP 50")}
 
 
-def test_it_is_saved_in_the_format_of_its_name(history: Path, tmp_path: Path) -> None:
+def test_a_figure_is_saved_in_the_format_of_its_suffix(history: Path, tmp_path: Path) -> None:
     plot_metrics(history, tmp_path / "new" / "plot.png")
     with Image.open(tmp_path / "new" / "plot.png") as picture:
         assert picture.size == (1800, 1530)
@@ -108,7 +108,7 @@ def test_it_is_saved_in_the_format_of_its_name(history: Path, tmp_path: Path) ->
     assert not (tmp_path / "plot.txt").exists()
 
 
-def test_a_notebook_shows_it_and_pyplot_stays_as_it_is(history: Path) -> None:
+def test_a_notebook_shows_a_figure_and_pyplot_is_not_imported(history: Path) -> None:
     figure: Any = plot_metrics(history)
     assert figure._repr_png_().startswith(b"\x89PNG")
     code = (
@@ -123,23 +123,23 @@ def test_a_notebook_shows_it_and_pyplot_stays_as_it_is(history: Path) -> None:
     ("text", "message"),
     [
         (None, "has no history.csv. Give the path"),
-        ("", "is no history of a training"),
-        ("a,b\n1,2\n", "is no history of a training"),
-        ("epoch,train/loss\n1,high\n", "is no history of a training"),
+        ("", "is not a history.csv of a training"),
+        ("a,b\n1,2\n", "is not a history.csv of a training"),
+        ("epoch,train/loss\n1,high\n", "is not a history.csv of a training"),
         ("epoch,train/loss\n", "has no values to draw"),
         ("epoch,train/lr\n1,0.1\n", "has no values to draw"),
     ],
 )
-def test_a_history_that_cannot_be_drawn_is_named(tmp_path: Path, text: str | None, message: str) -> None:
+def test_a_history_csv_that_cannot_be_drawn_is_named(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
         (tmp_path / "history.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         plot_metrics(tmp_path)
-    with pytest.raises(UserError, match=r"none\.csv is no file"):
+    with pytest.raises(UserError, match=r"none\.csv is not a file"):
         plot_metrics(tmp_path / "none.csv")
 
 
-def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_stands_for_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "history.csv").write_text("epoch,train/loss\n1,2.0\n")
     plot_metrics("~", "~/drawn.png")

@@ -33,7 +33,7 @@ def test_without_a_finite_score_there_is_no_winner(regular: float | None, ema: f
         select(scores(regular, ema))
 
 
-def test_the_selection_tells_both_scores_both_epochs_and_the_rule_in_plain_json() -> None:
+def test_the_selection_has_both_scores_both_epochs_and_the_rule() -> None:
     selection = select(scores(0.25, math.nan))
     assert json.loads(json.dumps(selection, allow_nan=False)) == {
         "winner": "regular",
@@ -52,11 +52,11 @@ def test_the_selection_tells_both_scores_both_epochs_and_the_rule_in_plain_json(
         *(scores(0.1, 0.2) | {"another": {}}, {"metric": "map", "regular": {}, "ema": {}, "epochs": 9}),
     ],
 )
-def test_scores_of_another_form_are_named(content: Any) -> None:
+def test_scores_of_another_version_are_named(content: Any) -> None:
     with pytest.raises(UserError, match=r"scores\.json"):
         select(content)
 
 
-def test_selection_does_without_torch() -> None:
+def test_selection_does_not_import_torch() -> None:
     code = "import sys, rfdetr_core.selection.select; assert not {'torch', 'numpy'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)

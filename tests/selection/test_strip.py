@@ -34,7 +34,7 @@ def selection(ema: float) -> dict[str, Any]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Both best files, with an optimiser's state in them."""
+    """A run folder with both best files. They contain optimiser state."""
     for seed, (track, epoch) in enumerate({"regular": 2, "ema": 7}.items()):
         checkpoint = replace(tiny_checkpoint(seed), epoch=epoch, training_record=RECORD)
         extra = {"optimizer_states": [{"exp_avg": torch.ones(3)}], "when": "today"}
@@ -51,7 +51,7 @@ def test_the_result_is_the_winners_weights(folder: Path, ema: float, winner: str
     assert all(torch.equal(total.weights[name], best.weights[name]) for name in total.weights)
 
 
-def test_nothing_is_in_it_but_weights_and_what_loading_needs(folder: Path) -> None:
+def test_the_file_has_only_weights_and_what_loading_needs(folder: Path) -> None:
     strip(folder, selection(0.6), folder / "total.pth", folder / "records")
     content = read_plain(folder / "total.pth")
     assert content.keys() == KEPT
@@ -59,7 +59,7 @@ def test_nothing_is_in_it_but_weights_and_what_loading_needs(folder: Path) -> No
     weights = sum(value.nelement() * value.element_size() for value in content["model"].values())
     assert (folder / "total.pth").stat().st_size < weights + 400 * len(content["model"]) + 16_000
     loaded = build_from_checkpoint(folder / "total.pth")
-    assert not loaded.report.left
+    assert not loaded.report.missing
     assert not loaded.report.unused
 
 
@@ -76,14 +76,14 @@ def test_equal_input_gives_equal_bytes_whatever_the_names_of_folder_and_file(fol
 
 
 def test_files_of_two_trainings_are_not_mixed(folder: Path) -> None:
-    other = selection(0.6)
-    other["ema"]["epoch"] = 5
+    other_selection = selection(0.6)
+    other_selection["ema"]["epoch"] = 5
     with pytest.raises(UserError, match=r"epoch 8.*epoch 5"):
-        strip(folder, other, folder / "total.pth", folder / "records")
+        strip(folder, other_selection, folder / "total.pth", folder / "records")
     assert not (folder / "total.pth").exists()
 
 
-def test_a_missing_best_file_and_a_foreign_selection_are_named(folder: Path) -> None:
+def test_a_missing_best_file_and_a_damaged_selection_are_named(folder: Path) -> None:
     with pytest.raises(UserError, match=r"selection\.json"):
         strip(folder, {"winner": "both"}, folder / "total.pth", folder / "records")
     (folder / "checkpoint_best_ema.pth").unlink()
@@ -95,12 +95,12 @@ def test_the_lineage_holds_the_record_the_selection_and_the_digest_of_the_weight
     strip(folder, selection(0.6), folder / "total.pth", folder / "records")
     total = read_checkpoint(folder / "total.pth")
     assert total.lineage is not None
-    assert total.origin == total.lineage["training"] == RECORD
+    assert total.training == total.lineage["training"] == RECORD
     assert total.lineage["selection"] == selection(0.6)
     assert total.lineage["tensors"] == tensor_digest(total.weights)
 
 
-def test_the_record_names_the_file_and_what_the_run_noted_of_itself(folder: Path) -> None:
+def test_the_run_record_has_the_digests_of_the_file_and_the_facts_of_the_run(folder: Path) -> None:
     noted = {"record": files.digest(RECORD), "run": {"host": "here"}}
     files.write_json(folder / "run.json", noted)
     strip(folder, selection(0.6), folder / "total.pth", folder / "records")
@@ -116,7 +116,7 @@ def test_the_record_names_the_file_and_what_the_run_noted_of_itself(folder: Path
     assert files.read_json(path) == files.read_json(folder / "record.json") == record  # the same result again
 
 
-def test_a_note_of_another_training_is_not_taken(folder: Path) -> None:
+def test_run_facts_of_another_training_are_not_used(folder: Path) -> None:
     files.write_json(folder / "run.json", {"record": "0" * 64, "run": {"host": "here"}})
     strip(folder, selection(0.6), folder / "total.pth", folder / "records")
     (path,) = (folder / "records").iterdir()
@@ -125,5 +125,5 @@ def test_a_note_of_another_training_is_not_taken(folder: Path) -> None:
 
 def test_a_best_file_that_does_not_say_what_made_it_is_refused(folder: Path) -> None:
     write_checkpoint(folder / "checkpoint_best_ema.pth", replace(tiny_checkpoint(1), epoch=7))
-    with pytest.raises(UserError, match="does not say what made it"):
+    with pytest.raises(UserError, match="has no training record"):
         strip(folder, selection(0.6), folder / "total.pth", folder / "records")

@@ -16,7 +16,7 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> ProjectPaths:
 
 @pytest.fixture(scope="session")
 def uninterrupted(where: ProjectPaths, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The outs of a plain training of three epochs."""
+    """The outs of an uninterrupted training of three epochs."""
     return train(where, tmp_path_factory.mktemp("uninterrupted") / "output")
 
 

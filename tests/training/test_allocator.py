@@ -7,7 +7,7 @@ import pytest
 
 from rfdetr_core.base.code import ROOT
 
-# Pages that are faulted in for 64 MiB, made, filled and freed eight times.
+# Counts page faults while 64 MiB are allocated, filled and freed eight times.
 FAULTS = """
 import resource, sys
 import numpy as np
@@ -33,6 +33,6 @@ def faults(how: str, **environment: str) -> int:
 def test_freed_memory_is_used_again_as_with_glibcs_tunables() -> None:
     huge = "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184"
     given_back, kept, tuned = faults("not"), faults("keep"), faults("not", GLIBC_TUNABLES=huge)
-    assert given_back >= 8 * 32  # even where the system maps 2 MiB at a time
+    assert given_back >= 8 * 32  # even if the system maps 2 MiB at a time
     assert kept < given_back / 10
     assert tuned < given_back / 10

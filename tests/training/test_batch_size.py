@@ -27,12 +27,12 @@ def test_the_largest_batch_that_fits_is_found_in_few_tries(most: int) -> None:
     assert max(tried) <= min(2 * most, 128)
 
 
-def test_a_device_that_holds_not_one_image_is_an_error() -> None:
+def test_a_device_too_small_for_one_image_is_an_error() -> None:
     with pytest.raises(UserError, match="gradient_checkpointing"):
         largest(lambda images: False)
 
 
-def test_a_part_is_taken_of_what_fits_and_less_beside_an_average() -> None:
+def test_the_batch_is_a_part_of_the_largest_one_and_smaller_with_ema() -> None:
     # upstream, training/auto_batch.py: floor(floor(most * 0.9) * 0.7), at least 1
     assert [usable(most, AUTO) for most in (1, 2, 10, 128)] == [1, 1, 6, 80]
     assert [usable(most, AUTO.model_copy(update={"use_ema": False})) for most in (1, 2, 10, 128)] == [1, 1, 9, 115]
@@ -43,14 +43,14 @@ def sized(config: TrainConfig, state: Path) -> tuple[int | str, int]:
     return made.batch_size, made.grad_accum_steps
 
 
-def test_without_cuda_the_size_is_fixed_and_steps_reach_the_target(tmp_path: Path) -> None:
+def test_without_cuda_the_batch_size_is_fixed_and_steps_reach_the_target(tmp_path: Path) -> None:
     state = tmp_path / "checkpoint.pth"
     assert sized(AUTO, state) == (4, 4)
     assert sized(AUTO.model_copy(update={"auto_batch_target_effective": 3}), state) == (3, 1)
     assert sized(TrainConfig(batch_size=7, grad_accum_steps=2), state) == (7, 2)
 
 
-def test_an_interrupted_training_keeps_its_size(tmp_path: Path) -> None:
+def test_an_interrupted_training_keeps_its_batch_size(tmp_path: Path) -> None:
     state = tmp_path / "checkpoint.pth"
     for finished, size in ((False, (6, 3)), (True, (4, 4))):
         write_plain(state, {"run": {"finished": finished, "fingerprint": {"machine.batch_size": 6}}})
@@ -63,7 +63,7 @@ def test_devices_of_all_nodes_are_counted() -> None:
 
 
 @pytest.mark.parametrize("variant", ["pico", "seg-pico"])
-def test_a_whole_step_is_probed_and_short_memory_is_an_answer(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_probe_runs_a_whole_step_and_reports_short_memory(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ModelConfig(variant=variant, resolution=48 if variant == "seg-pico" else 64, num_queries=4, group_detr=1)
     probe = Probe(AUTO, model, model.architecture(classes=2), 96, device="cpu")
     assert probe(2)

@@ -37,21 +37,23 @@ def epochs_until_stop(scores: list[tuple[float, float]], *, use_ema: bool = Fals
     ],
 )
 def test_training_stops_after_patience_evaluations_without_growth(scores: list[float], stop: int | None) -> None:
-    assert epochs_until_stop([(one, 0.0) for one in scores]) == stop
-    assert epochs_until_stop([(0.0, one) for one in scores]) == stop
+    assert epochs_until_stop([(score, 0.0) for score in scores]) == stop
+    assert epochs_until_stop([(0.0, score) for score in scores]) == stop
 
 
 def test_stopping_early_says_when_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     epochs_until_stop([(0.1, 0.0), (0.2, 0.0), (0.205, 0.0), (0.209, 0.0), (0.3, 0.0)])
-    told = "after epoch 4: in 2 evaluations val/mAP_50_95 and val/ema_mAP_50_95 did not exceed 0.200 by more than 0.01"
-    assert told in capsys.readouterr().out
+    message = (
+        "after epoch 4: in 2 evaluations val/mAP_50_95 and val/ema_mAP_50_95 did not exceed 0.200 by more than 0.01"
+    )
+    assert message in capsys.readouterr().out
 
 
-def test_the_ema_alone_can_be_watched() -> None:
+def test_early_stopping_can_watch_only_the_ema_score() -> None:
     assert epochs_until_stop([(0.1, 0.1), (0.2, 0.1), (0.3, 0.1)], use_ema=True) == 2
 
 
-def test_the_average_takes_every_nth_optimiser_step() -> None:
+def test_the_average_is_updated_every_nth_optimiser_step() -> None:
     import torch
 
     module = TrainingModule(torch.nn.Linear(1, 1), SMALL, TrainConfig())

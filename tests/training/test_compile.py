@@ -31,7 +31,7 @@ from tests.training.tiny import OUTS, make_files, outs, script, train, write_sta
 
 
 def missing() -> str:
-    """What this machine lacks to compile."""
+    """The reason why this machine cannot compile."""
     try:
         code_generator("cpu")
     except UserError as error:
@@ -41,13 +41,13 @@ def missing() -> str:
 
 COMPILES = pytest.mark.skipif(bool(missing()), reason=missing())
 COMPILED = TrainConfig(compile="default")
-# Two steps an epoch, each at one of a few sizes.
+# Two steps per epoch, each at one of a few sizes.
 CHANGES: dict[str, Any] = {"train": {"compile": "default", "multi_scale": "per-batch", "expanded_scales": False}}
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of compiled code that all processes of these tests share."""
+    """A cache of compiled code, shared by all processes of these tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
@@ -71,7 +71,9 @@ def loss_and_gradients(detector: nn.Module, dtype: torch.dtype, half: bool) -> t
         output = detector(random_images(2, 3, 64, 64, dtype=dtype))
     loss = Criterion()(output, targets, groups=SMALL.groups, point_seed=0).total
     loss.backward()
-    return loss.item(), {name: one.grad for name, one in detector.named_parameters() if one.grad is not None}
+    return loss.item(), {
+        name: parameter.grad for name, parameter in detector.named_parameters() if parameter.grad is not None
+    }
 
 
 # In float64, rounding does not change which of two tokens of almost equal score becomes a proposal.
@@ -86,31 +88,33 @@ def loss_and_gradients(detector: nn.Module, dtype: torch.dtype, half: bool) -> t
     ],
     ids=["bf16", "drop path and checkpointing", "segmenter, encoder frozen"],
 )
-def test_a_compiled_step_equals_one_that_is_not(
+def test_a_compiled_step_equals_an_uncompiled_step(
     options: dict[str, Any], segmentation: bool, dtype: torch.dtype, half: bool, tolerance: float
 ) -> None:
     plain = build_detector(replace(SMALL, segmentation=segmentation), **options).train()
-    plain.load_state_dict({name: random_weight(to_upstream(name), one) for name, one in plain.state_dict().items()})
+    plain.load_state_dict(
+        {name: random_weight(to_upstream(name), tensor) for name, tensor in plain.state_dict().items()}
+    )
     detector = copy.deepcopy(plain.to(dtype))
     compile_regions(detector)
     assert list(detector.state_dict()) == list(plain.state_dict())
     with compiler_settings(COMPILED):
         loss, gradients = loss_and_gradients(detector, dtype, half)
-    expected, others = loss_and_gradients(plain, dtype, half)
+    expected, expected_gradients = loss_and_gradients(plain, dtype, half)
     assert loss == pytest.approx(expected, rel=tolerance)
-    assert gradients.keys() == others.keys()
-    # Of the whole: some gradients are 0 but for rounding, such as that of a key's bias.
-    whole = float(torch.cat([one.flatten() for one in others.values()]).norm())
-    for name, other in others.items():
-        assert float((gradients[name] - other).norm()) <= tolerance * whole, name
+    assert gradients.keys() == expected_gradients.keys()
+    # Relative to all gradients: some are 0 except for rounding, such as that of a key's bias.
+    whole = float(torch.cat([gradient.flatten() for gradient in expected_gradients.values()]).norm())
+    for name, expected_gradient in expected_gradients.items():
+        assert float((gradients[name] - expected_gradient).norm()) <= tolerance * whole, name
 
 
 @COMPILES
 @pytest.mark.slow
 def test_a_second_compiled_training_has_equal_bytes(where: ProjectPaths, compiled: Path, output: Path) -> None:
     process = start(script(where, output, **CHANGES))
-    told = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, told
+    output_text = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output_text
     assert outs(output) == outs(compiled)
 
 
@@ -122,38 +126,41 @@ def test_a_compiled_training_that_is_killed_and_resumed_equals_an_uninterrupted_
     status, _ = stopped(where, output, signal.SIGKILL, **CHANGES)
     assert status == -signal.SIGKILL
     assert train(where, output, **CHANGES) == outs(compiled)
-    assert "going on after epoch" in capsys.readouterr().out
+    assert "resuming after epoch" in capsys.readouterr().out
 
 
 @COMPILES
 @pytest.mark.slow
-def test_a_compiled_training_writes_what_another_does_and_is_near_to_it(
+def test_a_compiled_training_writes_the_same_files_and_nearly_the_same_losses(
     where: ProjectPaths, compiled: Path, tmp_path: Path
 ) -> None:
     plain = tmp_path / "plain"
     train(where, plain, train=CHANGES["train"] | {"compile": "off"})
     for name in (*OUTS[:2], "checkpoint.pth"):
-        weights, others = (read_checkpoint(folder / name).weights for folder in (compiled, plain))
-        assert {key: one.shape for key, one in weights.items()} == {key: one.shape for key, one in others.items()}
+        weights, plain_weights = (read_checkpoint(folder / name).weights for folder in (compiled, plain))
+        assert {key: tensor.shape for key, tensor in weights.items()} == {
+            key: tensor.shape for key, tensor in plain_weights.items()
+        }
     assert read_plain(compiled / "checkpoint.pth").keys() == read_plain(plain / "checkpoint.pth").keys()
-    first, other = (rows(outs(folder))[0] for folder in (compiled, plain))
-    assert float(first["train/loss"]) == pytest.approx(float(other["train/loss"]), rel=1e-3)
+    compiled_row, plain_row = (rows(outs(folder))[0] for folder in (compiled, plain))
+    assert float(compiled_row["train/loss"]) == pytest.approx(float(plain_row["train/loss"]), rel=1e-3)
 
 
 @COMPILES
 @pytest.mark.slow
-def test_two_processes_train_compiled_as_one_that_is_not(tmp_path: Path) -> None:
+def test_two_compiled_processes_train_like_one_uncompiled_process(tmp_path: Path) -> None:
     where = make_files(tmp_path)
     config = {"epochs": 2, "multi_scale": "off"}
-    one = train(where, tmp_path / "one", train=config | {"batch_size": 2})
-    two = trained(tmp_path, where, "two", **config, batch_size=1, compile="default", **TWO)
-    for row, other in zip(rows(one), rows(two), strict=True):
-        for name in (name for name in row if name.startswith("train/")):  # a score jumps where two detections swap
-            assert float(other[name]) == pytest.approx(float(row[name]), rel=1e-3, abs=1e-4), name
+    one_process = train(where, tmp_path / "one", train=config | {"batch_size": 2})
+    two_processes = trained(tmp_path, where, "two", **config, batch_size=1, compile="default", **TWO)
+    for row, row_of_two in zip(rows(one_process), rows(two_processes), strict=True):
+        # Only the losses: a score jumps where two detections swap.
+        for name in (name for name in row if name.startswith("train/")):
+            assert float(row_of_two[name]) == pytest.approx(float(row[name]), rel=1e-3, abs=1e-4), name
 
 
 class StandIn:
-    """What `compile_regions` needs of a detector, with one layer that compiles quickly."""
+    """A stand-in for a detector in `compile_regions`, with one layer that compiles quickly."""
 
     def __init__(self) -> None:
         self.layer = nn.Linear(2, 2)
@@ -163,7 +170,7 @@ class StandIn:
 
 @COMPILES
 @pytest.mark.slow
-def test_beyond_the_limit_nothing_runs_uncompiled_but_validation_and_settings_are_restored(
+def test_beyond_the_limit_only_validation_runs_uncompiled_and_settings_are_restored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import torch._dynamo
@@ -185,18 +192,18 @@ def test_beyond_the_limit_nothing_runs_uncompiled_but_validation_and_settings_ar
         validation.on_validation_end(*unused)  # type: ignore[arg-type]
         with pytest.raises(Exception, match="recompile_limit") as raised:
             network.layer(torch.zeros(4, 2))
-    told = compilation.failure(raised.value)
-    assert "train.compile: off" in str(told)
+    message = compilation.failure(raised.value)
+    assert "train.compile: off" in str(message)
     assert settings() == before
     torch._dynamo.reset()
 
 
-def test_another_error_is_not_taken_for_one_of_the_compiler() -> None:
+def test_other_errors_are_not_reported_as_compiler_errors() -> None:
     assert compilation.failure(RuntimeError("torch._dynamo")) is None
 
 
 @pytest.mark.parametrize(("value", "mode"), [(True, "default"), (False, "off"), ("default", "default"), ("off", "off")])
-def test_it_is_off_or_default(value: bool | str, mode: Literal["off", "default"]) -> None:
+def test_compile_is_off_or_default(value: bool | str, mode: Literal["off", "default"]) -> None:
     assert parse(TrainConfig, {"compile": value}, "train").compile == mode
 
 
@@ -207,15 +214,15 @@ def test_off_is_the_default_and_another_mode_is_an_error() -> None:
 
 
 @COMPILES
-def test_a_training_starts_anew_when_it_changes(where: ProjectPaths, tmp_path: Path) -> None:
+def test_a_training_starts_from_scratch_when_compile_changes(where: ProjectPaths, tmp_path: Path) -> None:
     old = fingerprint(where, tmp_path)
     assert "machine.compiler" not in old
     write_state(tmp_path, {"epoch": 0, "run": {"fingerprint": old, "finished": False}})
     new = fingerprint(where, tmp_path, train={"compile": "default"})
     assert new["machine.compiler"] == code_generator("cpu")
-    found, told = record.state_to_resume(tmp_path, new)
-    assert found is None
-    assert "params.train.compile was off, is default" in told
+    state, message = record.state_to_resume(tmp_path, new)
+    assert state is None
+    assert "params.train.compile was off, is default" in message
 
 
 def test_without_a_compiler_nothing_starts(where: ProjectPaths, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,8 @@ from rfdetr_core.training.config import OPTIMIZERS, PLATEAU, RuntimeConfig, Trai
 from rfdetr_core.training.schedule import SCHEDULES, learning_rate_factor
 
 
-def test_a_class_of_another_project_is_read_and_is_refused_where_it_would_be_trained_with() -> None:
-    """Who verifies another's project reads its params, and has not its modules."""
+def test_a_class_of_another_project_can_be_read_but_not_trained_with() -> None:
+    """To verify a project, its params are read, but its modules may be missing."""
     for name in ("rfdetr_core.training.mine.Plain", "no_such_package.Adam"):
         config = parse(TrainConfig, {"optimizer": name}, "train")
         with pytest.raises(UserError, match=f"train.optimizer is '{name}': there is no module"):
@@ -82,13 +82,13 @@ def test_sections_that_contradict_each_other_are_errors(
         check_together(parse(ModelConfig, model, "model"), parse(TrainConfig, train, "train"))
 
 
-def test_truth_values_serve_where_upstream_had_them() -> None:
+def test_true_and_false_are_accepted_for_the_options_where_upstream_accepts_them() -> None:
     for value, mode, bar in ((True, "per-batch", "tqdm"), (False, "off", None)):
         assert parse(TrainConfig, {"multi_scale": value}, "train").multi_scale == mode
         assert parse(RuntimeConfig, {"progress_bar": value}, "runtime").progress_bar == bar
 
 
-def test_workers_that_are_not_there_take_no_options() -> None:
+def test_without_workers_their_options_are_errors() -> None:
     with pytest.raises(UserError, match="num_workers"):
         parse(RuntimeConfig, {"num_workers": 0, "prefetch_factor": 2}, "runtime")
 
@@ -132,7 +132,7 @@ def test_reading_the_options_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_every_option_says_what_it_is() -> None:
+def test_every_option_has_a_description() -> None:
     for config in (TrainConfig, RuntimeConfig):
         assert not [name for name, field in config.model_fields.items() if not field.description]
 

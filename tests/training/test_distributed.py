@@ -31,7 +31,7 @@ TWO = {"devices": 2, "strategy": "ddp", "accelerator": "cpu"}
 
 
 def start(folder: Path, source: str, *launcher: str) -> subprocess.Popen[str]:
-    """Run source as a program of its own, which Lightning or a launcher starts again for each rank."""
+    """Run source as a separate program, which Lightning or a launcher starts again for each rank."""
     program = folder / "program.py"
     program.write_text("if __name__ == '__main__':\n    " + source.replace("\n", "\n    "))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
@@ -47,7 +47,7 @@ def free_port() -> int:
 
 
 def listened(port: int) -> bool:
-    """Whether a process waits there; to connect would be one of those that it waits for."""
+    """Whether a process listens at the port. Connecting would count as one of the ranks that it waits for."""
     sockets = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
     return any(fields[1].endswith(f":{port:04X}") and fields[3] == "0A" for fields in sockets)
 
@@ -59,27 +59,27 @@ def torchrun() -> tuple[str, ...]:
 
 def trained(folder: Path, where: ProjectPaths, name: str, *launcher: str, **config: Any) -> dict[str, bytes]:
     process = start(folder, script(where, folder / name, train=config), *launcher)
-    told = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, told
-    assert told.count("epoch 1/") == 1  # rank 0 alone reports
+    output_text = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output_text
+    assert output_text.count("epoch 1/") == 1  # only rank 0 reports
     return outs(folder / name)
 
 
-def rows(found: dict[str, bytes]) -> list[dict[str, str]]:
-    return list(csv.DictReader(found["history.csv"].decode().splitlines()))
+def rows(files: dict[str, bytes]) -> list[dict[str, str]]:
+    return list(csv.DictReader(files["history.csv"].decode().splitlines()))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("valid", [1, 3])
 def test_two_processes_train_and_score_as_one_with_the_same_batches(tmp_path: Path, valid: int) -> None:
-    # With one image rank 1 has none of its own to score; with three it has one, and rank 0 two.
+    # With one image rank 1 has none to score. With three it has one, and rank 0 has two.
     where = make_files(tmp_path, train=4, valid=valid)
-    one = train(where, tmp_path / "one", train={"epochs": 2, "batch_size": 2})
+    one_process = train(where, tmp_path / "one", train={"epochs": 2, "batch_size": 2})
     launcher = torchrun() if valid == 1 else ()
-    two = trained(tmp_path, where, "two", *launcher, epochs=2, batch_size=1, **TWO)
-    for row, other in zip(rows(one), rows(two), strict=True):
+    two_processes = trained(tmp_path, where, "two", *launcher, epochs=2, batch_size=1, **TWO)
+    for row, row_of_two in zip(rows(one_process), rows(two_processes), strict=True):
         for name in row:
-            assert float(other[name]) == pytest.approx(float(row[name]), rel=1e-3, abs=1e-4), name
+            assert float(row_of_two[name]) == pytest.approx(float(row[name]), rel=1e-3, abs=1e-4), name
     weights = [read_checkpoint(tmp_path / name / OUTS[1]).weights for name in ("one", "two")]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
@@ -88,7 +88,7 @@ def test_two_processes_train_and_score_as_one_with_the_same_batches(tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("victim", "number"), [("rank", signal.SIGKILL), ("launcher", signal.SIGTERM)])
-def test_a_rank_that_is_killed_ends_all_and_a_told_launcher_stops_all_and_both_go_on(
+def test_a_killed_rank_or_a_signalled_launcher_ends_all_ranks_and_the_training_resumes(
     where: ProjectPaths, tmp_path: Path, victim: str, number: signal.Signals
 ) -> None:
     config = {"epochs": 6, "batch_size": 1, **TWO}
@@ -100,22 +100,22 @@ def test_a_rank_that_is_killed_ends_all_and_a_told_launcher_stops_all_and_both_g
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     at = time.monotonic()
     os.kill(int(children[-1]) if victim == "rank" else process.pid, number)
-    told = process.communicate(timeout=100)[0]
+    output_text = process.communicate(timeout=100)[0]
     assert process.returncode != 0
     assert time.monotonic() - at < 60
     if victim == "launcher":
-        assert "stopped by SIGTERM" in told
+        assert "stopped by SIGTERM" in output_text
     assert not read_plain(state)["run"]["finished"]
     resumed = start(tmp_path, source, *torchrun())
-    told = resumed.communicate(timeout=300)[0]
-    assert resumed.returncode == 0, told
-    assert told.count("going on after epoch") == 1
+    output_text = resumed.communicate(timeout=300)[0]
+    assert resumed.returncode == 0, output_text
+    assert output_text.count("resuming after epoch") == 1
     assert len(rows(outs(tmp_path / "output"))) == 6
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_rank_that_waits_for_others_ends_when_told(
+def test_a_rank_that_waits_for_others_ends_by_a_signal(
     where: ProjectPaths, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
@@ -129,19 +129,19 @@ def test_a_rank_that_waits_for_others_ends_when_told(
         time.sleep(0.1)
     process.send_signal(number)
     try:
-        told = process.communicate(timeout=60)[0]
+        output_text = process.communicate(timeout=60)[0]
     finally:
         process.kill()
     assert process.returncode > 0
-    assert f"stopped by {number.name}. Run again" in told
-    assert "Traceback" not in told
+    assert f"stopped by {number.name}. Run again" in output_text
+    assert "Traceback" not in output_text
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "deepspeed_stage_2"])
 def test_any_strategy_of_lightning_is_passed_on(monkeypatch: pytest.MonkeyPatch, strategy: str) -> None:
     passed: dict[str, Any] = {}
     monkeypatch.setattr(trainer, "Trainer", lambda **options: passed.update(options))
-    monkeypatch.setattr(trainer, "check_launched", lambda _: None)  # nothing has started the three nodes
+    monkeypatch.setattr(trainer, "check_launched", lambda _: None)  # no launcher has started the three nodes
     whole = strategy == "ddp"
     trainer.build_trainer(TrainConfig(strategy=strategy, devices=2, num_nodes=3, accelerator="cpu", use_ema=whole))
     assert {name: passed[name] for name in ("strategy", "devices", "num_nodes")} == {
@@ -151,7 +151,7 @@ def test_any_strategy_of_lightning_is_passed_on(monkeypatch: pytest.MonkeyPatch,
     }
 
 
-def test_a_strategy_that_lightning_refuses_is_a_message() -> None:
+def test_a_strategy_that_lightning_refuses_gives_a_message() -> None:
     with pytest.raises(UserError, match=r"cannot train with strategy fsdp, accelerator cpu.*GPU"):
         trainer.build_trainer(TrainConfig(strategy="fsdp", accelerator="cpu", use_ema=False))
     with pytest.raises(UserError, match="strategy is ddp_spawn"):
@@ -160,7 +160,7 @@ def test_a_strategy_that_lightning_refuses_is_a_message() -> None:
         trainer.build_trainer(TrainConfig(strategy="dpp", accelerator="cpu"))
 
 
-def test_slurm_is_found_by_lightning_and_does_not_save_epochs_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lightning_detects_slurm_and_does_not_save_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     slurm = {"NTASKS": "2", "JOB_NAME": "train", "PROCID": "1", "LOCALID": "1", "NODEID": "0", "NTASKS_PER_NODE": "2"}
     slurm["STEP_ID"] = "0"
     for name, value in slurm.items():
@@ -175,9 +175,7 @@ def test_slurm_is_found_by_lightning_and_does_not_save_epochs_in_the_middle(monk
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("objects", [0, 3])
-def test_every_trained_parameter_gets_a_gradient_so_ddp_need_not_look_for_unused_ones(
-    variant: str, objects: int
-) -> None:
+def test_every_trained_parameter_gets_a_gradient_as_ddp_requires(variant: str, objects: int) -> None:
     full = VARIANTS[variant]
     small = {"encoder_width": 24, "encoder_heads": 3, "width": 32, "self_heads": 2, "cross_heads": 4, "groups": 2}
     side = 2 * full.stride

@@ -47,7 +47,7 @@ def test_the_first_update_copies() -> None:
     assert all(value.equal(network.state_dict()[name]) for name, value in average.module.state_dict().items())
 
 
-def test_buffers_are_copied_and_equal_weights_stay_as_they_are() -> None:
+def test_buffers_are_copied_and_equal_weights_do_not_change() -> None:
     network = make_network()
     average = WeightAverage(network, 0.9, 100)
     for step in (1, 2, 3):
@@ -59,22 +59,22 @@ def test_buffers_are_copied_and_equal_weights_stay_as_they_are() -> None:
         assert buffer.equal(network.get_buffer(name))
 
 
-def test_going_on_from_a_saved_state_is_going_on() -> None:
+def test_resuming_from_a_saved_state_equals_no_interruption() -> None:
     network = make_network()
     average = WeightAverage(network, 0.9, 10)
     for step in (1, 2):
         change(network, step)
         average.update(step)
-    other = WeightAverage(network, 0.9, 10)
-    other.module.load_state_dict({name: value.clone() for name, value in average.module.state_dict().items()})
+    restored = WeightAverage(network, 0.9, 10)
+    restored.module.load_state_dict({name: value.clone() for name, value in average.module.state_dict().items()})
     for step in (3, 4):
         change(network, step)
         average.update(step)
-        other.update(step)
-    assert all(value.equal(other.module.state_dict()[name]) for name, value in average.module.state_dict().items())
+        restored.update(step)
+    assert all(value.equal(restored.module.state_dict()[name]) for name, value in average.module.state_dict().items())
 
 
-def test_the_average_is_for_evaluation_and_leaves_the_network_alone() -> None:
+def test_the_average_is_in_evaluation_mode_and_does_not_change_the_network() -> None:
     network = make_network().train()
     average = WeightAverage(network, 0.9, 10)
     assert not average.module.training

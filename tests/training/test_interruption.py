@@ -1,4 +1,4 @@
-"""Errors of other processes of a training are told as such, wherever they are noticed."""
+"""Errors of other processes of a training get the right message, wherever they are noticed."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from tests.training.tiny import script
 
 
 class Killed(io.BytesIO):
-    """A file while whose writing torch raises that a loader worker ended, as it does in the main thread anywhere."""
+    """A file in whose writing torch raises that a loader worker ended, as it can anywhere in the main thread."""
 
     def write(self, content: object) -> int:
         """Never returns."""
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 
 
-def test_a_worker_that_dies_while_a_file_is_written_is_what_the_user_is_told_of() -> None:
+def test_the_message_names_a_worker_that_died_while_a_file_was_written() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.save({"weights": torch.rand(100_000)}, Killed())
-    told = explained(raised.value, StopSignals())
-    assert told is not None
-    assert "pid 7" in str(told)
-    assert "runtime.num_workers" in str(told)
+    error = explained(raised.value, StopSignals())
+    assert error is not None
+    assert "pid 7" in str(error)
+    assert "runtime.num_workers" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -48,13 +48,13 @@ def test_a_worker_that_dies_while_a_file_is_written_is_what_the_user_is_told_of(
         ("[Errno 28] No space left on device: 'output/history.csv'", None),
     ],
 )
-def test_a_shortage_of_shared_memory_or_of_descriptors_is_told_with_its_remedy(text: str, remedy: str | None) -> None:
-    told = explained(RuntimeError(text), StopSignals())
-    assert told is None if remedy is None else remedy in str(told)
+def test_a_shortage_of_shared_memory_or_descriptors_is_reported_with_its_remedy(text: str, remedy: str | None) -> None:
+    error = explained(RuntimeError(text), StopSignals())
+    assert error is None if remedy is None else remedy in str(error)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["4k", "100k", "1m"])  # too small for a semaphore, for a batch, for several
+@pytest.mark.parametrize("size", ["4k", "100k", "1m"])  # too small for a semaphore, for a batch, for several batches
 def test_a_training_without_shared_memory_says_how_to_get_more(size: str, where: ProjectPaths, tmp_path: Path) -> None:
     program = script(where, tmp_path / "output", runtime={"num_workers": 1}, train={"batch_size": 32})
     source = (
@@ -69,16 +69,16 @@ def test_a_training_without_shared_memory_says_how_to_get_more(size: str, where:
     assert "docker run --shm-size" in done.stdout, done.stderr
 
 
-def test_the_shortage_behind_the_death_of_a_worker_comes_first() -> None:
+def test_the_shortage_that_killed_a_worker_is_reported_first() -> None:
     error = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
     error.__cause__ = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. ")
     assert "--shm-size" in str(explained(error, StopSignals()))
 
 
-def test_no_worker_that_dies_later_hides_the_error_that_ended_the_training() -> None:
+def test_a_worker_that_dies_later_does_not_hide_the_first_error() -> None:
     before = signal.getsignal(signal.SIGCHLD)
     with suppress(UserError), StopSignals().handled():
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # as a loader sets its own
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # as a loader sets its handler
         raise UserError
     assert signal.getsignal(signal.SIGCHLD) == before
 
@@ -100,18 +100,18 @@ def stage():
     signal.signal(signal.SIGCHLD, raise_as_torch_does)
     raise UserError("stopped by SIGTERM")
 
-sys.argv[0] = "code"  # the one stage whose code is not compared with its digests
+sys.argv[0] = "code"  # the only stage whose code is not compared with digests
 atexit.register(lose_a_worker)
 run(stage)
 """
 
 
-def test_a_worker_that_dies_while_the_stage_exits_is_no_traceback() -> None:
+def test_a_worker_that_dies_while_the_stage_exits_prints_no_traceback() -> None:
     done = subprocess.run([sys.executable, "-c", LATE], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("error: stopped by SIGTERM\n")
     assert "Traceback" not in done.stderr
 
 
-def test_an_error_of_this_process_is_none_of_another() -> None:
+def test_an_error_of_this_process_is_not_explained_by_another_process() -> None:
     assert explained(ValueError("gl00"), StopSignals()) is None

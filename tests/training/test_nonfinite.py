@@ -20,7 +20,7 @@ from tests.training.tiny import train
 
 
 def poisoned(where: ProjectPaths, folder: Path) -> str:
-    """The name of weights whose class head is finite, and gives a loss that is not."""
+    """Write weights that are finite but give a loss that is not. Returns the file's name."""
     train(where, folder, train={"epochs": 1})
     weights = torch.load(folder / "checkpoint_best_regular.pth", weights_only=True)
     weights["model"]["class_embed.bias"].fill_(3e38)
@@ -29,7 +29,7 @@ def poisoned(where: ProjectPaths, folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_a_batch_that_is_not_finite_is_kept_and_computed_again(where: ProjectPaths, tmp_path: Path) -> None:
+def test_a_batch_that_is_not_finite_is_saved_and_computed_again(where: ProjectPaths, tmp_path: Path) -> None:
     output = tmp_path / "output"
     model = {"pretrain_weights": poisoned(where, tmp_path / "before")}
     with pytest.raises(
@@ -40,16 +40,16 @@ def test_a_batch_that_is_not_finite_is_kept_and_computed_again(where: ProjectPat
     assert all(path in str(raised.value) for path in kept["batch"]["paths"])
     assert set(kept["losses"]) == set(replay(output / FILE))
     assert not math.isfinite(replay(output / FILE)["loss_ce"])
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "rfdetr_core.training.nonfinite", str(output / FILE)],
         cwd=ROOT, check=True, capture_output=True, text=True,
     )  # fmt: skip
-    assert "loss_bbox" in told.stdout
+    assert "loss_bbox" in done.stdout
     assert not (output / "checkpoint.pth").exists()
 
 
-def test_the_kept_weights_are_those_of_the_step_and_give_its_loss(where: ProjectPaths, tmp_path: Path) -> None:
-    """The gradient of the second step is spoiled, after a loss that was finite."""
+def test_the_saved_weights_are_those_of_the_step_and_give_its_loss(where: ProjectPaths, tmp_path: Path) -> None:
+    """The gradient of the second step is made infinite, although its loss is finite."""
     training, config = prepared(where, multi_scale="off")
     module, seen = training.module, list[dict[str, Any]]()
 
@@ -68,7 +68,7 @@ def test_the_kept_weights_are_those_of_the_step_and_give_its_loss(where: Project
     assert replay(tmp_path / FILE) == pytest.approx(read_plain(tmp_path / FILE)["losses"], rel=1e-5)
 
 
-def test_a_kept_batch_whose_weights_are_not_finite_is_computed_again(where: ProjectPaths, tmp_path: Path) -> None:
+def test_a_saved_batch_whose_weights_are_not_finite_is_computed_again(where: ProjectPaths, tmp_path: Path) -> None:
     training, config = prepared(where, multi_scale="off")
     module = training.module
     module.detector.get_parameter("class_head.bias").data.fill_(float("nan"))
@@ -81,7 +81,7 @@ def test_a_kept_batch_whose_weights_are_not_finite_is_computed_again(where: Proj
 
 
 def test_a_fused_step_that_found_infinity_changes_nothing() -> None:
-    """What the weights of a kept batch rely on, also on CUDA."""
+    """The saved weights are right only because of this, also on CUDA."""
     parameter = torch.nn.Parameter(torch.ones(3))
     optimizer: Any = torch.optim.AdamW([parameter], fused=True)
     parameter.grad = torch.full((3,), float("nan"))

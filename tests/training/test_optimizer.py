@@ -43,18 +43,18 @@ def test_a_frozen_encoder_is_not_trained() -> None:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_going_on_from_a_saved_state_is_going_on(fused: bool) -> None:
+def test_resuming_from_a_saved_state_equals_no_interruption(fused: bool) -> None:
     architecture = replace(VARIANTS["pico"], resolution=64, position_grid=4, queries=4, groups=1, encoder_width=48)
-    one, other = build_detector(architecture), build_detector(architecture)
-    optimizer = build_optimizer(one, TrainConfig(), fused=fused)
-    step(one, optimizer, 0)
-    other.load_state_dict(one.state_dict())
-    resumed = build_optimizer(other, TrainConfig(), fused=fused)
-    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    uninterrupted, continued = build_detector(architecture), build_detector(architecture)
+    optimizer = build_optimizer(uninterrupted, TrainConfig(), fused=fused)
+    step(uninterrupted, optimizer, 0)
+    continued.load_state_dict(uninterrupted.state_dict())
+    continued_optimizer = build_optimizer(continued, TrainConfig(), fused=fused)
+    continued_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for number in (1, 2):
-        step(one, optimizer, number)
-        step(other, resumed, number)
-    assert all(value.equal(other.state_dict()[name]) for name, value in one.state_dict().items())
+        step(uninterrupted, optimizer, number)
+        step(continued, continued_optimizer, number)
+    assert all(value.equal(continued.state_dict()[name]) for name, value in uninterrupted.state_dict().items())
 
 
 def step(detector: Detector, optimizer: torch.optim.Optimizer, seed: int) -> None:

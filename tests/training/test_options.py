@@ -26,7 +26,7 @@ from tests.training.test_run import rows
 from tests.training.tiny import OUTS, make_files, train
 
 STEPLR = "torch.optim.lr_scheduler.StepLR"
-# Changes to one step after another of a training that crops, flips and scales by default.
+# Changes of single options of a training that crops, flips and scales by default.
 CHANGES: list[dict[str, Any]] = [
     {"batch_size": 1},
     {"grad_accum_steps": 2},
@@ -82,7 +82,7 @@ def weights_after(where: ProjectPaths, steps: int = 2, variant: str = "pico", **
 
 @pytest.fixture(scope="module")
 def usual(where: ProjectPaths) -> dict[str, Tensor]:
-    """Weights after two steps of the base."""
+    """Weights after two steps of the default training."""
     return weights_after(where)
 
 
@@ -95,33 +95,33 @@ def test_what_shapes_training_changes_the_weights(
 
 
 @pytest.mark.parametrize("change", NO_CHANGES, ids=str)
-def test_what_watches_training_leaves_the_weights_alone(
+def test_options_that_only_observe_do_not_change_the_weights(
     where: ProjectPaths, usual: dict[str, Tensor], change: dict[str, Any]
 ) -> None:
     changed = weights_after(where, **change)
     assert all(value.equal(changed[name]) for name, value in usual.items())
 
 
-def test_what_shapes_the_training_of_masks_changes_the_weights(where: ProjectPaths) -> None:
+def test_options_of_mask_training_change_the_weights(where: ProjectPaths) -> None:
     usual = weights_after(where, 1, "seg-pico", multi_scale="off", scale_jitter=False)
     for change in (*OF_MASKS, {"multi_scale": "per-sample"}):
         changed = weights_after(where, 1, "seg-pico", **{"multi_scale": "off", "scale_jitter": False} | change)
         assert not all(value.equal(changed[name]) for name, value in usual.items()), change
 
 
-def test_what_is_asked_for_is_in_the_history(
+def test_requested_metrics_are_in_the_history(
     where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path
 ) -> None:
     asked = {"log_per_class_metrics": True, "compute_val_loss": True, "compute_train_metrics": True}
-    found = rows(train(where, output, train={"epochs": 1, "compact_train_metrics": False, **asked}))[0]
+    row = rows(train(where, output, train={"epochs": 1, "compact_train_metrics": False, **asked}))[0]
     usual = rows(uninterrupted)[0]
     new = {f"val/{track}{name}" for track in ("", "ema_") for name in ("AP/red", "AP/green", "loss")}
-    assert found.keys() - usual.keys() >= new | {"train/mAP_50_95", "train/F1", "train/loss_ce_0", "train/loss_ce_enc"}
-    assert float(found["val/loss"]) > 0
-    mean = (float(found["val/AP/red"]) + float(found["val/AP/green"])) / 2
-    assert mean == pytest.approx(float(found["val/mAP_50_95"]))
+    assert row.keys() - usual.keys() >= new | {"train/mAP_50_95", "train/F1", "train/loss_ce_0", "train/loss_ce_enc"}
+    assert float(row["val/loss"]) > 0
+    mean = (float(row["val/AP/red"]) + float(row["val/AP/green"])) / 2
+    assert mean == pytest.approx(float(row["val/mAP_50_95"]))
     for term in ("loss_ce", "loss_bbox", "loss_giou"):
-        inner = sum(float(value) for name, value in found.items() if name.startswith(f"train/{term}_"))
+        inner = sum(float(value) for name, value in row.items() if name.startswith(f"train/{term}_"))
         assert inner == pytest.approx(float(usual[f"train/{term}_aux"]), rel=1e-5)
 
 
@@ -130,29 +130,29 @@ def test_each_term_that_has_a_weight_has_its_columns_in_the_history(
 ) -> None:
     new = terms.Term("loss_new", "new_loss_coef", terms.loss_giou, default=0.5, description="news")
     monkeypatch.setattr(terms, "TERMS", (*terms.TERMS, new))
-    found = rows(train(where, output, train={"epochs": 1, "giou_loss_coef": 0.0}))[0]
+    row = rows(train(where, output, train={"epochs": 1, "giou_loss_coef": 0.0}))[0]
     expected = ["train/loss", *(f"train/loss_{name}{end}" for end in ("", "_aux") for name in ("ce", "bbox", "new"))]
-    assert [name for name in found if name.startswith("train/loss")] == expected
+    assert [name for name in row if name.startswith("train/loss")] == expected
 
 
-def test_the_loss_on_valid_hardly_depends_on_how_batches_are_cut(where: ProjectPaths, tmp_path: Path) -> None:
+def test_the_loss_on_valid_hardly_depends_on_the_batch_size(where: ProjectPaths, tmp_path: Path) -> None:
     asked = {"epochs": 1, "compute_val_loss": True}
-    one, two = (
+    batches_of_one, two = (
         rows(train(where, tmp_path / str(size), train=asked | {"eval_batch_size": size}))[0]["val/loss"]
         for size in (1, 2)
     )
-    assert float(one) == pytest.approx(float(two), rel=1e-4)
+    assert float(batches_of_one) == pytest.approx(float(two), rel=1e-4)
 
 
 def test_without_an_average_both_best_files_have_the_regular_weights(where: ProjectPaths, output: Path) -> None:
-    found = train(where, output, train={"use_ema": False})
-    scores = json.loads(found["scores.json"])
+    files = train(where, output, train={"use_ema": False})
+    scores = json.loads(files["scores.json"])
     best = scores["val/mAP_50_95"]
     assert best["ema"] == {"score": None, "epoch": best["regular"]["epoch"]}
     assert select(scores)["winner"] == "regular"
     regular, ema = (read_checkpoint(output / name).weights for name in sorted(OUTS[:2], reverse=True))
     assert all(value.equal(ema[name]) for name, value in regular.items())
-    assert not [name for name in rows(found)[0] if "ema" in name]
+    assert not [name for name in rows(files)[0] if "ema" in name]
 
 
 def test_sanity_checks_never_count(where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path) -> None:
@@ -165,20 +165,20 @@ def test_masks_can_be_scored_at_the_resolution_of_their_head(where: ProjectPaths
     training, _ = prepared(where, model, eval_masks_head_resolution=coarse)
     module, scoring, size = training.module.eval(), training.callbacks[0], [12, 12] if coarse else [64, 64]
     batch = next(iter(training.data.val_dataloader())).normalised()
-    found = module.validation_step(batch, 0)["regular"]
-    assert {tuple(one["segmentation"]["size"]) for one in found} == {tuple(size)}
+    results = module.validation_step(batch, 0)["regular"]
+    assert {tuple(result["segmentation"]["size"]) for result in results} == {tuple(size)}
     assert isinstance(scoring, CocoScoring)
-    if coarse:  # the truth is as coarse, and found by itself
-        perfect = [one | {"score": 1.0} for one in scoring.masks["annotations"]]
+    if coarse:  # the truth has the same resolution, and matches itself
+        perfect = [annotation | {"score": 1.0} for annotation in scoring.masks["annotations"]]
         assert score(scoring.masks, perfect, "segm").map == 1
 
 
 def test_a_schedule_can_follow_the_loss_on_valid(where: ProjectPaths, output: Path) -> None:
     plateau = {"lr_scheduler": "torch.optim.lr_scheduler.ReduceLROnPlateau"}
     never = plateau | {"lr_scheduler_kwargs": {"patience": 0, "threshold": 0.99, "factor": 0.5}}
-    found = rows(train(where, output / "loss", train=never))
-    assert [float(row["train/lr"]) for row in found] == pytest.approx([1e-3, 1e-3, 5e-4])
-    with pytest.raises(UserError, match=r"val/mAP is no value.*val/mAP_50_95"):
+    history = rows(train(where, output / "loss", train=never))
+    assert [float(row["train/lr"]) for row in history] == pytest.approx([1e-3, 1e-3, 5e-4])
+    with pytest.raises(UserError, match=r"has no value val/mAP\. It has: .*val/mAP_50_95"):
         train(where, output / "wrong", train=plateau | {"lr_scheduler_monitor": "val/mAP"})
 
 
@@ -186,17 +186,17 @@ def test_a_schedule_can_follow_the_loss_on_valid(where: ProjectPaths, output: Pa
     ("changes", "named"),
     [
         ({"optimizer": "torch.optim.Nothing"}, "Nothing"),
-        ({"optimizer": "torch.nn.Linear"}, "no class for it"),
+        ({"optimizer": "torch.nn.Linear"}, "is not a class of the right kind"),
         ({"optimizer_kwargs": {"beta": 1}}, "beta"),
         ({"lr_scheduler": STEPLR}, "step_size"),
     ],
 )
-def test_classes_that_do_not_fit_are_named(where: ProjectPaths, changes: dict[str, Any], named: str) -> None:
+def test_unsuitable_classes_are_named(where: ProjectPaths, changes: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named):
         weights_after(where, **changes)
 
 
-def test_a_class_of_an_installed_package_is_recorded_with_the_file_it_is_in(
+def test_a_class_of_an_installed_package_is_recorded_with_its_file(
     where: ProjectPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / "site-packages"
@@ -223,7 +223,7 @@ def test_a_class_of_an_installed_package_is_recorded_with_the_file_it_is_in(
     assert "classes" not in prepared(where, optimizer="sgd")[0].record
 
 
-def test_class_names_guard_the_dataset_and_notes_are_kept(where: ProjectPaths, output: Path) -> None:
+def test_class_names_are_compared_with_the_dataset_and_notes_are_saved(where: ProjectPaths, output: Path) -> None:
     with pytest.raises(UserError, match="class_names"):
         train(where, output, train={"class_names": ["green", "red"]})
     train(where, output, train={"epochs": 1, "class_names": ["red", "green"], "notes": {"who": ["me", 1]}})
@@ -253,14 +253,16 @@ def test_the_effective_batch_size_is_printed_and_recorded(
 
 
 @pytest.mark.parametrize(("objects", "kinds"), [(0, 2), (2000, 2), (2, 1)])
-def test_background_alone_two_thousand_objects_and_one_class_train(tmp_path: Path, objects: int, kinds: int) -> None:
+def test_training_works_without_objects_with_two_thousand_and_with_one_class(
+    tmp_path: Path, objects: int, kinds: int
+) -> None:
     where = make_files(tmp_path, 2, 1, objects, kinds)
-    found = train(where, tmp_path / "output", train={"epochs": 1})
-    assert torch.isfinite(torch.tensor(float(rows(found)[0]["train/loss"])))
+    files = train(where, tmp_path / "output", train={"epochs": 1})
+    assert torch.isfinite(torch.tensor(float(rows(files)[0]["train/loss"])))
 
 
 @pytest.mark.slow
-def test_schedules_and_optimisers_of_ones_own_go_on_as_if_never_stopped(where: ProjectPaths, tmp_path: Path) -> None:
+def test_custom_schedules_and_optimisers_resume_as_if_never_interrupted(where: ProjectPaths, tmp_path: Path) -> None:
     own: dict[str, Any] = {"optimizer": "sgd", "optimizer_kwargs": {"momentum": 0.9}, "warmup_epochs": 0.5}
     own |= {"lr_scheduler": STEPLR, "lr_scheduler_kwargs": {"step_size": 3}, "smooth_alpha": 0.5, "use_ema": False}
     whole = train(where, tmp_path / "whole", train=own)

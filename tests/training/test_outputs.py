@@ -33,7 +33,7 @@ SMALL = replace(
 def play(
     folder: Path, scores: list[tuple[float, float]], state: dict[str, Any] | None = None, **ranking: Any
 ) -> RunFiles:
-    """Play epochs with these (regular, EMA) scores, after those of a state; weights are marked with the epoch."""
+    """Simulate epochs with these (regular, EMA) scores, after those of a state. The weights name the epoch."""
     detector, average = build_detector(SMALL), build_detector(SMALL)
     module = TrainingModule(detector, SMALL, TrainConfig())
     module.tracks["ema"] = average
@@ -56,10 +56,10 @@ def play(
 def run(
     folder: Path, scores: list[tuple[float, float]], state: dict[str, Any] | None = None, **ranking: Any
 ) -> dict[str, Any]:
-    """Play, and read both tracks of scores.json."""
+    """Simulate epochs, and read both tracks of scores.json."""
     play(folder, scores, state, **ranking)
     content = json.loads((folder / "scores.json").read_text())
-    # The history alone gives them again, whatever was interrupted.
+    # history.csv alone gives the same scores, even after an interruption.
     options = {"skip": 0, "smooth": 0.0} | ranking
     assert scores_of([*read_history(folder / "history.csv").values()], "mAP_50_95", ema=True, **options) == content
     return cast(dict[str, Any], content["val/mAP_50_95"])
@@ -79,7 +79,7 @@ def run(
 def test_the_first_highest_score_wins_and_a_run_without_one_keeps_its_last_epoch(
     tmp_path: Path, scores: list[float], best: int, score: float | None
 ) -> None:
-    content = run(tmp_path, [(one, 0.0) for one in scores])
+    content = run(tmp_path, [(score, 0.0) for score in scores])
     assert content["regular"] == {"score": score, "epoch": best + 1}
     assert content["ema"] == {"score": 0.0, "epoch": len(scores)}
     checkpoint = read_checkpoint(tmp_path / "checkpoint_best_regular.pth")
@@ -92,41 +92,41 @@ def test_the_first_highest_score_wins_and_a_run_without_one_keeps_its_last_epoch
     [
         ([0.9, 0.3, 0.4], {"skip": 1}, 2),
         ([0.0, 0.9, 0.0], {"skip": 2}, 2),
-        # Smoothed, they are 0.05, 0.475, 0.4875 and 0.24: the peak of epoch 1 is held up by what follows it.
+        # Smoothed, they are 0.05, 0.475, 0.4875 and 0.24: because of epoch 1, epoch 2 has the highest value.
         ([0.1, 0.9, 0.5, 0.0], {"smooth": 0.5}, 2),
         ([0.1, 0.9, NAN, 0.0], {"smooth": 0.5}, 1),
     ],
 )
-def test_first_epochs_can_be_passed_over_and_scores_smoothed(
+def test_first_epochs_can_be_skipped_and_scores_smoothed(
     tmp_path: Path, scores: list[float], ranking: dict[str, Any], best: int
 ) -> None:
-    content = run(tmp_path, [(one, one) for one in scores], **ranking)
+    content = run(tmp_path, [(score, score) for score in scores], **ranking)
     assert content["regular"] == {"score": scores[best], "epoch": best + 1}
     first = ranking.get("skip", 0)
-    known = [-1.0 if math.isnan(one) else one for one in scores[first:]]
+    known = [-1.0 if math.isnan(score) else score for score in scores[first:]]
     assert content["ema"]["epoch"] == (first + known.index(max(known)) + 1 if max(known) else len(scores))
 
 
-def test_the_history_has_a_row_per_epoch_and_blanks_for_what_is_no_number(tmp_path: Path) -> None:
+def test_the_history_has_a_row_per_epoch_and_blanks_for_values_that_are_not_finite(tmp_path: Path) -> None:
     run(tmp_path, [(NAN, 0.25), (0.5, NAN)])
     lines = (tmp_path / "history.csv").read_text().splitlines()
     assert lines == ["epoch,val/mAP_50_95,val/ema_mAP_50_95", "1,,0.25", "2,0.5,"]
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["train/loss", "val/map", 'val/ap/a, "b"']), st.floats())))
-def test_the_history_is_read_back_bit_for_bit_without_what_is_no_number(
+def test_the_history_is_read_back_bit_for_bit_without_values_that_are_not_finite(
     tmp_path_factory: pytest.TempPathFactory, values: list[dict[str, float]]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "history.csv"
     files.write_table(path, [{"epoch": epoch} | row for epoch, row in enumerate(values)], None if values else ["epoch"])
     kept = [{name: value.hex() for name, value in row.items() if math.isfinite(value)} for row in values]
-    found = read_history(path)
-    assert {epoch: {name: value.hex() for name, value in row.items()} for epoch, row in found.items()} == dict(
+    history = read_history(path)
+    assert {epoch: {name: value.hex() for name, value in row.items()} for epoch, row in history.items()} == dict(
         enumerate(kept)
     )
 
 
-def test_a_run_that_goes_on_without_a_score_has_its_new_last_epoch(tmp_path: Path) -> None:
+def test_a_resumed_run_without_a_score_keeps_its_new_last_epoch(tmp_path: Path) -> None:
     state = play(tmp_path / "short", [(0.0, 0.5)]).state_dict()
     content = run(tmp_path / "long", [(0.0, 0.2)], state)
     assert content["regular"] == {"score": 0.0, "epoch": 2}

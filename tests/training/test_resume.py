@@ -45,10 +45,10 @@ def start(source: str) -> subprocess.Popen[str]:
 def stopped(
     where: ProjectPaths, output: Path, number: signal.Signals, epoch: int = 0, **changes: Any
 ) -> tuple[int, str]:
-    """Start a training, send it a signal when it has saved an epoch, remove the outs as DVC does.
+    """Start a training, send it a signal after it has saved an epoch, and remove the outs as DVC does.
 
-    On a busy machine the signal can come after the last epoch: then once more. The training is held while its state,
-    which is large, is read: a short epoch would end meanwhile.
+    On a busy machine the signal can come after the last epoch; then the training is started again. The training is
+    paused while its large state is read, because a short epoch would end meanwhile.
     """
     state = output / "checkpoint.pth"
     for _ in range(5):
@@ -63,12 +63,12 @@ def stopped(
                 seen, reached = now, not epoch or read_plain(state)["epoch"] >= epoch
                 process.send_signal(number if reached else signal.SIGCONT)
         process.send_signal(signal.SIGCONT)
-        told = process.communicate()[0]
+        output_text = process.communicate()[0]
         if not read_plain(state)["run"]["finished"]:
             break
     for name in OUTS:
         (output / name).unlink(missing_ok=True)
-    return process.returncode, told
+    return process.returncode, output_text
 
 
 @pytest.mark.slow
@@ -80,10 +80,10 @@ def test_killed_and_resumed_equals_uninterrupted(
     status, _ = stopped(where, output, signal.SIGKILL, min(best, 1), runtime={"num_workers": 1})
     assert status == -signal.SIGKILL
     assert train(where, output) == uninterrupted
-    told = capsys.readouterr().out
-    assert "going on after epoch" in told
-    assert "epoch 1/3" not in told
-    assert "training from" not in told  # it starts from nothing
+    printed = capsys.readouterr().out
+    assert "resuming after epoch" in printed
+    assert "epoch 1/3" not in printed
+    assert "training from" not in printed  # it starts from scratch
 
 
 @pytest.mark.slow
@@ -91,10 +91,10 @@ def test_killed_and_resumed_equals_uninterrupted(
 def test_a_signal_ends_with_an_error_after_the_step_and_can_be_resumed(
     where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path, number: signal.Signals
 ) -> None:
-    status, told = stopped(where, output, number, runtime={"num_workers": 2})
+    status, printed = stopped(where, output, number, runtime={"num_workers": 2})
     assert status == 1
-    assert f"{number.name}: stopping after this step" in told
-    assert f"UserError: stopped by {number.name}" in told
+    assert f"{number.name}: stopping after this step" in printed
+    assert f"UserError: stopped by {number.name}" in printed
     assert train(where, output) == uninterrupted
 
 
@@ -136,9 +136,9 @@ def test_a_finished_state_is_written_again_if_dvc_has_not_recorded_it(
         (output / name).unlink()
     capsys.readouterr()
     assert train(where, output) == uninterrupted
-    told = capsys.readouterr().out
-    assert "had finished, but DVC had not recorded it" in told
-    assert "epoch 1/3" not in told
+    printed = capsys.readouterr().out
+    assert "had finished, but DVC had not recorded it" in printed
+    assert "epoch 1/3" not in printed
     (output.parent / "dvc.lock").write_text(" ".join(digests))
     train(where, output)
     assert "epoch 1/3" in capsys.readouterr().out
@@ -164,7 +164,7 @@ def fingerprint(where: ProjectPaths, folder: Path, **changes: Any) -> dict[str, 
         ("runtime", None),
     ],
 )
-def test_what_decides_the_result_starts_anew_and_is_named_and_nothing_else_does(
+def test_only_a_change_that_decides_the_result_starts_from_scratch_and_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, bytes], change: str, named: str | None
 ) -> None:
     where, weights = make_files(tmp_path / "made"), {"model": {"pretrain_weights": "parent.pth"}}
@@ -188,36 +188,36 @@ def test_what_decides_the_result_starts_anew_and_is_named_and_nothing_else_does(
         edited = {"rfdetr_core/training/run.py": "0" * 64}
         monkeypatch.setattr(Code, "digests", lambda code, *starts: digests(code, *starts) | edited)
     elif change == "package":
-        there = provenance.environment()
-        other = there | {"packages": there["packages"] | {"torch": "9.9"}}
-        monkeypatch.setattr(provenance, "environment", lambda: other)
+        environment = provenance.environment()
+        changed = environment | {"packages": environment["packages"] | {"torch": "9.9"}}
+        monkeypatch.setattr(provenance, "environment", lambda: changed)
     new = fingerprint(where, tmp_path, **weights | changes.get(change, {}))
-    found, told = record.state_to_resume(tmp_path, new)
+    resumed, message = record.state_to_resume(tmp_path, new)
     if named is None:
-        assert found is not None
-        assert "going on after epoch 1" in told
+        assert resumed is not None
+        assert "resuming after epoch 1" in message
     else:
-        assert found is None
-        assert f"starting anew, since the interrupted training in {tmp_path} differs: " in told
-        assert named in told
-    assert (f"rfdetr_core promote {tmp_path / 'checkpoint.pth'}" in told) == (change == "epochs")
+        assert resumed is None
+        assert f"starting from scratch, because the interrupted training in {tmp_path} differs: " in message
+        assert named in message
+    assert (f"rfdetr_core promote {tmp_path / 'checkpoint.pth'}" in message) == (change == "epochs")
 
 
-def test_an_option_that_a_state_is_too_old_to_have_counts_as_its_default() -> None:
+def test_an_option_missing_in_an_old_state_counts_as_its_default() -> None:
     assert not record.differences({}, {"params.train.compile": "off"})
     assert not record.differences({"params.train.compile": "off"}, {})
     assert record.differences({}, {"params.train.compile": "default"}) == ["params.train.compile was off, is default"]
     assert record.differences({}, {"params.train.unheard_of": 1}) == ["params.train.unheard_of was absent, is 1"]
 
 
-def test_a_size_of_the_model_that_one_of_two_trainings_leaves_to_the_variant_is_the_variants() -> None:
+def test_a_model_size_that_is_not_set_equals_the_size_of_the_variant() -> None:
     def sized(**sizes: int) -> dict[str, Any]:
         return {f"params.model.{name}": value for name, value in ({"variant": "pico"} | sizes).items()}
 
     pico = VARIANTS["pico"]
     read = sized(resolution=96, num_queries=pico.queries, group_detr=pico.groups)  # as from_checkpoint fills them in
-    for one, other in ((sized(resolution=96), read), (read, sized(resolution=96))):
-        assert not record.differences(one, other)
+    for old, new in ((sized(resolution=96), read), (read, sized(resolution=96))):
+        assert not record.differences(old, new)
     assert record.differences(sized(), read) == [f"params.model.resolution was {pico.resolution}, is 96"]
 
 
@@ -228,23 +228,26 @@ def test_a_state_that_dvc_replaced_by_another_result_is_not_compared(
     write_state(tmp_path, {"epoch": 0, "run": run})
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     lock = tmp_path / "dvc.lock"
-    for recorded, said in ((run["result"], "params.train.lr was 0.1, is 0.2"), (["c" * 32], "of another training")):
+    for recorded, expected in (
+        (run["result"], "params.train.lr was 0.1, is 0.2"),
+        (["c" * 32], "belongs to another training than dvc.lock"),
+    ):
         lock.write_text(" ".join(recorded))
-        found, told = record.state_to_resume(tmp_path, {"params.train.lr": 0.2})
-        assert found is None
-        assert told.startswith("starting anew")
-        assert said in told
-    assert "train.lr" not in told
+        state, message = record.state_to_resume(tmp_path, {"params.train.lr": 0.2})
+        assert state is None
+        assert message.startswith("starting from scratch")
+        assert expected in message
+    assert "train.lr" not in message
 
 
 @pytest.mark.slow
-def test_resume_goes_on_to_more_epochs_as_if_it_had_been_one_training(
+def test_resume_to_more_epochs_equals_one_training(
     where: ProjectPaths, uninterrupted: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(where, tmp_path / "short", train={"epochs": 2})
     (where.weights / "state.pth").write_bytes((tmp_path / "short" / "checkpoint.pth").read_bytes())
     longer = train(where, tmp_path / "long", train={"resume": "state.pth"})
-    assert f"going on after epoch 2 of {where.weights / 'state.pth'}" in capsys.readouterr().out
+    assert f"resuming after epoch 2 of {where.weights / 'state.pth'}" in capsys.readouterr().out
     assert longer["history.csv"] == uninterrupted["history.csv"]
     assert longer["scores.json"] == uninterrupted["scores.json"]
     (tmp_path / "best.pth").write_bytes(uninterrupted[OUTS[0]])
@@ -263,10 +266,10 @@ def test_resume_goes_on_to_more_epochs_as_if_it_had_been_one_training(
 
 
 @pytest.mark.slow
-def test_resuming_for_more_epochs_says_how_the_rate_changes_and_waits_anew_after_early_stopping(
+def test_resuming_for_more_epochs_reports_the_rate_and_resets_early_stopping(
     where: ProjectPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # No score grows by 1, so that the first is the best one.
+    # No score grows by 1, so the first epoch is the best.
     stopping = {"early_stopping": True, "early_stopping_patience": 2, "early_stopping_min_delta": 1.0}
     settings = {"epochs": 6, "lr_scheduler": "cosine", **stopping}
     first = train(where, tmp_path / "first", train=settings)
@@ -274,12 +277,12 @@ def test_resuming_for_more_epochs_says_how_the_rate_changes_and_waits_anew_after
     (where.weights / "early.pth").write_bytes((tmp_path / "first" / "checkpoint.pth").read_bytes())
     capsys.readouterr()
     longer = train(where, tmp_path / "longer", train=settings | {"epochs": 12, "resume": "early.pth"})
-    told = capsys.readouterr().out
-    assert "It had stopped early: early stopping waits anew." in told
+    printed = capsys.readouterr().out
+    assert "It had stopped early: early stopping counts again from 0." in printed
     assert len(longer["history.csv"].splitlines()) == 1 + 3 + 2
-    (said,) = re.findall(r"The learning rate goes from (\d+)% to (\d+)% of its full value", told)
-    parts = (5 / 12, 6 / 24)  # the last of 2 x 3 steps of 2 x 6, the next one of 2 x 12
-    assert [int(number) for number in said] == [round(50 * (1 + math.cos(math.pi * part))) for part in parts]
+    (percentages,) = re.findall(r"The learning rate goes from (\d+)% to (\d+)% of its full value", printed)
+    parts = (5 / 12, 6 / 24)  # the last of 2 x 3 steps in a schedule of 2 x 6, the next step in one of 2 x 12
+    assert [int(number) for number in percentages] == [round(50 * (1 + math.cos(math.pi * part))) for part in parts]
 
 
 def test_resume_needs_the_same_classes_and_names_what_else_differs(
@@ -289,8 +292,8 @@ def test_resume_needs_the_same_classes_and_names_what_else_differs(
     states = [
         make_files(tmp_path / name, train=5, kinds=kinds) for name, kinds in (("one class", 1), ("more images", 2))
     ]
-    for other in states:
-        (other.weights / "state.pth").write_bytes((tmp_path / "short" / "checkpoint.pth").read_bytes())
+    for project_paths in states:
+        (project_paths.weights / "state.pth").write_bytes((tmp_path / "short" / "checkpoint.pth").read_bytes())
     with pytest.raises(UserError, match=r"annotations/classes\.json was"):
         train(states[0], tmp_path / "changed", train={"resume": "state.pth"})
     train(states[1], tmp_path / "longer", train={"resume": "state.pth", "epochs": 2})
@@ -305,7 +308,7 @@ def test_resume_refuses_a_file_of_weights(where: ProjectPaths, uninterrupted: di
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["loops", "optimizer_states", "callbacks", "lr_schedulers"])
-def test_a_crafted_state_is_one_message(where: ProjectPaths, output: Path, part: str) -> None:
+def test_a_crafted_state_gives_one_message(where: ProjectPaths, output: Path, part: str) -> None:
     train(where, output, train={"epochs": 1})
     content = read_plain(output / "checkpoint.pth") | {part: {"RunFiles": [1], "fit_loop": None}}
     write_state(where.weights, content, "state.pth")
@@ -313,32 +316,34 @@ def test_a_crafted_state_is_one_message(where: ProjectPaths, output: Path, part:
         train(where, output, train={"epochs": 2, "resume": "state.pth"})
 
 
-def test_a_state_that_was_edited_is_not_gone_on_from(where: ProjectPaths, output: Path) -> None:
+def test_a_state_that_was_edited_is_not_resumed(where: ProjectPaths, output: Path) -> None:
     train(where, output, train={"epochs": 1})
     path = output / "checkpoint.pth"
     content = read_plain(path)
     write_plain(path, content)
-    assert "starting anew, since" in record.state_to_resume(output, {})[1]  # saved again it is the same
+    assert (
+        "starting from scratch, because" in record.state_to_resume(output, {})[1]
+    )  # written again, its digest is right
     name = sorted(content["model"])[0]
     content["model"][name] = 1.5 * content["model"][name]
     write_plain(path, content)
-    found, told = record.state_to_resume(output, content["run"]["fingerprint"])
-    assert found is None
-    assert "was changed after the training wrote it" in told
-    assert "starting anew" in told
+    state, message = record.state_to_resume(output, content["run"]["fingerprint"])
+    assert state is None
+    assert "was changed after the training wrote it" in message
+    assert "starting from scratch" in message
     shutil.copy(path, where.weights / "state.pth")
     with pytest.raises(UserError, match=r"state\.pth was changed after the training wrote it"):
         train(where, output, train={"epochs": 2, "resume": "state.pth"})
 
 
-def test_a_damaged_state_starts_anew(tmp_path: Path) -> None:
+def test_a_damaged_state_starts_from_scratch(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pth").write_bytes(b"half")
-    path, told = record.state_to_resume(tmp_path, {})
+    path, message = record.state_to_resume(tmp_path, {})
     assert path is None
-    assert "starting anew" in told
+    assert "starting from scratch" in message
 
 
-def test_a_state_holds_best_weights_and_optimiser_but_no_time_or_place(where: ProjectPaths, output: Path) -> None:
+def test_a_state_has_best_weights_and_optimiser_but_no_time_or_folder(where: ProjectPaths, output: Path) -> None:
     train(where, output, train={"epochs": 1})
     state = read_plain(output / "checkpoint.pth")
     assert state["run"]["finished"]
@@ -364,11 +369,11 @@ def test_two_trainings_never_write_to_one_folder(tmp_path: Path, monkeypatch: py
         with record.sole_writer(own):
             pass
 
-    with ThreadPoolExecutor(1) as other, record.sole_writer(own):
+    with ThreadPoolExecutor(1) as other_thread, record.sole_writer(own):
         for _ in range(2):
-            enter()  # this thread has it, and has it still afterwards
+            enter()  # this thread has the lock, and still has it afterwards
             with pytest.raises(UserError, match=str(os.getpid())):
-                other.submit(enter).result()
+                other_thread.submit(enter).result()
     enter()
     shutil.rmtree(own)
     holder.kill()
@@ -402,7 +407,7 @@ def test_a_trainer_ends_with_its_parent() -> None:
 
 @contextmanager
 def short_of_space(folder: Path, way: str) -> Iterator[str]:
-    """Make writing to a folder fail for lack of space or of rights; what the error says."""
+    """Make writing to a folder fail for lack of space or rights. Yields the text of the error."""
     if way == "limit":
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
@@ -427,7 +432,7 @@ def short_of_space(folder: Path, way: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
-def test_a_file_system_without_locks_is_not_taken_for_another_training(
+def test_a_file_system_without_locks_is_not_reported_as_another_training(
     number: int, output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:
@@ -435,7 +440,7 @@ def test_a_file_system_without_locks_is_not_taken_for_another_training(
 
     monkeypatch.setattr(fcntl, "lockf", refuse)
     monkeypatch.setattr(record, "PATIENCE", 0.0)
-    if number == errno.EIO:  # an error of the disk says nothing about locks
+    if number == errno.EIO:  # an error of the disk is not about locks
         with pytest.raises(UserError, match=r"cannot be written \(Input/output error\)"), record.sole_writer(output):
             pass
     else:

@@ -25,11 +25,11 @@ from rfdetr_core.training import record
 from tests.training.tiny import OUTS, make_files, outs, script, train
 
 
-def rows(found: dict[str, bytes]) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(found["history.csv"].decode())))
+def rows(files: dict[str, bytes]) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(files["history.csv"].decode())))
 
 
-# Of a process: its loader workers and whether they stay, the hash seed, the folder, and what it did before.
+# Properties of a process: its loader workers, whether they persist, the hash seed, the folder, and earlier code.
 PROCESSES = {
     "one worker": ({"num_workers": 1}, "1", "import torch; torch.rand(7); torch.set_num_threads(2)"),
     "two workers": ({"num_workers": 2, "persistent_workers": False}, "2", "import numpy; numpy.random.seed(3)"),
@@ -38,7 +38,7 @@ PROCESSES = {
 
 
 @pytest.mark.slow
-def test_the_bytes_depend_on_nothing_of_the_process(
+def test_the_bytes_do_not_depend_on_the_process(
     where: ProjectPaths, uninterrupted: dict[str, bytes], tmp_path: Path
 ) -> None:
     running = []
@@ -67,8 +67,8 @@ def test_the_first_process_says_whether_a_training_starts_from_scratch_or_from_w
     lines = {None: "training from scratch: no pretrain_weights", parent.name: f"training from the weights of {parent}"}
     for name, line in lines.items():
         train(where, tmp_path / str(name), train={"epochs": 1}, model={"pretrain_weights": name})
-        said = [one for one in capsys.readouterr().out.splitlines() if one.startswith("training from")]
-        assert said == [line] * first
+        start_lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("training from")]
+        assert start_lines == [line] * first
 
 
 def test_threads_are_pinned_and_recorded(where: ProjectPaths, output: Path) -> None:
@@ -100,42 +100,42 @@ def test_a_best_file_has_the_threshold_of_its_best_f1_on_valid(
     assert predictor.threshold == read_checkpoint(path).threshold == pytest.approx(measured.threshold)
 
 
-def test_a_best_file_holds_no_optimiser_and_says_what_made_it(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_best_file_has_no_optimiser_but_a_training_record(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
     path = tmp_path / "best.pth"
     path.write_bytes(uninterrupted["checkpoint_best_ema.pth"])
-    told = {"model", "args", "model_name", "model_config", "rfdetr_version", "epoch", "threshold", "training_record"}
-    assert read_plain(path).keys() == told
+    keys = {"model", "args", "model_name", "model_config", "rfdetr_version", "epoch", "threshold", "training_record"}
+    assert read_plain(path).keys() == keys
     record = read_checkpoint(path).training_record
     assert record is not None
-    told = {"params", "inputs", "weights", "code", "packages", "lock", "machine", "files", "counts", "parents", "roots"}
-    assert record.keys() == told
+    keys = {"params", "inputs", "weights", "code", "packages", "lock", "machine", "files", "counts", "parents", "roots"}
+    assert record.keys() == keys
     assert build_from_checkpoint(path).checkpoint.args["class_names"] == ["red", "green"]
 
 
 def test_the_resume_state_also_loads_as_a_model(where: ProjectPaths, output: Path) -> None:
     train(where, output, train={"epochs": 1}, runtime={"checkpoint_interval": 1})
-    assert build_from_checkpoint(output / "checkpoint.pth").report.left == ()
+    assert build_from_checkpoint(output / "checkpoint.pth").report.missing == ()
     assert (output / "checkpoint_0.pth").read_bytes() == (output / "checkpoint.pth").read_bytes()
 
 
 def test_the_last_epoch_is_evaluated_whatever_the_interval(where: ProjectPaths, output: Path) -> None:
-    found = rows(train(where, output, train={"eval_interval": 2}))
-    assert [bool(row["val/ema_mAP_50_95"]) for row in found] == [False, True, True]
+    history = rows(train(where, output, train={"eval_interval": 2}))
+    assert [bool(row["val/ema_mAP_50_95"]) for row in history] == [False, True, True]
 
 
 @pytest.mark.parametrize("images", [1, 3])
-def test_one_image_and_fewer_than_a_batch_train(tmp_path: Path, images: int) -> None:
+def test_one_image_or_less_than_a_batch_is_enough_to_train(tmp_path: Path, images: int) -> None:
     where = make_files(tmp_path, images, 1)
-    found = train(where, tmp_path / "output", train={"epochs": 1, "batch_size": 4})
-    assert len(rows(found)) == 1
+    files = train(where, tmp_path / "output", train={"epochs": 1, "batch_size": 4})
+    assert len(rows(files)) == 1
 
 
-def test_more_objects_than_queries_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_objects_than_queries_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = make_files(tmp_path, 2, 1, objects=9)
-    for queries, told in ((8, True), (9, False)):
+    for queries, noted in ((8, True), (9, False)):
         train(where, tmp_path / f"{queries}", model={"num_queries": queries}, train={"epochs": 1})
-        note = "note: 3 images have more objects than the 8 that the model finds at most (model.num_queries): train/0"
-        assert (note in capsys.readouterr().out) == told
+        note = "note: 3 images have more objects than the 8 that the model can find (model.num_queries): train/0"
+        assert (note in capsys.readouterr().out) == noted
 
 
 def test_no_valid_image_is_an_error_before_training(tmp_path: Path) -> None:
@@ -143,21 +143,21 @@ def test_no_valid_image_is_an_error_before_training(tmp_path: Path) -> None:
         train(make_files(tmp_path, 3, 0), tmp_path / "output")
 
 
-def test_a_segmenter_is_picked_by_its_masks(where: ProjectPaths, output: Path) -> None:
+def test_the_best_epoch_of_a_segmenter_is_chosen_by_masks(where: ProjectPaths, output: Path) -> None:
     model = {"variant": "seg-pico", "resolution": 48}
-    found = train(where, output, model=model, train={"epochs": 1})
-    assert b'"val/segm_mAP_50_95": {' in found["scores.json"]
-    assert "train/loss_mask_dice" in rows(found)[0]
+    files = train(where, output, model=model, train={"epochs": 1})
+    assert b'"val/segm_mAP_50_95": {' in files["scores.json"]
+    assert "train/loss_mask_dice" in rows(files)[0]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_changed_is_named_whoever_reads_it(tmp_path: Path, workers: int) -> None:
+def test_a_changed_image_is_named_by_any_process_that_reads_it(tmp_path: Path, workers: int) -> None:
     where = make_files(tmp_path)
     image = where.dataset / "train" / "001.png"
     image.write_bytes(image.read_bytes() + b"more")
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         train(where, tmp_path / "output", runtime={"num_workers": workers})
-    assert str(told.value).startswith(f"{image} is not the file that was validated")
+    assert str(raised.value).startswith(f"{image} is not the file that was validated")
 
 
 def test_no_train_image_is_an_error(tmp_path: Path) -> None:
@@ -168,11 +168,11 @@ def test_no_train_image_is_an_error(tmp_path: Path) -> None:
 def test_pretrain_weights_start_from_another_run(where: ProjectPaths, tmp_path: Path, capsys: Any) -> None:
     first = train(where, tmp_path / "first", train={"epochs": 1})
     (where.weights / "first.pth").write_bytes(first["checkpoint_best_regular.pth"])
-    # So small a rate leaves the weights as they were read.
+    # With such a small rate the weights stay as they were read.
     train(where, tmp_path / "second", model={"pretrain_weights": "first.pth"}, train={"epochs": 1, "lr": 1e-12})
-    told = read_checkpoint(tmp_path / "second" / "checkpoint_best_regular.pth")
-    assert told.training_record is not None
-    assert told.training_record["weights"]["pretrain_weights"] is not None
+    checkpoint = read_checkpoint(tmp_path / "second" / "checkpoint_best_regular.pth")
+    assert checkpoint.training_record is not None
+    assert checkpoint.training_record["weights"]["pretrain_weights"] is not None
     for name, tensor in read_checkpoint(where.weights / "first.pth").weights.items():
-        assert (told.weights[name] - tensor).abs().max() < 1e-6 or name.startswith("encoder."), name
+        assert (checkpoint.weights[name] - tensor).abs().max() < 1e-6 or name.startswith("encoder."), name
     assert "first.pth" in capsys.readouterr().out

@@ -16,13 +16,13 @@ def test_warm_up_is_linear_and_ends_at_the_full_rate() -> None:
     assert [cosine(step) for step in range(31)] == pytest.approx([step / 30 for step in range(31)])
 
 
-def test_a_cosine_falls_to_its_least_factor_at_the_last_step() -> None:
+def test_a_cosine_falls_to_its_smallest_factor_at_the_last_step() -> None:
     factors = [cosine(step) for step in range(30, 1001)]
-    assert all(one > other for one, other in pairwise(factors))
+    assert all(earlier > later for earlier, later in pairwise(factors))
     assert factors[-1] == pytest.approx(0.05)
 
 
-def test_steps_drop_once() -> None:
+def test_the_step_schedule_drops_once() -> None:
     factors = [
         learning_rate_factor(step, kind="step", steps_per_epoch=10, epochs=100, lr_drop=40) for step in range(1000)
     ]

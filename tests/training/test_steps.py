@@ -21,15 +21,15 @@ SEEN = {"loss": 2.5, "loss_bbox": 0.1, "loss_bbox_0": 0.25, "loss_bbox_enc": 0.5
 
 
 def epochs(lengths: list[int], **options: Any) -> Steps:
-    """The steps of epochs of these lengths, each step with a loss of its own."""
+    """The steps of epochs of these lengths. Each step has another loss."""
     made, step = Steps(), 0
     for epoch, length in enumerate(lengths, start=1):
         made.begin(step)
         for _ in range(length):
             step += 1
             terms = {name: torch.tensor(value + step) for name, value in SEEN.items()}
-            made.see(step, length, terms, options.get("digest", lambda: "0" * 64))
-            made.see(step, length, terms, None)  # a batch without an optimiser step
+            made.add_batch(step, length, terms, options.get("digest", lambda: "0" * 64))
+            made.add_batch(step, length, terms, None)  # a batch without an optimiser step
         made.end(epoch, options.get("digests", {"regular": f"r{epoch}", "ema": f"e{epoch}"}))
     return made
 
@@ -40,9 +40,9 @@ def rows(made: Steps) -> list[dict[str, str]]:
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=4))
 def test_an_epoch_has_its_last_step_and_at_most_forty_at_equal_distances(lengths: list[int]) -> None:
-    found, end = rows(epochs(lengths)), 0
+    entries, end = rows(epochs(lengths)), 0
     for epoch, length in enumerate(lengths, start=1):
-        steps = [int(row["step"]) - end for row in found if row["epoch"] == str(epoch)]
+        steps = [int(row["step"]) - end for row in entries if row["epoch"] == str(epoch)]
         assert min(length, 20) <= len(steps) <= 41
         assert steps[-1] == length
         assert len({after - before for before, after in zip([0, *steps], steps[:-1], strict=False)}) <= 1
@@ -60,24 +60,22 @@ def test_a_row_has_the_terms_in_full_those_of_inner_layers_summed() -> None:
 
 
 @pytest.mark.parametrize(("length", "digests"), [(3999, 1), (4000, 20)])
-def test_weights_are_digested_at_the_end_of_an_epoch_and_within_it_where_that_costs_little(
-    length: int, digests: int
-) -> None:
-    found = rows(epochs([length]))
-    assert sum(bool(row["regular"]) for row in found) == digests
-    assert [row["step"] for row in found if row["ema"]] == [str(length)]
+def test_weights_are_digested_at_the_end_of_an_epoch_and_in_long_epochs_more_often(length: int, digests: int) -> None:
+    entries = rows(epochs([length]))
+    assert sum(bool(row["regular"]) for row in entries) == digests
+    assert [row["step"] for row in entries if row["ema"]] == [str(length)]
 
 
 def test_an_epoch_of_unknown_length_has_rows_too() -> None:
     made = Steps()
     made.begin(0)
     for step in range(1, 451):
-        made.see(step, float("inf"), {"loss": torch.tensor(1.0)}, lambda: "d")
+        made.add_batch(step, float("inf"), {"loss": torch.tensor(1.0)}, lambda: "d")
     made.end(1, {"regular": "r"})
     assert [(row["step"], row["regular"]) for row in rows(made)] == [("200", "d"), ("400", "d"), ("450", "r")]
 
 
-def test_the_chain_is_what_the_documentation_says() -> None:
+def test_the_chain_is_computed_as_documented() -> None:
     lines = epochs([3, 2]).lines
     for before, line in pairwise(lines):
         row, _, link = line.rpartition(",")
@@ -85,19 +83,19 @@ def test_the_chain_is_what_the_documentation_says() -> None:
 
 
 @given(st.data())
-def test_whatever_is_changed_the_first_line_after_it_that_does_not_follow_is_found(data: st.DataObject) -> None:
+def test_any_change_breaks_the_chain_at_the_changed_or_the_next_line(data: st.DataObject) -> None:
     lines = epochs([4, 3]).lines
     text = "".join(f"{line}\n" for line in lines)
     assert broken_link(text) is None
     place = data.draw(st.integers(0, len(text) - 1).filter(lambda index: text[index] != "\n"))
-    other = data.draw(st.sampled_from("0123456789abcdef.").filter(lambda character: character != text[place]))
+    replacement = data.draw(st.sampled_from("0123456789abcdef.").filter(lambda character: character != text[place]))
     changed = text[:place].count("\n") + 1
-    assert broken_link(text[:place] + other + text[place + 1 :]) == max(changed, 2)
+    assert broken_link(text[:place] + replacement + text[place + 1 :]) == max(changed, 2)
     gone = data.draw(st.integers(1, len(lines) - 2))
     assert broken_link("\n".join(lines[:gone] + lines[gone + 1 :])) == gone + 1
 
 
-def test_the_digests_are_of_the_weights_that_the_files_have(
+def test_the_digests_are_those_of_the_weights_in_the_files(
     where: ProjectPaths, uninterrupted: dict[str, bytes], tmp_path: Path
 ) -> None:
     text = uninterrupted["steps.csv"].decode()

@@ -16,13 +16,13 @@ from tests.training.tiny import train
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without CUDA")
-def test_a_device_that_is_not_there_is_an_error() -> None:
+def test_a_missing_device_is_an_error() -> None:
     with pytest.raises(UserError, match="accelerator"):
         device_kind(TrainConfig(accelerator="cuda"))
 
 
 @pytest.mark.parametrize(("native", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
-def test_a_cpu_trains_in_bf16_where_it_has_instructions_for_it(
+def test_a_cpu_with_bf16_instructions_trains_in_bf16(
     native: bool, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
@@ -30,7 +30,7 @@ def test_a_cpu_trains_in_bf16_where_it_has_instructions_for_it(
     assert resolved_precision(TrainConfig(accelerator="cpu")) == precision
 
 
-def test_a_precision_that_is_named_is_used_and_fp16_needs_a_gpu() -> None:
+def test_a_chosen_precision_is_used_and_fp16_needs_a_gpu() -> None:
     assert resolved_precision(TrainConfig(accelerator="cpu", amp_dtype=None)) == "32-true"
     assert resolved_precision(TrainConfig(accelerator="cpu", amp_dtype="bf16")) == "bf16-mixed"
     with pytest.raises(UserError, match="amp_dtype fp16"):
@@ -50,7 +50,7 @@ def test_deterministic_is_strict_and_reaches_cublas(strict: bool, monkeypatch: p
         torch.use_deterministic_algorithms(False)
 
 
-# Two nodes with a process each, as the process of the second node sees it.
+# Two nodes with a process each: the variables of the second node's process.
 LAUNCHERS: dict[str, dict[str, str]] = {
     "torchrun": {
         **{"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "node-0", "MASTER_PORT": "29500"},
@@ -71,10 +71,10 @@ BATCH = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "job.sh", "SLURM_NTASKS": "4", "
     f"SLURM_{name}": "0" for name in ("PROCID", "LOCALID", "NODEID")
 }
 TASK = BATCH | {"SLURM_STEP_ID": "0"}
-# One process is asked for. None: it trains.
+# States of a launcher when train.devices is 1. None: it trains.
 STATES: dict[str, tuple[dict[str, str], str | None]] = {
     "a batch script of four tasks": (BATCH, None),
-    "its tasks are told per node": (BATCH | {"SLURM_NTASKS_PER_NODE": "4"}, None),
+    "its tasks are set per node": (BATCH | {"SLURM_NTASKS_PER_NODE": "4"}, None),
     "its nodes are two": (BATCH | {"SLURM_NNODES": "2"}, None),
     "an interactive shell": (TASK | {"SLURM_JOB_NAME": "interactive"}, None),
     "another shell of it": (TASK | {"SLURM_JOB_NAME": "bash", "SLURM_PROCID": "2"}, "SLURM_PROCID is not 0"),
@@ -96,7 +96,7 @@ STATES: dict[str, tuple[dict[str, str], str | None]] = {
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder to be in, without a launcher; whatever Lightning sets in the environment is undone."""
+    """Work in a new folder without a launcher. Variables that Lightning sets are removed afterwards."""
     environments = [*LAUNCHERS.values(), *(variables for variables, _ in STATES.values())]
     for name in {name for environment in environments for name in environment}:
         monkeypatch.setenv(name, "")
@@ -105,7 +105,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_several_nodes_without_a_launcher_end_with_its_command_before_anything_is_read(alone: Path) -> None:
+def test_several_nodes_without_a_launcher_give_its_command_before_any_file_is_read(alone: Path) -> None:
     nowhere = ProjectPaths(*(alone / name for name in ("data", "annotations", "manifest", "weights")))
     command = "torchrun --nnodes=3 --nproc-per-node=2 --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT -m stages.train"
     with pytest.raises(UserError, match=command):
@@ -126,7 +126,7 @@ def test_several_nodes_with_a_launcher_have_a_rank_each(
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_one_process_trains_in_every_state_of_a_launcher_or_ends_with_what_to_set(
+def test_under_each_launcher_one_process_trains_or_the_error_says_what_to_set(
     alone: Path,
     state: str,
     where: ProjectPaths,

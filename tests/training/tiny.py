@@ -1,4 +1,4 @@
-"""A dataset and settings that train in a second, and the canonical files that training reads."""
+"""A dataset and settings that train in a second, with the canonical files that training reads."""
 
 from __future__ import annotations
 
@@ -21,14 +21,21 @@ from rfdetr_core.training.run import train_model
 SIDE = 4
 COLOURS = ((250, 40, 40), (40, 250, 40))
 MODEL = {"variant": "pico", "resolution": 64, "num_queries": 64, "group_detr": 2}
-# Both tracks are best in epoch 1 of 0 to 2, so that a training can be stopped after its best epoch.
+# Of the epochs 0 to 2, epoch 1 is the best of both tracks, so a training can be stopped after its best epoch.
 TRAIN = {"epochs": 3, "batch_size": 2, "lr": 1e-3, "amp_dtype": None, "seed": 2}
 RUNTIME = {"num_workers": 0, "mlflow": False, "threads": 1}
 OUTS = ("checkpoint_best_ema.pth", "checkpoint_best_regular.pth", "history.csv", "scores.json", "steps.csv")
 
 
 def make_files(folder: Path, train: int = 4, valid: int = 2, objects: int = 2, kinds: int = 2) -> ProjectPaths:
-    """Write a dataset of bright squares on noise with its manifests and annotations; `objects` in each image."""
+    """Write a dataset of bright squares on noise, with manifests and annotations.
+
+    Args:
+        folder: of the project.
+        train, valid: images of each split.
+        objects: in each image.
+        kinds: classes.
+    """
     random = np.random.default_rng(0)
     classes = [ClassEntry(id=5, index=0, name="red"), ClassEntry(id=7, index=1, name="green")][:kinds]
     write_classes(folder / "annotations" / "classes.json", classes)
@@ -51,7 +58,7 @@ def make_files(folder: Path, train: int = 4, valid: int = 2, objects: int = 2, k
             rows.append(ManifestRow(name, files.sha256_file(path), 64, 64, ""))
             images.append({"id": number, "file_name": name, "width": 64, "height": 64})
         write_manifest(folder / "manifest" / f"{split}.json", rows)
-        content = {"categories": [{"id": one.index, "name": one.name} for one in classes], "images": images}
+        content = {"categories": [{"id": entry.index, "name": entry.name} for entry in classes], "images": images}
         files.write_json(folder / "annotations" / f"{split}.json", content | {"annotations": annotations})
     weights = folder / "weights"
     weights.mkdir()
@@ -59,7 +66,7 @@ def make_files(folder: Path, train: int = 4, valid: int = 2, objects: int = 2, k
 
 
 def train(where: ProjectPaths, output: Path, **changes: dict[str, Any]) -> dict[str, bytes]:
-    """Train with changed sections; the bytes of the outs."""
+    """Train with changed sections. Returns the bytes of the outs."""
     model = parse(ModelConfig, MODEL | changes.get("model", {}), "model")
     config = parse(TrainConfig, TRAIN | changes.get("train", {}), "train")
     runtime = parse(RuntimeConfig, RUNTIME | changes.get("runtime", {}), "runtime")
@@ -73,7 +80,7 @@ def outs(output: Path) -> dict[str, bytes]:
 
 
 def script(where: ProjectPaths, output: Path, **changes: dict[str, Any]) -> str:
-    """Python source that does what `train` does, for a process of its own."""
+    """Python source that does the same as `train`, for a separate process."""
     paths = [str(path) for path in (where.dataset, where.annotations, where.manifests, where.weights)]
     return (
         "from pathlib import Path; import json\n"
@@ -88,6 +95,6 @@ def _outline(x: float, y: float, w: float, h: float) -> list[float]:
 
 
 def write_state(folder: Path, content: dict[str, Any], name: str = "checkpoint.pth") -> None:
-    """Write a resume state with the digest of its content, as a training does."""
+    """Write a state with the digest of its content, as a training does."""
     content["run"]["digest"] = content_digest(content)
     write_plain(folder / name, content)

@@ -12,10 +12,10 @@ IMAGES: Images = {"train": {"train/a.jpg": "a"}, "valid": {"valid/b.jpg": "b"}, 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    made = Repository(tmp_path / "clone")
-    made.train(1, IMAGES, parent="0" * 64)
-    made.commit("Train")
-    return made
+    repository = Repository(tmp_path / "clone")
+    repository.train(1, IMAGES, parent="0" * 64)
+    repository.commit("Train")
+    return repository
 
 
 @pytest.fixture

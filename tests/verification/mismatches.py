@@ -1,4 +1,4 @@
-"""What `verify` says."""
+"""Run the command `verify` and read its JSON answer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.audit.repository import Repository, conforms
 
 
 def verify(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object) -> list[str]:
-    """What does not hold."""
+    """Run `verify --json` and return the subjects of the mismatches."""
     capsys.readouterr()
     with contextlib.suppress(SystemExit):
         main(["verify", *map(str, arguments), "--repo", str(repository.folder), "--json"])
     answer = json.loads(capsys.readouterr().out)
     conforms("verify", answer)
-    return [one["what"] for one in answer["mismatches"]]
+    return [mismatch["what"] for mismatch in answer["mismatches"]]

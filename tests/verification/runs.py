@@ -1,4 +1,4 @@
-"""A project whose stages only write files, with dvc.lock and journal as the real ones leave them; in milliseconds."""
+"""A test project whose stages only write files, with dvc.lock and journal as in a real project. It is fast."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRAIN, EVALUATE = "output/history.csv", "reports/evaluate/detections.json"
 
 
 class Runs:
-    """`train` writes output/history.csv; `evaluate` reads it and writes the detections. `git` is the real one."""
+    """A git repository with two stages: `train` writes output/history.csv; `evaluate` reads it, writes detections."""
 
     def __init__(self, folder: Path, inside: str = "") -> None:
         self.top, self.folder = folder, folder / inside
@@ -40,7 +40,7 @@ class Runs:
         return self.git("rev-parse", "HEAD")
 
     def run(self, seed: int, *, note: bool = True, began: float = 0.0) -> tuple[Path, Path]:
-        """Both stages; the paths of their entries. note: whether the stages ran, or DVC restored what they wrote."""
+        """Run both stages and return the paths of their entries. note: False if DVC restored the results instead."""
         train, evaluate = f"loss\n{seed}\n", f'{{"of": {seed}}}\n'
         files.write_text(self.folder / TRAIN, train)
         first = self._did("train", {"params.yaml": {"train": {"seed": seed}}}, [], TRAIN, began=began, note=note)
@@ -48,13 +48,18 @@ class Runs:
         return first, self._did("evaluate", {}, [TRAIN], EVALUATE, began=began, note=note)
 
     def _did(self, stage: str, params: dict[str, Any], deps: list[str], out: str, *, began: float, note: bool) -> Path:
-        raw = {"cmd": f"run {stage}", "deps": list(map(self.of, deps)), "params": params, "outs": [self.of(out)]}
+        raw = {
+            "cmd": f"run {stage}",
+            "deps": list(map(self.output_entry, deps)),
+            "params": params,
+            "outs": [self.output_entry(out)],
+        }
         self.lock(stage, raw)
         if note:
             return journal.write(self.folder, stage, Entry.of(raw), began)
         return Path()
 
-    def of(self, name: str) -> dict[str, Any]:
+    def output_entry(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         return {"path": name, "hash": "md5", "md5": files.md5_file(path), "size": path.stat().st_size}
 
@@ -66,7 +71,7 @@ class Runs:
         path.write_text(yaml.safe_dump(content, sort_keys=False))
 
     def locked(self, stage: str) -> dict[str, Any]:
-        """An entry of dvc.lock."""
+        """Read an entry of dvc.lock."""
         return Lock.read(self.folder).stages[stage].raw
 
     def check(self, *, only_git: bool = False) -> Report:
@@ -74,8 +79,8 @@ class Runs:
         check_journal(report, Contents(self.folder), Pipeline({}, Lock.read(self.folder)), only_git=only_git)
         return report
 
-    def found(self) -> tuple[list[str], list[str]]:
-        """The mismatches, and what was not checked, as the command prints them."""
+    def printed_lines(self) -> tuple[list[str], list[str]]:
+        """The printed lines of mismatches, and of what was not checked."""
         lines = self.check().lines()
         unchecked = [line for line in lines if line.startswith("not checked: ")]
         return [line for line in lines[:-1] if not line.startswith(("not checked: ", "note: "))], unchecked

@@ -30,7 +30,7 @@ from tests.verification.mismatches import verify
 
 @pytest.fixture
 def keys(tmp_path: Path) -> tuple[Path, Path]:
-    """A private key and its public one."""
+    """A private key and its public key."""
     return make_keys(tmp_path)
 
 
@@ -47,13 +47,13 @@ def make_keys(folder: Path, name: str = "key") -> tuple[Path, Path]:
 def test_a_statement_names_subject_and_materials_and_is_deterministic(repository: Repository, model: Path) -> None:
     (path,) = attest(model, root=repository.folder)
     assert path.name == "model.pth.intoto.json"
-    first, told = path.read_bytes(), files.read_json(path)
+    first, statement = path.read_bytes(), files.read_json(path)
     attest(model, root=repository.folder)
     assert path.read_bytes() == first
-    assert told["_type"] == "https://in-toto.io/Statement/v1"
-    assert told["predicateType"] == "https://slsa.dev/provenance/v1"
-    assert told["subject"] == [{"name": "model.pth", "digest": {"sha256": files.sha256_file(model)}}]
-    materials = materials_of(told)
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
+    assert statement["predicateType"] == "https://slsa.dev/provenance/v1"
+    assert statement["subject"] == [{"name": "model.pth", "digest": {"sha256": files.sha256_file(model)}}]
+    materials = materials_of(statement)
     manifest = repository.folder / "manifest" / "train.json"
     assert materials["manifest/train.json"]["sha256"] == files.sha256_file(manifest)
     assert materials["weights/promoted.pth"] == {"sha256": "0" * 64}
@@ -63,7 +63,10 @@ def test_a_statement_names_subject_and_materials_and_is_deterministic(repository
 
 
 def materials_of(statement: dict[str, Any]) -> dict[str, dict[str, str]]:
-    return {one["name"]: one["digest"] for one in statement["predicate"]["buildDefinition"]["resolvedDependencies"]}
+    return {
+        material["name"]: material["digest"]
+        for material in statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    }
 
 
 def test_the_statement_of_an_older_model_stays_what_it_was(model: Path) -> None:
@@ -80,16 +83,16 @@ def test_a_statement_that_is_true_is_accepted_and_a_changed_one_is_not(
 ) -> None:
     (path,) = attest(model, root=repository.folder)
     assert verify(capsys, repository, model) == []
-    told = files.read_json(path)
-    source, material = told["predicate"]["buildDefinition"]["resolvedDependencies"][:2]
+    statement = files.read_json(path)
+    source, material = statement["predicate"]["buildDefinition"]["resolvedDependencies"][:2]
     source["digest"]["sha256"] = material["digest"]["sha256"] = "1" * 64
-    files.write_json(path, told)
+    files.write_json(path, statement)
     wrong = [f"material {material['name']} of {path}", f"repository in {path}"]
     assert verify(capsys, repository, model) == wrong
 
 
 @pytest.mark.parametrize("broken", ["[]", "{}", '{"subject": 1}', "no JSON"])
-def test_what_is_no_statement_is_a_mismatch(
+def test_a_file_that_is_not_a_statement_is_a_mismatch(
     repository: Repository, model: Path, capsys: pytest.CaptureFixture[str], broken: str
 ) -> None:
     path = model.with_name("model.pth.intoto.json")
@@ -108,8 +111,11 @@ def test_a_signature_holds_also_for_a_renamed_file_and_for_its_own_key_alone(
         shutil.copy(path, path.with_name(path.name.replace("model.pth", renamed.name)))
     assert verify(capsys, repository, model, "--key", public) == []
     assert verify(capsys, repository, renamed, "--key", public) == []
-    _, other = make_keys(tmp_path, "other")
-    assert verify(capsys, repository, model, "--key", other) == [f"signature of {paths[0]}", f"signature of {model}"]
+    _, other_key = make_keys(tmp_path, "other")
+    assert verify(capsys, repository, model, "--key", other_key) == [
+        f"signature of {paths[0]}",
+        f"signature of {model}",
+    ]
 
 
 def test_without_a_signature_a_key_is_not_satisfied(
@@ -132,15 +138,15 @@ def test_a_consistent_rewrite_is_found_by_the_signatures(
     lineage: dict[str, Any] = dict(checkpoint.lineage or {}) | {"tensors": tensor_digest(weights)}
     write_checkpoint(model, replace(checkpoint, weights=weights, lineage=lineage))
     write_record(repository.folder / "records", model, lineage, {})
-    there = Path(shutil.copy(model, repository.folder / "output" / "checkpoint_best_total.pth"))
+    present = Path(shutil.copy(model, repository.folder / "output" / "checkpoint_best_total.pth"))
     repository.lock()
-    there.unlink()
+    present.unlink()
     repository.commit("Nothing to see")
     old = envelope.read_bytes(), signature.read_bytes()
     envelope.unlink()
     signature.unlink()
-    other = make_keys(model.parent, "other")[0] if forged == "with another key" else None
-    attest(model, key=other, root=repository.folder)
+    other_key = make_keys(model.parent, "other")[0] if forged == "with another key" else None
+    attest(model, key=other_key, root=repository.folder)
     if forged == "with the old signatures":
         envelope.write_bytes(old[0])
         signature.write_bytes(old[1])
@@ -153,7 +159,7 @@ def test_a_consistent_rewrite_is_found_by_the_signatures(
     assert verify(capsys, repository, model) == []
     missing = [str(envelope), str(signature)]
     wrong = [f"signature of {statement}", f"signature of {model}"]
-    assert verify(capsys, repository, model, "--key", public) == (wrong if other else missing)
+    assert verify(capsys, repository, model, "--key", public) == (wrong if other_key else missing)
 
 
 @pytest.mark.parametrize("kind", ["no key", "public", "ed25519", "with a password"])
@@ -176,7 +182,7 @@ def test_a_key_that_cannot_sign_leaves_nothing_behind(
 
 def test_a_file_without_lineage_cannot_be_attested(repository: Repository, model: Path) -> None:
     write_checkpoint(model, replace(read_checkpoint(model), lineage=None))
-    with pytest.raises(UserError, match="carries no lineage"):
+    with pytest.raises(UserError, match="has no lineage"):
         attest(model, root=repository.folder)
 
 
@@ -190,7 +196,7 @@ def test_a_file_that_contradicts_itself_is_not_attested(repository: Repository, 
         "layout": {"lineage": {"training": {}, "tensors": "x"}},
     }
     write_checkpoint(model, replace(checkpoint, **changed[part]))
-    with pytest.raises(UserError, match=r"model\.pth( is not what its lineage says|: lineage.variant: it is missing)"):
+    with pytest.raises(UserError, match=r"model\.pth( does not match its lineage|: lineage.variant: it is missing)"):
         attest(model, root=repository.folder)
     assert not model.with_name("model.pth.intoto.json").exists()
 
@@ -206,17 +212,17 @@ def test_a_statement_of_a_model_that_is_not_here_is_unchecked_but_for_a_key(
     check_attestation(report, gone, None)
     assert not report.mismatches
     check_attestation(report, gone, keys[1])
-    assert [what for what, _, _ in report.mismatches] == [str(gone)]
+    assert [subject for subject, _, _ in report.mismatches] == [str(gone)]
 
 
 def test_a_material_that_is_named_twice_is_a_mismatch(
     repository: Repository, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (path,) = attest(model, root=repository.folder)
-    told = files.read_json(path)
-    materials = told["predicate"]["buildDefinition"]["resolvedDependencies"]
+    statement = files.read_json(path)
+    materials = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
     materials.insert(0, materials[0] | {"digest": {"sha256": "1" * 64}})
-    files.write_json(path, told)
+    files.write_json(path, statement)
     assert verify(capsys, repository, model) == [f"materials of {path}"]
 
 
@@ -228,7 +234,7 @@ def test_a_key_that_cannot_verify_is_no_mismatch_but_an_error(
     key = tmp_path / "none.pem"
     if content:
         key.write_text(content)
-    with pytest.raises(SystemExit, match=r"none\.pem is no public key"):
+    with pytest.raises(SystemExit, match=r"none\.pem is not a public key"):
         main(["verify", str(model), "--key", str(key), "--repo", str(repository.folder)])
 
 
@@ -237,9 +243,9 @@ Attested = tuple[Path, Path, Path]  # statement, envelope, signature of the mode
 
 def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change a statement."""
-    told = files.read_json(path)
-    change(told["predicate"])
-    files.write_json(path, told)
+    statement = files.read_json(path)
+    change(statement["predicate"])
+    files.write_json(path, statement)
 
 
 def name_no_key(predicate: dict[str, Any]) -> None:
@@ -247,7 +253,7 @@ def name_no_key(predicate: dict[str, Any]) -> None:
 
 
 def enclose(paths: Attested) -> None:
-    """Put the changed statement into the envelope, whose signature is left as it was."""
+    """Put the changed statement into the envelope and keep the old signature."""
     envelope = files.read_json(paths[1])
     files.write_json(paths[1], envelope | {"payload": base64.b64encode(paths[0].read_bytes()).decode()})
 
@@ -281,54 +287,54 @@ def other_type(paths: Attested) -> None:
 
 
 Forge = Callable[[Repository, Path, Attested], object]
-# What is done; what `verify` names without a key; and what it names besides with the key. The words stand for: model,
-# its signature (sig), statement (told), envelope (dsse).
+# A forgery, the mismatches without a key, and the further mismatches with the key. The words in braces stand for:
+# the model, its signature (sig), the statement, and its envelope (dsse).
 FORGERIES: dict[str, tuple[Forge, list[str], list[str]]] = {
     "the signature of the model is gone": (lambda _, __, paths: remove(paths[2]), ["{sig}"], []),
     "the envelope is gone": (lambda _, __, paths: remove(paths[1]), ["{dsse}"], []),
     "both are gone": (lambda _, __, paths: remove(*paths[1:]), ["{dsse}", "{sig}"], []),
     "both are gone, and the name of the key": (lambda _, __, paths: hide_the_key(paths), [], ["{dsse}", "{sig}"]),
-    "all three are gone": (lambda _, __, paths: remove(*paths), [], ["{told}"]),
+    "all three are gone": (lambda _, __, paths: remove(*paths), [], ["{statement}"]),
     "signed again with another key": (
         lambda repository, model, _: sign_again(repository, model),
         [],
-        ["signature of {told}", "signature of {model}"],
+        ["signature of {statement}", "signature of {model}"],
     ),
-    "the envelope is no envelope": (
+    "the envelope is not an envelope": (
         lambda _, __, paths: paths[1].write_text("{}"),
         ["statement in {dsse}"],
-        ["signature of {told}"],
+        ["signature of {statement}"],
     ),
     "the envelope has another type": (
         lambda _, __, paths: other_type(paths),
         ["statement in {dsse}"],
-        ["signature of {told}"],
+        ["signature of {statement}"],
     ),
     "the statement names no key": (lambda _, __, paths: edit(paths[0], name_no_key), ["statement in {dsse}"], []),
     "another address of the repository": (
         lambda _, __, paths: forge_repository(paths, uri="git+https://example.org/other"),
         [],
-        ["signature of {told}"],
+        ["signature of {statement}"],
     ),
     "another commit": (
         lambda repository, _, paths: forge_repository(paths, digest={"gitCommit": repository.git("rev-parse", "HEAD")}),
-        ["output/checkpoint_best_total.pth at the commit in {told}"],
-        ["signature of {told}"],
+        ["output/checkpoint_best_total.pth at the commit in {statement}"],
+        ["signature of {statement}"],
     ),
-    "a commit that is none": (
+    "a commit that is not an id": (
         lambda _, __, paths: forge_repository(paths, digest={"gitCommit": "HEAD"}),
-        ["commit in {told}"],
-        ["signature of {told}"],
+        ["commit in {statement}"],
+        ["signature of {statement}"],
     ),
     "another run": (
         lambda _, __, paths: forge_metadata(paths, invocationId="records/other.json"),
-        ["invocationId in {told}"],
-        ["signature of {told}"],
+        ["invocationId in {statement}"],
+        ["signature of {statement}"],
     ),
     "another time": (
         lambda _, __, paths: forge_metadata(paths, finishedOn="2020-01-01T00:00:00Z"),
-        ["finishedOn in {told}"],
-        ["signature of {told}"],
+        ["finishedOn in {statement}"],
+        ["signature of {statement}"],
     ),
 }  # fmt: skip
 
@@ -343,7 +349,7 @@ def test_a_forged_attestation_is_named(
     assert verify(capsys, repository, model, "--key", keys[1]) == []
     forge, without, with_key = FORGERIES[forgery]
     forge(repository, model, (statement, envelope, signature))
-    words = {"model": model, "sig": signature, "told": statement, "dsse": envelope}
+    words = {"model": model, "sig": signature, "statement": statement, "dsse": envelope}
     expected = [[name.format(**words) for name in names] for names in (without, with_key)]
     assert verify(capsys, repository, model) == expected[0]
     assert verify(capsys, repository, model, "--key", keys[1]) == [*expected[0], *expected[1]]
@@ -356,17 +362,17 @@ def test_the_attestation_of_another_model_is_named(
     repository.commit("Another model")
     for path in attest(other, key=keys[0], root=repository.folder):
         path.rename(model.with_name(path.name.replace(other.name, model.name)))
-    found = verify(capsys, repository, model, "--key", keys[1])
-    assert {f"subject of {model}.intoto.json", f"signature of {model}"} <= {*found}
+    mismatches = verify(capsys, repository, model, "--key", keys[1])
+    assert {f"subject of {model}.intoto.json", f"signature of {model}"} <= {*mismatches}
 
 
 @pytest.mark.parametrize("fabricated", ["another training", "other weights, too", "an exported file"])
-def test_a_lineage_that_no_commit_vouches_for_is_attested_as_the_word_of_the_file_alone(
+def test_a_lineage_that_no_commit_confirms_is_attested_as_unconfirmed(
     repository: Repository, model: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str], fabricated: str
 ) -> None:
     if fabricated == "an exported file":
         shutil.copy(model, repository.folder / "output" / "checkpoint_best_total.pth")
-        (model,) = export(repository, "model.onnx")  # and never committed
+        (model,) = export(repository, "model.onnx")  # never committed
         (repository.folder / "output" / "checkpoint_best_total.pth").unlink()
     else:
         fabricate(model, other_weights=fabricated == "other weights, too")
@@ -385,12 +391,12 @@ def test_a_lineage_that_no_commit_vouches_for_is_attested_as_the_word_of_the_fil
     named = verify(capsys, repository, model, "--key", keys[1])
     assert named == ([f"weights of {model}"] if fabricated == "other weights, too" else [])
     if fabricated == "other weights, too":
-        edit(statement, lambda one: one["buildDefinition"]["internalParameters"].update(lineageFrom="git"))
+        edit(statement, lambda predicate: predicate["buildDefinition"]["internalParameters"].update(lineageFrom="git"))
         assert verify(capsys, repository, model, "--key", keys[1]) == [*named, f"statement in {statement}.dsse"]
 
 
 def fabricate(model: Path, *, other_weights: bool) -> None:
-    """Give a file a lineage that agrees with it, of a training that never was."""
+    """Give a file a consistent lineage of a training that never happened."""
     checkpoint = read_checkpoint(model)
     lineage: dict[str, Any] = copy.deepcopy(dict(checkpoint.lineage or {}))
     lineage["training"]["params"]["train"]["lr"] = 0.5
@@ -401,14 +407,14 @@ def fabricate(model: Path, *, other_weights: bool) -> None:
     write_checkpoint(model, replace(checkpoint, weights=weights, lineage=lineage))
 
 
-def test_outside_a_repository_the_word_of_the_file_is_attested_on_request(model: Path, tmp_path: Path) -> None:
+def test_outside_a_repository_an_unconfirmed_file_is_attested_on_request(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     with pytest.raises(UserError, match="has no git history"):
         attest(model, root=folder)
     (statement,) = attest(model, root=folder, own_word=True)
-    told = files.read_json(statement)["predicate"]["buildDefinition"]
-    assert told["internalParameters"]["lineageFrom"] == "the file's own word"
+    definition = files.read_json(statement)["predicate"]["buildDefinition"]
+    assert definition["internalParameters"]["lineageFrom"] == "the file's own word"
 
 
 def test_a_result_that_is_not_committed_yet_is_not_attested(repository: Repository) -> None:
@@ -470,7 +476,7 @@ def test_an_honest_attestation_raises_no_alarm(
 
 @pytest.fixture
 def entry(repository: Repository) -> Path:
-    """An entry of the journal, which names the record; it is not committed."""
+    """An uncommitted journal entry that names the record."""
     out = {"path": "dvc.lock", "md5": files.md5_file(repository.folder / "dvc.lock")}
     return journal.write(repository.folder, "train", Entry.of({"cmd": "train", "outs": [out]}), 0)
 
@@ -505,7 +511,7 @@ def test_an_entry_that_is_changed_after_the_signature_is_named(
     assert verify(capsys, repository, model, "--key", keys[1]) == [f"{changed.parent.name}/{changed.name}"]
 
 
-def test_a_file_that_was_saved_again_is_attested_anew(
+def test_a_file_that_was_saved_again_is_attested_again(
     repository: Repository, model: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     attest(model, key=keys[0], root=repository.folder)
@@ -520,12 +526,12 @@ def test_a_new_statement_without_a_key_does_not_stay_beside_an_old_signature(
 ) -> None:
     paths = attest(model, key=keys[0], root=repository.folder)
     before = [path.read_bytes() for path in paths]
-    with pytest.raises(UserError, match="signs the present statement"):
+    with pytest.raises(UserError, match="signs the existing statement"):
         attest(model, root=repository.folder)
     assert [path.read_bytes() for path in paths] == before
 
 
-def test_a_signature_of_an_older_form_is_called_so(
+def test_a_signature_of_an_older_format_is_named(
     repository: Repository, model: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (statement,) = attest(model, root=repository.folder)
@@ -548,9 +554,13 @@ def test_documents_are_subjects_and_a_changed_one_is_a_mismatch(
         (folder / name).write_text(name)
     statement = attest(model, key=keys[0], root=repository.folder, documents=folder)[0]
     subjects = files.read_json(statement)["subject"]
-    assert [one["name"] for one in subjects] == ["model.pth", "documents/bom.cdx.json", "documents/model_card.md"]
-    assert [one["digest"]["sha256"] for one in subjects] == [
-        files.sha256_file(tmp_path / one["name"]) for one in subjects
+    assert [subject["name"] for subject in subjects] == [
+        "model.pth",
+        "documents/bom.cdx.json",
+        "documents/model_card.md",
+    ]
+    assert [subject["digest"]["sha256"] for subject in subjects] == [
+        files.sha256_file(tmp_path / subject["name"]) for subject in subjects
     ]
     assert verify(capsys, repository, model, "--key", keys[1]) == []
     (folder / "model_card.md").write_text("better scores")
@@ -561,17 +571,17 @@ def test_documents_are_subjects_and_a_changed_one_is_a_mismatch(
     assert f"document {folder / 'model_card.md'}" in printed
 
 
-def test_of_the_folder_of_the_model_the_documents_alone_are_subjects(
+def test_only_the_documents_in_the_folder_of_the_model_are_subjects(
     repository: Repository, model: Path, keys: tuple[Path, Path]
 ) -> None:
     for name in ("card.md", ".hidden"):
         (model.parent / name).write_text(name)
     for _ in range(2):  # the second time the statement and its envelope are there
         statement = attest(model, key=keys[0], root=repository.folder, documents=model.parent)[0]
-        names = [one["name"] for one in files.read_json(statement)["subject"]]
+        names = [subject["name"] for subject in files.read_json(statement)["subject"]]
         assert names[0] == "model.pth"
         assert "card.md" in names
-        assert not [one for one in names[1:] if one.startswith((".", "model.pth"))]
+        assert not [name for name in names[1:] if name.startswith((".", "model.pth"))]
 
 
 @pytest.mark.parametrize("name", [1, None, "x" * 5000])
@@ -579,9 +589,9 @@ def test_a_subject_that_cannot_be_the_name_of_a_document_is_a_mismatch(
     repository: Repository, model: Path, capsys: pytest.CaptureFixture[str], name: object
 ) -> None:
     (path,) = attest(model, root=repository.folder)
-    told = files.read_json(path)
-    told["subject"].append({"name": name, "digest": {"sha256": "1" * 64}})
-    files.write_json(path, told)
+    statement = files.read_json(path)
+    statement["subject"].append({"name": name, "digest": {"sha256": "1" * 64}})
+    files.write_json(path, statement)
     assert verify(capsys, repository, model) == [str(path)]
 
 
@@ -607,17 +617,17 @@ def test_an_exported_file_is_attested_with_its_source_and_what_was_measured(
     digest = files.sha256_file(source)
     source.unlink()  # nothing is exported again
     statement, envelope, signature = attest(path, key=keys[0], root=repository.folder)
-    told = files.read_json(statement)
-    parts = sorted(one.name for one in path.parent.iterdir() if one not in (statement, envelope, signature))
-    assert sorted(one["name"] for one in told["subject"]) == parts
-    assert [files.sha256_file(path.parent / one["name"]) for one in told["subject"]] == [
-        one["digest"]["sha256"] for one in told["subject"]
+    stored = files.read_json(statement)
+    parts = sorted(file.name for file in path.parent.iterdir() if file not in (statement, envelope, signature))
+    assert sorted(subject["name"] for subject in stored["subject"]) == parts
+    assert [files.sha256_file(path.parent / subject["name"]) for subject in stored["subject"]] == [
+        subject["digest"]["sha256"] for subject in stored["subject"]
     ]
-    assert materials_of(told)["checkpoint"] == {"sha256": digest}
-    assert told["predicate"]["buildDefinition"]["internalParameters"]["export"]["parity"] == {"boxes": 1e-6}
+    assert materials_of(stored)["checkpoint"] == {"sha256": digest}
+    assert stored["predicate"]["buildDefinition"]["internalParameters"]["export"]["parity"] == {"boxes": 1e-6}
     assert verify(capsys, repository, path, "--key", keys[1]) == []
-    told["predicate"]["buildDefinition"]["internalParameters"]["export"]["parity"]["boxes"] = 0
-    files.write_json(statement, told)
+    stored["predicate"]["buildDefinition"]["internalParameters"]["export"]["parity"]["boxes"] = 0
+    files.write_json(statement, stored)
     changed = f"predicate.buildDefinition.internalParameters.export.parity.boxes of {statement}"
     assert verify(capsys, repository, path, "--key", keys[1]) == [changed, f"statement in {envelope}"]
 
@@ -631,8 +641,8 @@ def test_a_signature_covers_the_constants_of_an_openvino_model(
     attest(path, key=keys[0], root=repository.folder)
     weights = path.with_suffix(".bin")
     weights.write_bytes(weights.read_bytes() + b"0")  # no constant has this byte
-    found = verify(capsys, repository, path, "--key", keys[1])
-    assert f"signature of {path}" in found
+    mismatches = verify(capsys, repository, path, "--key", keys[1])
+    assert f"signature of {path}" in mismatches
     weights.unlink()
     assert str(weights) in verify(capsys, repository, path, "--key", keys[1])
 
@@ -640,5 +650,5 @@ def test_a_signature_covers_the_constants_of_an_openvino_model(
 def test_an_exported_file_that_is_not_as_it_was_exported_is_not_attested(repository: Repository) -> None:
     (path,) = export(repository, "model.onnx")
     flip_bit(path)
-    with pytest.raises(UserError, match="is not what was exported"):
+    with pytest.raises(UserError, match="differs from what was exported"):
         attest(path)

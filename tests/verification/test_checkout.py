@@ -1,4 +1,4 @@
-"""A `git checkout` without `dvc checkout` is one line; a file that was changed is none of another commit."""
+"""Files from another commit give one line, as after `git checkout` without `dvc checkout`. A changed file does not."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Versions:
         pointer = {"outs": [{"md5": digests["data.txt"], "path": "data.txt"}]}
         (self.folder / "data.txt.dvc").write_text(yaml.safe_dump(pointer))
 
-    def found(self) -> list[str]:
+    def mismatches(self) -> list[str]:
         report = Report()
         holds = check_checkout(report, Contents(self.folder), Pipeline.read(self.folder))
         assert holds == (not report.mismatches)
@@ -57,30 +57,30 @@ def versions(tmp_path: Path) -> Versions:
 
 
 def test_files_of_the_commit_are_silent(versions: Versions) -> None:
-    assert versions.found() == []
+    assert versions.mismatches() == []
 
 
 def test_after_a_checkout_of_git_alone_one_line_says_what_to_run(versions: Versions) -> None:
     versions.git("checkout", "-q", "v1")
-    (line,) = versions.found()
+    (line,) = versions.mismatches()
     assert line.startswith("files that DVC keeps: one.txt, two.txt: expected those of dvc.lock, found those of commit ")
     assert line.endswith("(run: dvc checkout)")
 
 
 def test_a_dataset_of_another_commit_is_the_same_line(versions: Versions) -> None:
     (versions.folder / "data.txt").write_text("data.txt v1")
-    (line,) = versions.found()
+    (line,) = versions.mismatches()
     assert line.startswith("files that DVC keeps: data.txt: ")
 
 
 @pytest.mark.parametrize("forged", ["changed", "those of each other", "a dataset that no commit has"])
 def test_files_of_no_commit_are_left_to_the_other_checks(versions: Versions, forged: str) -> None:
-    one, two = versions.folder / "one.txt", versions.folder / "two.txt"
+    first, two = versions.folder / "one.txt", versions.folder / "two.txt"
     if forged == "changed":
-        one.write_text("changed")
+        first.write_text("changed")
     elif forged == "those of each other":
-        one.write_text("two.txt v2")
+        first.write_text("two.txt v2")
         two.write_text("one.txt v2")
     else:
         (versions.folder / "data.txt").write_text("changed")
-    assert versions.found() == []
+    assert versions.mismatches() == []

@@ -1,4 +1,4 @@
-"""The dataset at hand against its manifests: pixels that were forged are named, and another decoder is no alarm."""
+"""The local dataset compared with its manifests: forged pixels are reported, another decoder is not."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def check(root: Path) -> Report:
-    """What is found of the dataset, where dvc.lock has the manifests as they are."""
+    """Check the dataset with a dvc.lock that matches the manifests."""
     outs = [{"path": f"manifest/{split}.json", "md5": files.md5_file(root / "manifest" / f"{split}.json")}
             for split in ("train", "valid", "test")]  # fmt: skip
     lock = Lock.parse(json.dumps({"schema": "2.0", "stages": {"validate": {"cmd": "python", "outs": outs}}}).encode())
@@ -65,7 +65,7 @@ def test_pixels_that_are_not_those_of_the_image_are_named(root: Path) -> None:
     same_decoder(root)
     assert check(root).mismatches == {}
     edit(root, lambda row: row.update(pixels="0" * 64))
-    named = {what for what, _, _ in check(root).mismatches}
+    named = {subject for subject, _, _ in check(root).mismatches}
     assert "pixels of train/train_1.png in manifest/train.json" in named
 
 
@@ -76,7 +76,7 @@ def test_a_manifest_that_is_older_than_digests_of_pixels_is_no_alarm(root: Path)
     assert (report.mismatches, report.unchecked) == ({}, {})
 
 
-def test_pixels_of_another_decoder_are_not_compared_and_that_is_said(root: Path) -> None:
+def test_pixels_of_another_decoder_are_not_compared_and_the_report_says_so(root: Path) -> None:
     edit(root, lambda row: row.update(pixels="0" * 64))
     report = check(root)
     assert report.mismatches == {}
@@ -85,7 +85,7 @@ def test_pixels_of_another_decoder_are_not_compared_and_that_is_said(root: Path)
     assert check(root).mismatches
 
 
-def test_pixels_of_an_image_that_is_gone_are_taken_from_the_manifest(root: Path) -> None:
+def test_pixels_of_a_missing_image_are_taken_from_the_manifest(root: Path) -> None:
     same_decoder(root)
     (root / "data" / "train" / "train_1.png").unlink()
     report = check(root)

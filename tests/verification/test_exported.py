@@ -1,4 +1,4 @@
-"""Exported files in `verify`: what was changed is named, and what cannot be compared is said."""
+"""Exported files in `verify`: changes are reported, and so is what cannot be compared."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ BIAS = "class_head.bias"
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     """A result with exported files, whose exporter is that of the tests: the real one takes 10 s."""
-    made = Repository(tmp_path / "clone")
-    made.train(1, IMAGES)
-    export(made, "model.onnx", "model.xml")
-    made.commit("Train")
+    repository = Repository(tmp_path / "clone")
+    repository.train(1, IMAGES)
+    export(repository, "model.onnx", "model.xml")
+    repository.commit("Train")
 
     def export_again(like: Exported, source: Path) -> tuple[dict[str, str], str]:
         write = write_onnx if like.format == "onnx" else write_openvino
-        found = read_exported(write(source, tmp_path / f"again{like.path.suffix}"))
-        return found.constants, found.graph
+        exported = read_exported(write(source, tmp_path / f"again{like.path.suffix}"))
+        return exported.constants, exported.graph
 
     monkeypatch.setattr(checks, "_export_again", export_again)
-    return made
+    return repository
 
 
 @pytest.fixture
@@ -115,8 +115,8 @@ def test_without_its_source_or_its_packages_a_file_is_not_compared_with_it(
     assert f"other packages are installed: onnx {onnx.__version__}, not 0.1" in text_of(capsys, repository, exported)
     (repository.folder / SOURCE).unlink()
     text = text_of(capsys, repository, exported)
-    assert "neither output/checkpoint_best_total.pth nor DVC's cache has its source" in text
-    assert f"not checked: bytes of {exported} (no output/export.json of this history has them)" in text
+    assert "it was exported from is neither output/checkpoint_best_total.pth nor in DVC's cache" in text
+    assert f"not checked: bytes of {exported} (no output/export.json in the history has them)" in text
 
 
 def test_the_source_is_found_in_the_cache_when_another_model_was_trained(
@@ -150,19 +150,17 @@ def test_a_file_that_git_knows_may_be_of_other_code(
 
     monkeypatch.setattr(checks, "_export_again", otherwise)
     assert verify(capsys, repository, exported) == []
-    assert "the code of this project exports another graph now" in text_of(capsys, repository, exported)
+    assert "the project's code now exports another graph" in text_of(capsys, repository, exported)
 
 
-def test_a_derived_file_is_said_to_be_so(
-    repository: Repository, exported: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_derived_file_is_noted(repository: Repository, exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx.save(shape_inference.infer_shapes(onnx.load(exported)), exported)
     assert verify(capsys, repository, exported) == [f"graph of {exported}"]
     assert f"note: {exported} is derived: its graph is not the exported one" in text_of(capsys, repository, exported)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "what"),
+    ("key", "value", "subjects"),
     [
         ("class_names", ["class 1", "class 0", "class 2"], ["class names"]),
         ("tensors", "0" * 64, ["weights"]),
@@ -172,10 +170,15 @@ def test_a_derived_file_is_said_to_be_so(
     ],
 )
 def test_a_changed_description_does_not_hold(
-    repository: Repository, exported: Path, key: str, value: Any, what: list[str], capsys: pytest.CaptureFixture[str]
+    repository: Repository,
+    exported: Path,
+    key: str,
+    value: Any,
+    subjects: list[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     edit_onnx(exported, lambda _, content: content.update({key: value}))
-    assert {*verify(capsys, repository, exported)} == {f"{one} of {exported}" for one in what}
+    assert {*verify(capsys, repository, exported)} == {f"{subject} of {exported}" for subject in subjects}
 
 
 def test_openvino_files_are_two(repository: Repository, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,7 +223,7 @@ def speak_of_other_weights(path: Path) -> None:
         (remove, [], ["output/export/model.onnx"]),
         (add_another, ["output/export/more.onnx"], []),
         (change_a_bit, [f"{key} of output/export/model.onnx" for key in ("sha256", "md5", f"constant {BIAS}")], []),
-        (speak_of_other_weights, [f"weights of output/export/model.{one}" for one in ("onnx", "xml")], []),
+        (speak_of_other_weights, [f"weights of output/export/model.{suffix}" for suffix in ("onnx", "xml")], []),
     ],
 )
 def test_the_files_of_a_project_are_compared_with_export_json(
@@ -230,5 +233,5 @@ def test_the_files_of_a_project_are_compared_with_export_json(
     (repository.folder / "dvc.yaml").write_text("stages: {}\n")
     report = Report()
     checks.check_exports(report, Contents(repository.folder), None, None)
-    assert [what for what, _, _ in report.mismatches] == wrong
+    assert [subject for subject, _, _ in report.mismatches] == wrong
     assert [*report.unchecked] == gone

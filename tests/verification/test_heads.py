@@ -1,4 +1,4 @@
-"""Signed heads of the journal: whatever they lead to is in the history, unchanged."""
+"""Signed journal heads: every entry that they refer to must be in the history, unchanged."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Journal:
 
 
 def heads_of(repository: Repository) -> dict[str, str]:
-    """The heads, but for the record of the model, which no entry names here."""
+    """The heads without the record of the model: no entry names it here."""
     return {name: sha256 for name, sha256 in heads(repository.folder).items() if name.startswith("journal/")}
 
 
@@ -102,7 +102,7 @@ FORGERIES: dict[str, tuple[Callable[[Journal], None], list[str]]] = {
 def test_a_forged_journal_is_named(journal: Journal, forgery: str) -> None:
     forge, named = FORGERIES[forgery]
     forge(journal)
-    assert [what for what, _, _ in journal.check().mismatches] == named
+    assert [subject for subject, _, _ in journal.check().mismatches] == named
 
 
 def run_again(journal: Journal) -> None:

@@ -1,4 +1,4 @@
-"""Whoever changes the journal, or a result that it has, is named; and nothing honest is."""
+"""Changes of the journal, or of results that it names, are reported; honest work is not."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.verification.runs import EVALUATE, TRAIN, Runs
 @pytest.fixture
 def runs(tmp_path: Path) -> Runs:
     """Two results with a record each, both committed, of a project in a folder of a repository."""
-    made = Runs(tmp_path / "repository", "project")
+    runs = Runs(tmp_path / "repository", "project")
     for seed in range(2):
-        files.write_text(made.folder / "records" / f"{seed}.json", f'{{"run": {seed}}}\n')
-        made.run(seed)
-        made.commit()
-    assert made.found() == ([], [])
-    return made
+        files.write_text(runs.folder / "records" / f"{seed}.json", f'{{"run": {seed}}}\n')
+        runs.run(seed)
+        runs.commit()
+    assert runs.printed_lines() == ([], [])
+    return runs
 
 
 def entry(runs: Runs, stage: str, seed: int = 1) -> Path:
@@ -32,12 +32,12 @@ def entry(runs: Runs, stage: str, seed: int = 1) -> Path:
     wrote = {"train": TRAIN, "evaluate": EVALUATE}[stage]
     md5 = files.md5_bytes({"train": f"loss\n{seed}\n", "evaluate": f'{{"of": {seed}}}\n'}[stage].encode())
     every = journal.entries(runs.folder).items()
-    (name,) = [name for name, one in every if one["outs"].get(wrote, {}).get("md5") == md5]
+    (name,) = [name for name, entry in every if entry["outs"].get(wrote, {}).get("md5") == md5]
     return runs.folder / name
 
 
 def another_run(path: Path) -> None:
-    """Say that the run took a second more."""
+    """Change an entry: its run takes a second more."""
     content = json.loads(path.read_text())
     content["run"]["seconds"] += 1
     files.write_json(path, content)
@@ -61,10 +61,10 @@ def damaged(runs: Runs) -> None:
 
 
 def other_outs(runs: Runs, name: str = TRAIN) -> None:
-    """Another result, which dvc.lock calls that of the run; `dvc commit -f` does that."""
+    """Replace a result and its MD5 in dvc.lock, as `dvc commit -f` does."""
     files.write_text(runs.folder / name, "loss\n0.1\n")
     stage = {TRAIN: "train", EVALUATE: "evaluate"}[name]
-    runs.lock(stage, runs.locked(stage) | {"outs": [runs.of(name)]})
+    runs.lock(stage, runs.locked(stage) | {"outs": [runs.output_entry(name)]})
 
 
 def deleted_and_written_again(runs: Runs) -> None:
@@ -94,8 +94,11 @@ def committed(change: Callable[[Runs], object]) -> Callable[[Runs], object]:
 FORGERIES: dict[str, tuple[Callable[[Runs], object], str]] = {
     "the run in an entry": (lambda runs: another_run(entry(runs, "train")), "expected as committed, found changed"),
     "an entry deleted": (lambda runs: entry(runs, "train", 0).unlink(), "expected as committed, found deleted"),
-    "an entry under another name": (moved, f"journal/train-{'0' * 16}.json: expected the entry that its name says"),
-    "a damaged entry": (damaged, "expected the entry that its name says, found a damaged one"),
+    "an entry under another name": (
+        moved,
+        f"journal/train-{'0' * 16}.json: expected the entry that belongs to its name",
+    ),
+    "a damaged entry": (damaged, "expected the entry that belongs to its name, found a damaged one"),
     "history.csv": (lambda runs: (runs.folder / TRAIN).write_text("loss\n0.1\n"), f"sha256 of {TRAIN}: expected"),
     "history.csv and dvc.lock": (other_outs, f"{TRAIN} in dvc.lock: expected"),
     "history.csv and dvc.lock, committed": (committed(other_outs), f"{TRAIN} in dvc.lock: expected"),
@@ -144,34 +147,34 @@ FORGERIES: dict[str, tuple[Callable[[Runs], object], str]] = {
 
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_a_forgery_is_named(runs: Runs, forgery: str) -> None:
-    forge, said = FORGERIES[forgery]
+    forge, expected = FORGERIES[forgery]
     forge(runs)
-    if "rewritten history" in forgery:  # whoever still has the honest branch can read it there
+    if "rewritten history" in forgery:  # a clone with the honest branch can read it there
         runs.git("branch", "-q", "-D", "main")
         runs.git("reflog", "expire", "--expire=now", "--all")
-    wrong, _ = runs.found()
-    assert any(said in line for line in wrong), wrong
+    wrong, _ = runs.printed_lines()
+    assert any(expected in line for line in wrong), wrong
 
 
 def test_a_history_that_is_rewritten_up_to_its_end_shows_in_the_heads_alone(runs: Runs) -> None:
-    """Which `attest` signs."""
+    """The heads that `attest` signs."""
     before = journal.heads(runs.folder)
     last = entry(runs, "evaluate")
     assert before.keys() == {f"journal/{last.name}"}
     amended(runs, last)
     runs.git("branch", "-q", "-D", "main")
-    assert runs.found() == ([], [])
+    assert runs.printed_lines() == ([], [])
     assert journal.heads(runs.folder) != before
 
 
-def test_another_result_of_the_same_inputs_that_has_an_entry_too_is_told(runs: Runs) -> None:
-    """A machine that computes otherwise, or somebody who wrote the entry of an edited result."""
+def test_another_result_of_the_same_inputs_with_an_entry_is_noted(runs: Runs) -> None:
+    """Another machine computed other results, or a person wrote an entry for an edited result."""
     honest = entry(runs, "train")
     other_outs(runs)
     journal.write(runs.folder, "train", Entry.of(runs.locked("train")), 0.0)
     runs.commit()
-    assert runs.found()[0] == []
-    assert f"other results of train for the same inputs, by another run: journal/{honest.name}" in runs.check().notes
+    assert runs.printed_lines()[0] == []
+    assert f"another run of train with the same inputs gave other results: journal/{honest.name}" in runs.check().notes
 
 
 def nothing(runs: Runs) -> None:
@@ -284,7 +287,7 @@ HONEST: dict[str, Callable[[Runs], object]] = {
     "another result of the same inputs, of another branch": other_results_of_another_branch,
     "one run on two branches that are merged": both_branches_ran_it,
     "a run within a merge": ran_within_a_merge,
-    "a result reverted and made again": reverted_and_run_again,
+    "a result reverted and run again": reverted_and_run_again,
     "a rebase": rebased,
     "two runs before a commit": ran_twice_before_a_commit,
     "an older commit checked out": went_back,
@@ -297,7 +300,7 @@ HONEST: dict[str, Callable[[Runs], object]] = {
 @pytest.mark.parametrize("situation", HONEST)
 def test_an_honest_situation_is_no_mismatch(runs: Runs, situation: str) -> None:
     HONEST[situation](runs)
-    assert runs.found() == ([], [])
+    assert runs.printed_lines() == ([], [])
 
 
 def without_journal(runs: Runs) -> None:
@@ -326,8 +329,8 @@ def picked(runs: Runs) -> None:
     runs.git("branch", "-q", "-D", "side")
 
 
-def a_stage_of_ones_own(runs: Runs) -> None:
-    runs.lock("split", {"cmd": "python split.py", "outs": [runs.of(TRAIN)]})
+def a_custom_stage(runs: Runs) -> None:
+    runs.lock("split", {"cmd": "python split.py", "outs": [runs.output_entry(TRAIN)]})
 
 
 def shallow(runs: Runs) -> None:
@@ -345,18 +348,18 @@ UNCHECKED: dict[str, tuple[Callable[[Runs], object], str]] = {
     "a result from before there was a journal": (without_journal, "journal entries of train, evaluate"),
     "a result that DVC restored from another clone": (restored_from_nowhere, "journal entries of train, evaluate"),
     "a commit picked from a branch": (picked, "earlier entries: journal/evaluate-"),
-    "a stage of one's own": (a_stage_of_ones_own, "journal entries of split"),
+    "a custom stage": (a_custom_stage, "journal entries of split"),
     "a shallow clone": (shallow, "journal entries of train, evaluate"),
 }
 
 
 @pytest.mark.parametrize("situation", UNCHECKED)
-def test_what_cannot_be_known_is_not_checked_and_no_mismatch(runs: Runs, situation: str) -> None:
-    arrange, said = UNCHECKED[situation]
+def test_unknown_results_are_unchecked_and_not_a_mismatch(runs: Runs, situation: str) -> None:
+    arrange, expected = UNCHECKED[situation]
     arrange(runs)
-    wrong, unchecked = runs.found()
+    wrong, unchecked = runs.printed_lines()
     assert wrong == []
-    assert [line for line in unchecked if line.startswith(f"not checked: {said}")], unchecked
+    assert [line for line in unchecked if line.startswith(f"not checked: {expected}")], unchecked
 
 
 def test_git_alone_answers_for_what_it_tracks(runs: Runs) -> None:
@@ -365,12 +368,12 @@ def test_git_alone_answers_for_what_it_tracks(runs: Runs) -> None:
     runs.commit()
     for name in (EVALUATE, TRAIN):
         (runs.folder / name).write_text("other")
-    wrong = {what for what, _, _ in runs.check(only_git=True).mismatches}
+    wrong = {subject for subject, _, _ in runs.check(only_git=True).mismatches}
     assert wrong == {f"sha256 of {TRAIN}"}
-    assert {what for what, _, _ in runs.check().mismatches} == {f"sha256 of {TRAIN}", f"sha256 of {EVALUATE}"}
+    assert {subject for subject, _, _ in runs.check().mismatches} == {f"sha256 of {TRAIN}", f"sha256 of {EVALUATE}"}
 
 
-def test_settings_of_libraries_that_change_results_are_told(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_libraries_that_change_results_are_noted(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "observed", lambda packages: {"settings": {"MKL_CBWR": "COMPATIBLE"}})
     runs.run(5)
     assert [note for note in runs.check().notes if note.startswith("train ran with MKL_CBWR=COMPATIBLE")]
@@ -378,10 +381,12 @@ def test_settings_of_libraries_that_change_results_are_told(runs: Runs, monkeypa
 
 def test_a_run_with_edited_files_of_packages_is_named(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        journal, "observed", lambda packages: {"edited": {"torch": ["torch/nn/modules/linear.py"]}} if packages else {}
+        journal,
+        "observe_environment",
+        lambda packages: {"edited": {"torch": ["torch/nn/modules/linear.py"]}} if packages else {},
     )
     runs.run(5)
-    (line, _) = runs.found()[0]
+    (line, _) = runs.printed_lines()[0]
     assert line.startswith(
         "packages that train ran with: expected as they were installed, found edited: torch/nn/modules/linear.py of "
     )

@@ -1,4 +1,4 @@
-"""A model file from anywhere: what this history made holds, and what it did not make does not."""
+"""`verify FILE`: a model file from this history has no mismatch, any other file has."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def test_what_a_file_says_of_its_model_is_covered(
         key: getattr(checkpoint, key) | value if isinstance(value, dict) else value for key, value in change.items()
     }
     write_checkpoint(model, replace(checkpoint, **values))
-    what = "best_total_source" if "best_total_source" in change else "classes and configuration"
-    assert f"{what} of {model}" in verify(capsys, repository, model)
+    subject = "best_total_source" if "best_total_source" in change else "classes and configuration"
+    assert f"{subject} of {model}" in verify(capsys, repository, model)
     # The record knows it too, where the lineage was taken away.
     write_checkpoint(model, replace(read_checkpoint(model), lineage=None))
-    assert verify(capsys, repository, model) == ([] if "best_total_source" in change else [f"{what} of {model}"])
+    assert verify(capsys, repository, model) == ([] if "best_total_source" in change else [f"{subject} of {model}"])
 
 
 def test_what_a_file_holds_beside_its_model_is_named(
@@ -81,7 +81,7 @@ def test_what_a_file_holds_beside_its_model_is_named(
     content = file_content(read_checkpoint(model))
     for more in ({"model": content["model"] | {"more.weight": torch.ones(3)}}, {"note": "x"}):
         write_plain(model, content | more)
-        assert verify(capsys, repository, model) == [f"what {model} holds beside the model"]
+        assert verify(capsys, repository, model) == [f"other content of {model} than the model"]
 
 
 @pytest.mark.parametrize("kind", ["sparse", "meta"])
@@ -105,14 +105,14 @@ def test_a_lineage_that_is_none_is_a_mismatch(
 
 
 @pytest.mark.parametrize("only", ["--lock", "--reproduce"])
-@pytest.mark.parametrize("given", [["model.pth"], ["--key", "public.pem"]])
-def test_a_file_or_a_key_is_not_silently_ignored(repository: Repository, only: str, given: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["model.pth"], ["--key", "public.pem"]])
+def test_a_file_or_a_key_is_not_silently_ignored(repository: Repository, only: str, arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match=f"{only} checks the project, not a model file"):
-        main(["verify", only, *given, "--repo", str(repository.folder)])
+        main(["verify", only, *arguments, "--repo", str(repository.folder)])
 
 
 def test_a_folder_is_not_said_to_be_missing(repository: Repository, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="is no file"):
+    with pytest.raises(SystemExit, match="is not a file"):
         main(["verify", str(tmp_path), "--repo", str(repository.folder)])
 
 
@@ -128,13 +128,13 @@ def test_an_untouched_file_of_the_first_of_two_runs_with_equal_weights_holds(
         repository.commit("Both")
     assert verify(capsys, repository, first) == []
     main(["verify", str(first), "--repo", str(repository.folder)])
-    told = capsys.readouterr().out
-    assert "not checked: manifest/train.json of lineage of" in told
-    assert "never committed" in told
-    assert (f"not checked: record of {first} (not committed: git add records/" in told) == (not committed)
+    printed = capsys.readouterr().out
+    assert "not checked: manifest/train.json of lineage of" in printed
+    assert "never committed" in printed
+    assert (f"not checked: record of {first} (not committed: git add records/" in printed) == (not committed)
 
 
-def test_a_state_to_resume_from_is_unchecked_wherever_it_lies(
+def test_a_state_to_resume_from_is_unchecked_in_any_folder(
     repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     best = read_checkpoint(repository.folder / "output" / "checkpoint_best_ema.pth")
@@ -161,4 +161,4 @@ def test_merkle_roots_that_are_not_those_of_the_manifest_are_named(
         roots["train"]["images"][forge] = {"root": "0" * 64, "size": 7}[forge]
     write_checkpoint(model, replace(read_checkpoint(model), lineage=lineage))
     split = "valid" if forge == "split" else "train"
-    assert any(one.startswith(f"roots.{split}.images.") for one in verify(capsys, repository, model))
+    assert any(subject.startswith(f"roots.{split}.images.") for subject in verify(capsys, repository, model))

@@ -95,7 +95,7 @@ def wrong(folder: Path) -> set[str]:
     check_pipeline(report, contents, pipeline)
     check_contents(report, contents, pipeline, leave="", only_git=True, code=None)
     assert not report.notes
-    return {what for what, _, _ in report.mismatches}
+    return {subject for subject, _, _ in report.mismatches}
 
 
 def test_every_stage_that_dvc_makes_is_read_and_holds(project: Path) -> None:

@@ -1,4 +1,4 @@
-"""The plan is what `dvc repro` then does, with values, counts and durations as they are."""
+"""The plan matches what `dvc repro` then does, with correct values, counts and durations."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def small(made: Small, tmp_path: Path) -> Small:
 
 
 def note(root: Path, stage: str, began: float, seconds: float, **changes: Any) -> None:
-    """An entry of the journal, as if the stage had run then and so long."""
+    """Write a journal entry as if the stage had run at this time for this long."""
     ran = replace(Lock.read(root).stages[stage], **changes)
     path = journal.write(root, stage, ran, began)
     content = files.read_json(path)
@@ -185,14 +185,19 @@ def test_what_the_plan_says_is_what_dvc_repro_then_does(small: Small, change: st
 
 
 def reasons(planned: Plan, stage: str) -> list[str]:
-    return [one.text for found in planned.stages if found.name == stage for one in found.reasons]
+    return [
+        reason.text
+        for planned_stage in planned.stages
+        if planned_stage.name == stage
+        for reason in planned_stage.reasons
+    ]
 
 
 def test_a_parameter_is_named_with_its_values_and_long_ones_are_cut(small: Small) -> None:
     small.params("train", lr=0.0004, optimizer_kwargs={"betas": [0.9] * 50}, seed=1)
-    found = reasons(small.plan(), "train")
-    assert found[0] == "train.lr 0.0005 -> 0.0004"
-    assert found[2] == "train.seed not set -> 1"
+    texts = reasons(small.plan(), "train")
+    assert texts[0] == "train.lr 0.0005 -> 0.0004"
+    assert texts[2] == "train.seed not set -> 1"
     (line,) = (line for line in small.plan().lines() if line.startswith("train "))
     assert "since train.lr 0.0005 -> 0.0004, train.optimizer_kwargs.betas [0.9, 0.999] -> [0.9, 0.9" in line
     assert len(line) < 300
@@ -219,7 +224,9 @@ def test_data_is_counted_where_dvc_tracks_it_with_or_without_its_files(small: Sm
     counted = "(2 -> 2 files: 1 added, 1 changed, 1 removed)"
     planned = small.plan()
     assert reasons(planned, "validate") == [f"data changed {counted}"]
-    assert planned.notes == ("data is not as data.dvc says: dvc add data, or to go back: dvc checkout data",)
+    assert planned.notes == (
+        "data differs from data.dvc. Run dvc add data, or to restore the old files: dvc checkout data",
+    )
     assert small.plan(compare_local=False).stages == ()
     small.dvc("add", "-q", "data")
     assert reasons(small.plan(compare_local=False), "validate") == [f"data.dvc changed {counted}"]
@@ -256,7 +263,7 @@ def test_what_is_neither_here_nor_in_the_cache_is_named(small: Small) -> None:
     assert small.plan().notes == ()  # DVC takes them from its cache
     shutil.rmtree(small.folder / ".dvc" / "cache")
     (note,) = small.plan().notes
-    assert note.startswith("not here: data, model.txt. Run dvc pull")
+    assert note.startswith("missing: data, model.txt. Run dvc pull")
 
 
 def test_durations_are_those_of_the_last_runs_and_what_is_not_known_is_named(small: Small) -> None:
@@ -267,7 +274,7 @@ def test_durations_are_those_of_the_last_runs_and_what_is_not_known_is_named(sma
     assert sentences["evaluate"] == "may rerun (about 60 s)"
     assert sentences["report"] == "may rerun (duration not known)"
     assert planned.total_in_words() == (
-        "about 40 min; with all that may rerun about 41 min, without report, whose duration is not known"
+        "about 40 min; with all stages that may rerun about 41 min, without report, whose duration is not known"
     )
     shutil.rmtree(small.folder / "journal")
     assert small.plan().total_in_words() == ""
@@ -333,14 +340,14 @@ def test_a_duration_in_words(seconds: float, words: str) -> None:
     assert duration_text(seconds) == words
 
 
-def test_the_answer_for_programs_is_as_its_schema_says(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_json_answer_matches_its_schema(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
     small.params("train", lr=0.0004)
     small.data("c", "c\n")
     main(["plan", "--repo", str(small.folder), "--json"])
     answer = json.loads(capsys.readouterr().out)
     conforms("plan", answer)
     validate, train, *later = answer["stages"]
-    assert [one["stage"] for one in later] == ["evaluate", "report"]
+    assert [stage["stage"] for stage in later] == ["evaluate", "report"]
     assert validate["reasons"][0]["files"] == {"added": 1, "changed": 0, "removed": 0}
     assert (train["reasons"][0]["before"], train["reasons"][0]["after"]) == ("0.0005", "0.0004")
     assert answer["seconds"] == {"runs": 2403.0, "all": 2463.0}
@@ -351,7 +358,7 @@ def test_the_answer_for_programs_is_as_its_schema_says(small: Small, capsys: pyt
 def test_everything_runs_before_the_first_run_and_if_it_is_asked_for(small: Small) -> None:
     forced = small.plan(force=True)
     assert verdicts(forced) == dict.fromkeys(STAGES, "runs")
-    assert reasons(forced, "train") == ["it was asked for"]
+    assert reasons(forced, "train") == ["it was requested"]
     (small.folder / "dvc.lock").unlink()
     shutil.rmtree(small.folder / ".dvc" / "cache" / "runs")
     first = small.plan()
@@ -364,7 +371,9 @@ def test_the_comment_on_a_pull_request_has_stages_reasons_and_durations(small: S
     assert markdown(small.plan()) == "## After a merge, no stage will run\n"
     small.params("train", notes="<!-- @everyone | `x`", lr=0.0004)
     comment = markdown(small.plan())
-    assert comment.startswith("## After a merge, 1 stage will run: about 40 min; with all that may rerun about 41 min")
+    assert comment.startswith(
+        "## After a merge, 1 stage will run: about 40 min; with all stages that may rerun about 41 min"
+    )
     assert "<!--" not in comment
     assert "| `report` | may rerun | not known | - |" in comment
     (line,) = (line for line in comment.splitlines() if line.startswith("| `train`"))

@@ -1,4 +1,4 @@
-"""scores.json is what the history gives, and JSON that is made again has no other keys."""
+"""scores.json must follow from history.csv, and recomputed JSON must have the same keys."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def mismatches(
     report = Report()
     with report.reading("output/history.csv"):
         check_scores(report, Contents(folder), Pipeline({}, Lock({"train": Entry.of(raw)})))
-    return [what.removesuffix(" of output/scores.json") for what, *_ in report.mismatches]
+    return [subject.removesuffix(" of output/scores.json") for subject, *_ in report.mismatches]
 
 
 def changed(**best: Any) -> str:
@@ -80,8 +80,8 @@ ROWS_FORGED: dict[str, tuple[list[list[Any]], list[str]]] = {
 @pytest.mark.parametrize("case", ROWS_FORGED)
 def test_a_history_that_the_scores_contradict_is_named(tmp_path: Path, case: str) -> None:
     rows, expected = ROWS_FORGED[case]
-    found = mismatches(tmp_path, json.dumps(SCORES), rows)
-    assert set(expected) <= set(found)
+    subjects = mismatches(tmp_path, json.dumps(SCORES), rows)
+    assert set(expected) <= set(subjects)
 
 
 HONEST: dict[str, tuple[dict[str, Any], list[list[Any]], dict[str, Any]]] = {
@@ -127,7 +127,7 @@ def test_an_honest_choice_is_no_mismatch(tmp_path: Path, case: str) -> None:
     assert mismatches(tmp_path, json.dumps(scores), rows, **params) == []
 
 
-def test_a_training_of_the_users_own_chooses_as_it_likes(tmp_path: Path) -> None:
+def test_a_custom_training_may_choose_other_epochs(tmp_path: Path) -> None:
     assert mismatches(tmp_path, changed(ema={"score": 7.0, "epoch": 1}), cmd="python own.py") == []
 
 
@@ -139,40 +139,40 @@ JSON = st.recursive(
 
 
 @given(JSON, JSON)
-def test_values_agree_exactly_where_they_are_equal(one: Any, other: Any) -> None:
+def test_values_agree_exactly_where_they_are_equal(first: Any, second: Any) -> None:
     """Numbers and truth values are compared as DVC does: 1 equals true."""
     report = Report()
-    compare(report, "a file", {"key": one}, {"key": other}, "made again")
-    assert (not report.mismatches) == (one == other)
+    compare(report, "a file", {"key": first}, {"key": second}, "recomputed")
+    assert (not report.mismatches) == (first == second)
 
 
 @pytest.mark.parametrize(("change", "close"), [(1e-12, True), (1e-6, False)])
 def test_the_last_digits_of_numbers_may_differ(change: float, close: bool) -> None:
     report = Report()
-    compare(report, "a file", {"key": [0.3]}, {"key": [0.3 + change]}, "made again")
-    assert [what for what, *_ in report.mismatches] == ([] if close else ["key[0] of a file"])
+    compare(report, "a file", {"key": [0.3]}, {"key": [0.3 + change]}, "recomputed")
+    assert [subject for subject, *_ in report.mismatches] == ([] if close else ["key[0] of a file"])
 
 
 IDENTITY = {"sha256": "1" * 64, "size": 4, "git": "2" * 40}
 KEYS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "of the file": (lambda told: told.update(certified=True), "certified"),
-    "of the model": (lambda told: told["model"].update(certified=True), "model.certified"),
+    "of the file": (lambda lineage: lineage.update(certified=True), "certified"),
+    "of the model": (lambda lineage: lineage["model"].update(certified=True), "model.certified"),
     "an input": (
-        lambda told: told["inputs"].update({"annotations/more.json": IDENTITY}),
+        lambda lineage: lineage["inputs"].update({"annotations/more.json": IDENTITY}),
         "inputs.annotations/more.json",
     ),
     "of an input": (
-        lambda told: told["inputs"]["manifest/test.json"].update(certified=True),
+        lambda lineage: lineage["inputs"]["manifest/test.json"].update(certified=True),
         "inputs.manifest/test.json.certified",
     ),
-    "": (lambda told: None, ""),
+    "": (lambda lineage: None, ""),
 }
 
 
 @pytest.mark.parametrize("case", KEYS)
 def test_a_key_more_in_the_lineage_of_an_evaluation_is_named(tmp_path: Path, case: str) -> None:
     add, named = KEYS[case]
-    told: dict[str, Any] = {
+    lineage: dict[str, Any] = {
         "schema": 2,
         "model": IDENTITY | {"tensors": "3" * 64},
         "split": "test",
@@ -183,9 +183,11 @@ def test_a_key_more_in_the_lineage_of_an_evaluation_is_named(tmp_path: Path, cas
         "lock": None,
         "packages": {},
     }
-    add(told)
+    add(lineage)
     (tmp_path / "dvc.yaml").touch()
-    files.write_json(tmp_path / "reports/evaluate/lineage.json", told)
+    files.write_json(tmp_path / "reports/evaluate/lineage.json", lineage)
     report = Report()
     check_lineage_keys(report, Contents(tmp_path), "data")
-    assert [what for what, *_ in report.mismatches] == ([f"{named} of reports/evaluate/lineage.json"] if named else [])
+    assert [subject for subject, *_ in report.mismatches] == (
+        [f"{named} of reports/evaluate/lineage.json"] if named else []
+    )

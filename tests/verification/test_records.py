@@ -1,4 +1,4 @@
-"""Records against each other, their names and the history, however git is set up in the clone."""
+"""Run records are compared with each other, their names and the history, with any git setup of the clone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from rfdetr_core.base import files
 from rfdetr_core.lineage.lock import Lock
 from rfdetr_core.lineage.records import record_names
-from rfdetr_core.verification.claims import record_of
+from rfdetr_core.verification.claims import find_record
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
 from rfdetr_core.verification.report import Report
@@ -21,15 +21,15 @@ from tests.verification.conftest import IMAGES
 
 
 def check(folder: Path) -> Report:
-    """What is found of the records. A dvc.yaml marks the root of a project, and its stages are not asked for."""
+    """Check the records. dvc.yaml only marks the root of the project; its stages are not read."""
     (folder / "dvc.yaml").touch()
     report = Report()
-    record_of(report, Contents(folder), Pipeline({}, Lock.read(folder)))
+    find_record(report, Contents(folder), Pipeline({}, Lock.read(folder)))
     return report
 
 
 def wrong(folder: Path) -> list[str]:
-    return [what for what, _, _ in check(folder).mismatches]
+    return [subject for subject, _, _ in check(folder).mismatches]
 
 
 def record_in(repository: Repository) -> Path:
@@ -47,7 +47,7 @@ def edit(path: Path, **changes: Any) -> dict[str, Any]:
 
 
 def forge_machine(repository: Repository, path: Path) -> Path:
-    """Give the record another machine, and the name of what it says then."""
+    """Give the record another machine and rename it to match its new content."""
     content = edit(path, machine={"device": "a machine that never was"})
     return path.rename(path.with_name(record_names(content)[0]))
 
@@ -123,7 +123,7 @@ def test_a_record_that_was_rewritten_is_named(repository: Repository, case: str)
     assert wrong(repository.folder) == []
     forge, named = FORGED[case]
     forge(repository)
-    assert any(what.startswith(named) for what in wrong(repository.folder)), wrong(repository.folder)
+    assert any(subject.startswith(named) for subject in wrong(repository.folder)), wrong(repository.folder)
 
 
 def test_after_a_lineage_was_forged_the_audit_of_bare_weights_is_in_doubt(
@@ -133,8 +133,8 @@ def test_after_a_lineage_was_forged_the_audit_of_bare_weights_is_in_doubt(
     for arguments in ((model,), (model, "--images"), ("--image", "0" * 64)):
         audit(capsys, repository, *arguments, status=1)
     assert "one of them was forged" in audit(capsys, repository, model, status=1)
-    said = json.loads(audit(capsys, repository, model, "--json", status=1))
-    assert said["lineage"]["training"]["machine"] == {"device": "cpu"}  # as the file, whose bytes are known, has it
+    answer = json.loads(audit(capsys, repository, model, "--json", status=1))
+    assert answer["lineage"]["training"]["machine"] == {"device": "cpu"}  # as the file, whose bytes are known, has it
 
 
 def merged(repository: Repository) -> None:
@@ -194,12 +194,12 @@ HONEST = [merged, rebased, another_run_with_equal_weights, a_tag_checked_out, an
           settings_that_change_what_git_prints, a_commit_graph]  # fmt: skip
 
 
-@pytest.mark.parametrize("change", HONEST, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("change", HONEST, ids=lambda change: change.__name__)
 def test_an_honest_history_is_no_alarm(repository: Repository, change: Callable[[Repository], None]) -> None:
     change(repository)
     report = check(repository.folder)
     assert report.mismatches == {}
-    assert "what older commits have" not in report.unchecked
+    assert "older commits" not in report.unchecked
 
 
 def test_a_shallow_clone_is_no_alarm_and_says_what_it_cannot_check(repository: Repository, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_shallow_clone_is_no_alarm_and_says_what_it_cannot_check(repository: R
     repository.git("clone", "-q", "--depth", "1", repository.folder.as_uri(), str(tmp_path / "shallow"))
     report = check(tmp_path / "shallow")
     assert report.mismatches == {}
-    assert report.unchecked["what older commits have"] == "this clone is shallow: git fetch --unshallow"
+    assert report.unchecked["older commits"] == "this clone is shallow: git fetch --unshallow"
 
 
 def test_a_hook_of_git_asks_the_repository_of_the_folder(

@@ -1,4 +1,4 @@
-"""Models run again without training: what holds is silent, and forged scores, weights and detections are named."""
+"""Models run again without training: true results are silent; forged scores, weights and detections are reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rfdetr_core.base.code import Code
 from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main
 from rfdetr_core.evaluation.config import EvaluateConfig
-from rfdetr_core.evaluation.evaluate import evaluate, machine_of, write_origin
+from rfdetr_core.evaluation.evaluate import evaluate, machine_of, write_lineage
 from rfdetr_core.inference.predictor import Predictor
 from rfdetr_core.lineage.lock import Entry, Lock
 from rfdetr_core.selection.select import select
@@ -37,7 +37,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 class Trained:
-    """A project whose training, selection and evaluation were run here, and what dvc.lock would say of them."""
+    """A project with a real training, selection and evaluation, and the matching dvc.lock."""
 
     def __init__(self, folder: Path, changes: dict[str, Any]) -> None:
         self.folder, self.changes = folder, changes
@@ -53,7 +53,7 @@ class Trained:
         evaluate(predictor, where, config, self.folder / EVALUATION)
         machine = machine_of(predictor)
         origin = self.folder / EVALUATION / "lineage.json"
-        write_origin(origin, self.folder / TOTAL, where, config, "valid", machine)
+        write_lineage(origin, self.folder / TOTAL, where, config, "valid", machine)
         return self
 
     def copy(self, folder: Path) -> Trained:
@@ -80,7 +80,7 @@ class Trained:
         return report
 
     def named(self) -> list[str]:
-        return [what for what, *_ in self.check().mismatches]
+        return [subject for subject, *_ in self.check().mismatches]
 
 
 @pytest.fixture(scope="module")
@@ -178,17 +178,17 @@ def test_on_another_processor_last_digits_may_differ_and_forgeries_are_still_nam
     assert "val/mAP_50_95 of epoch 2 in output/history.csv" in wrong
 
 
-def test_what_is_not_at_hand_is_not_checked(project: Trained) -> None:
+def test_missing_files_are_not_checked(project: Trained) -> None:
     for path in (project.folder / "data" / "valid").iterdir():
         path.unlink()
     report = project.check()
     assert not report.mismatches
-    assert [*report.unchecked] == ["scores on valid", "detections, made again"]
+    assert [*report.unchecked] == ["scores on valid", "detections, recomputed"]
     for path in (project.folder / "output").glob("*.pth"):
         path.unlink()
     report = project.check()
     assert not report.mismatches
-    assert [*report.unchecked] == ["scores on valid", "detections, made again"]
+    assert [*report.unchecked] == ["scores on valid", "detections, recomputed"]
 
 
 def test_without_the_best_files_the_result_is_scored(project: Trained) -> None:
@@ -212,11 +212,11 @@ OTHER: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", OTHER)
 def test_other_detections_are_named_by_their_image(case: str) -> None:
-    for made, told in ((OTHER[case], [ROW]), ([ROW], OTHER[case])):
+    for recomputed, stored in ((OTHER[case], [ROW]), ([ROW], OTHER[case])):
         report = Report()
-        compare_detections(report, made, told, {1: "a.jpg"})
-        ((_, _, found),) = report.mismatches
-        assert found.startswith("other scores or boxes in a.jpg")
+        compare_detections(report, recomputed, stored, {1: "a.jpg"})
+        ((_, _, actual),) = report.mismatches
+        assert actual.startswith("other scores or boxes in a.jpg")
     report = Report()
     close = ROW | {"score": 0.601, "bbox": [10.1, 10.0, 20.0, 20.0]}
     compare_detections(report, [ROW, ROW | {"score": 0.05, "bbox": [0.0, 0.0, 1.0, 1.0]}],
@@ -227,6 +227,6 @@ def test_other_detections_are_named_by_their_image(case: str) -> None:
 @pytest.mark.parametrize("flag", ["--deep", "--rescore"])
 @pytest.mark.parametrize("other", ["--lock", "--reproduce", "model.pth"])
 def test_it_adds_to_the_plain_check_alone(flag: str, other: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match=f"{flag} (adds to what verify does without|checks the project)"):
+    with pytest.raises(SystemExit, match=rf"{flag} (and --\w+ cannot be combined|checks the project)"):
         main(["verify", flag, other])
     assert capsys.readouterr().out == ""

@@ -1,4 +1,4 @@
-"""What `attest` writes, judged by tools of others: openssl, model_signing, in-toto's and securesystemslib's code."""
+"""The files of `attest`, verified by other tools: openssl, model_signing, in-toto and securesystemslib."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.audit.repository import Repository
 
 @pytest.fixture
 def keys(tmp_path: Path) -> tuple[Path, Path]:
-    """A private key and its public one, made as docs/audit.md shows."""
+    """A private key and its public key, made with the commands of docs/audit.md."""
     (command,) = (line[6:] for line in page() if line.startswith("    $ openssl ecparam"))
     subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, capture_output=True)
     return tmp_path / "key.pem", tmp_path / "public.pem"
@@ -34,11 +34,11 @@ def page() -> list[str]:
     return (ROOT / "docs" / "audit.md").read_text().splitlines()
 
 
-def shown(*starts: str) -> str:
-    """Commands of docs/audit.md, of a model that is called second.pth there."""
-    found = [line[6:] for line in page() if line.startswith(tuple(f"    $ {start}" for start in starts))]
-    assert len(found) == len(starts)
-    return "\n".join(found)
+def command_on_page(*starts: str) -> str:
+    """The commands of docs/audit.md with these beginnings; the model is called second.pth there."""
+    commands = [line[6:] for line in page() if line.startswith(tuple(f"    $ {start}" for start in starts))]
+    assert len(commands) == len(starts)
+    return "\n".join(commands)
 
 
 def run(command: str, folder: Path) -> tuple[int, str]:
@@ -51,7 +51,7 @@ def test_openssl_verifies_the_statement_by_the_commands_of_the_page(
 ) -> None:
     model = model.rename(model.with_name("second.pth"))
     statement = attest(model, key=keys[0], root=repository.folder)[0]
-    commands = shown("python -c", "printf", "openssl dgst")
+    commands = command_on_page("python -c", "printf", "openssl dgst")
     assert run(commands, model.parent) == (0, "Verified OK\n")
     statement.write_text(statement.read_text().replace("in-toto.io", "in-toto.example", 1))
     assert run(commands, model.parent)[0] != 0
@@ -62,12 +62,12 @@ def test_model_signing_verifies_the_model_by_the_command_of_the_page(
 ) -> None:
     model = model.rename(model.with_name("second.pth"))
     attest(model, key=keys[0], root=repository.folder)
-    command = shown("model_signing verify key second.pth")
+    command = command_on_page("model_signing verify key second.pth")
     assert run(command, model.parent) == (0, "Verification succeeded\n")
     model.write_bytes(model.read_bytes() + b"0")
-    status, said = run(command, model.parent)
+    status, output = run(command, model.parent)
     assert status != 0
-    assert "Hash mismatch" in said
+    assert "Hash mismatch" in output
 
 
 def test_model_signing_verifies_both_files_of_an_openvino_model_under_their_names(
@@ -81,9 +81,9 @@ def test_model_signing_verifies_both_files_of_an_openvino_model_under_their_name
     assert run(command, repository.folder) == (0, "Verification succeeded\n")
     weights = path.with_suffix(".bin")
     weights.write_bytes(weights.read_bytes() + b"0")
-    status, said = run(command, repository.folder)
+    status, output = run(command, repository.folder)
     assert status != 0
-    assert "model.bin" in said
+    assert "model.bin" in output
 
 
 def test_the_statement_has_the_types_of_in_toto_and_slsa_and_no_other_field(

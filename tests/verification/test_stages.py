@@ -1,4 +1,4 @@
-"""dvc.yaml against what the stages of this project are; dvc.lock would agree with each of these forgeries."""
+"""dvc.yaml is compared with the stages of this project; dvc.lock would agree with each of these forgeries."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(project: Path, text: str | None = None) -> Report:
-    """What is found with another text of dvc.yaml."""
+    """Check the project with another text of dvc.yaml."""
     path, before = project / "dvc.yaml", (project / "dvc.yaml").read_text()
     path.write_text(before if text is None else text)
     try:
@@ -65,11 +65,11 @@ FORGED = {
 
 
 @pytest.mark.parametrize("case", FORGED)
-def test_what_dvc_yaml_asks_for_in_place_of_the_stages_is_named(project: Path, case: str) -> None:
+def test_a_replaced_command_dependency_or_result_in_dvc_yaml_is_named(project: Path, case: str) -> None:
     old, new, named = FORGED[case]
     text = (project / "dvc.yaml").read_text()
     assert old in text
-    assert named in {what for what, _, _ in check(project, text.replace(old, new, 1)).mismatches}
+    assert named in {subject for subject, _, _ in check(project, text.replace(old, new, 1)).mismatches}
 
 
 def test_the_pipeline_of_this_project_holds(project: Path) -> None:
@@ -83,4 +83,4 @@ def test_a_stage_of_the_user_is_not_checked_and_shown_with_its_command(project: 
     del content["stages"]["export"]  # a project may do without it
     report = check(project, yaml.safe_dump(content))  # in another order and without comments
     assert report.mismatches == {}
-    assert report.unchecked == {"stage publish": "not a stage of this project; it runs: python publish.py"}
+    assert report.unchecked == {"stage publish": "not a stage of this project. It runs: python publish.py"}

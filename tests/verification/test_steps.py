@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rfdetr_core.base.chain import chained, first_difference
+from rfdetr_core.base.chain import chain_link, first_difference
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.report import Report
 from rfdetr_core.verification.reproduce import first_step
@@ -16,13 +16,13 @@ ROWS = ["1,5,2.5,,", "1,10,2.25,aa,bb", "2,15,2.0,,", "2,20,1.5,cc,"]
 def text(rows: list[str]) -> str:
     lines = ["epoch,step,loss,regular,ema,chain"]
     for row in rows:
-        lines.append(f"{row},{chained(lines[-1], row)}")
+        lines.append(f"{row},{chain_link(lines[-1], row)}")
     return "".join(f"{line}\n" for line in lines)
 
 
 @pytest.fixture
 def contents(tmp_path: Path) -> Contents:
-    """A project with steps.csv alone."""
+    """A project that has only steps.csv."""
     (tmp_path / "dvc.yaml").write_text("")
     (tmp_path / STEPS).parent.mkdir()
     (tmp_path / STEPS).write_text(text(ROWS))
@@ -39,7 +39,7 @@ def test_a_changed_cell_is_found(contents: Contents, old: str, new: str, line: i
     path.write_text(path.read_text().replace(old, new, 1))
     report = Report()
     check_chain(report, contents)
-    assert [found for _, _, found in report.mismatches] == [f"line {line} does not follow from the one before"]
+    assert [actual for _, _, actual in report.mismatches] == [f"line {line} does not follow from the line before"]
 
 
 def test_what_was_written_holds_and_an_older_training_has_no_steps(contents: Contents) -> None:

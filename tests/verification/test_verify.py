@@ -25,7 +25,7 @@ from rfdetr_core.verification.reproduce import compare_outs, first_epoch
 
 
 class Small:
-    """dvc.yaml, params.yaml and a dvc.lock that is true: stage `a` reads the folder code, `b` reads the out of `a`."""
+    """A project with a matching dvc.lock: stage `a` reads the folder code, `b` reads the out of `a`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -70,7 +70,7 @@ class Small:
         return report
 
     def wrong(self) -> set[str]:
-        return {what for what, _, _ in self.check().mismatches}
+        return {subject for subject, _, _ in self.check().mismatches}
 
 
 @pytest.fixture
@@ -82,15 +82,15 @@ def test_code_is_compared_by_its_meaning_and_in_an_older_record_by_its_bytes(sma
     module = small.folder / "rfdetr_core" / "a.py"
     module.parent.mkdir()
     module.write_text("x = 1\n")
-    told = {
+    lineage = {
         "old": {"rfdetr_core/a.py": files.sha256_file(module)},
         "new": {"rfdetr_core/a.py": semantic_digest(module)},
     }
 
     def wrong(kind: str) -> set[str]:
         report = Report()
-        check_lineage(report, small.contents(), Pipeline({}, Lock({})), {"code": told[kind]}, "a record")
-        return {what for what, _, _ in report.mismatches}
+        check_lineage(report, small.contents(), Pipeline({}, Lock({})), {"code": lineage[kind]}, "a record")
+        return {subject for subject, _, _ in report.mismatches}
 
     assert (wrong("old"), wrong("new")) == (set(), set())
     module.write_text("# a comment\nx = 1\n")
@@ -113,8 +113,8 @@ def test_a_folder_is_digested_as_dvc_does_it(small: Small) -> None:
     subprocess.run([dvc, "init", "-q", "-f"], cwd=small.folder, check=True)
     (small.folder / ".dvcignore").write_text("*.pyc\n")
     subprocess.run([dvc, "add", "-q", "code", "--no-commit"], cwd=small.folder, check=True, capture_output=True)
-    (told,) = yaml.safe_load((small.folder / "code.dvc").read_text())["outs"]
-    assert small.contents().md5("code") == told["md5"]
+    (listing,) = yaml.safe_load((small.folder / "code.dvc").read_text())["outs"]
+    assert small.contents().md5("code") == listing["md5"]
 
 
 def test_what_differs_is_named(small: Small) -> None:
@@ -133,9 +133,7 @@ def test_what_differs_is_named(small: Small) -> None:
 
 
 @pytest.mark.parametrize(("given", "equal"), [({"lr": 1e-4, "epochs": 1}, True), ({"lr": 2e-4, "epochs": 1}, False)])
-def test_a_param_that_is_written_out_with_its_default_is_the_same_and_dvc_will_run(
-    small: Small, given: dict[str, Any], equal: bool
-) -> None:
+def test_an_explicit_default_is_equal_and_dvc_will_run(small: Small, given: dict[str, Any], equal: bool) -> None:
     content = yaml.safe_load((small.folder / "dvc.yaml").read_text())
     content["stages"]["a"]["params"] = ["train"]
     (small.folder / "dvc.yaml").write_text(yaml.safe_dump(content))
@@ -145,7 +143,7 @@ def test_a_param_that_is_written_out_with_its_default_is_the_same_and_dvc_will_r
     assert small.wrong() == {"params.yaml: train.lr"}  # as `dvc repro` compares them
     report = Report()
     check_pipeline(report, small.contents(), Pipeline.read(small.folder), by_value=True)
-    assert {what for what, _, _ in report.mismatches} == (set() if equal else {"params.yaml: train.lr"})
+    assert {subject for subject, _, _ in report.mismatches} == (set() if equal else {"params.yaml: train.lr"})
     assert any("dvc repro would run a again" in note for note in report.notes) == equal
 
 
@@ -175,7 +173,9 @@ def test_what_differs_from_head_is_found_in_a_folder_of_a_repository_and_behind_
         (inner / "records" / name).write_text(name)
     git("init", "-q")
     contents = Contents(inner)
-    assert contents.differs_from_head("records") == [f"records/{one}" for one in ("changed", "gone", "hidden", "same")]
+    assert contents.differs_from_head("records") == [
+        f"records/{name}" for name in ("changed", "gone", "hidden", "same")
+    ]
     git("add", "-A")
     git("commit", "-q", "-m", "all")
     assert Contents(inner).differs_from_head("records") == []
@@ -183,7 +183,7 @@ def test_what_differs_from_head_is_found_in_a_folder_of_a_repository_and_behind_
     for name in ("changed", "hidden", "new"):
         (inner / "records" / name).write_text("other")
     (inner / "records" / "gone").unlink()
-    expected = [f"records/{one}" for one in ("changed", "gone", "hidden", "new")]
+    expected = [f"records/{name}" for name in ("changed", "gone", "hidden", "new")]
     assert Contents(inner).differs_from_head("records") == expected
     assert Contents(inner).committed("records/hidden") == b"hidden"
 
@@ -193,11 +193,11 @@ def test_two_stages_must_speak_of_the_same_file(small: Small) -> None:
     assert "out.txt in dvc.lock" in small.wrong()
 
 
-def test_what_is_not_here_is_gone_and_not_wrong(small: Small) -> None:
+def test_a_missing_file_is_unchecked_and_not_a_mismatch(small: Small) -> None:
     (small.folder / "out.txt").unlink()
     report = small.check()
     assert not report.mismatches
-    assert report.unchecked == {"out.txt": "gone: it is not here"}
+    assert report.unchecked == {"out.txt": "missing: not in this clone"}
 
 
 def test_a_file_that_was_not_pulled_counts_with_the_md5_of_its_dvc_file(small: Small) -> None:
@@ -263,46 +263,46 @@ def test_on_another_machine_scores_are_compared_and_bytes_are_not(
     (tmp_path / "output" / "history.csv").write_text("epoch\n")
     (tmp_path / "dvc.yaml").write_text("")
     lock = Lock({"train": Entry.of({"cmd": "", "outs": [{"path": "output/scores.json", "md5": "0" * 32}]})})
-    here, there = Report(), Report()
+    here, other = Report(), Report()
     compare_outs(here, Contents(tmp_path), Pipeline({}, lock), before, "")
-    compare_outs(there, Contents(tmp_path), Pipeline({}, lock), before, "cpu AVX2, here AVX512")
-    assert {what for what, _, _ in here.mismatches} == {"output/scores.json"}
-    assert bool(there.mismatches) is not holds
-    assert "another kind of machine (cpu AVX2, here AVX512)" in there.notes[0]
+    compare_outs(other, Contents(tmp_path), Pipeline({}, lock), before, "cpu AVX2, here AVX512")
+    assert {subject for subject, _, _ in here.mismatches} == {"output/scores.json"}
+    assert bool(other.mismatches) is not holds
+    assert "another kind of machine (cpu AVX2, here AVX512)" in other.notes[0]
 
 
 def test_the_first_epoch_that_differs_is_named() -> None:
     before, after = b"epoch,loss\n0,1.5\n1,1.25\n2,1.0\n", b"epoch,loss\n0,1.5\n1,1.26\n2,1.1\n"
     assert first_epoch(before, after) == ", from epoch 1 on (loss 1.25, here 1.26)"
-    assert first_epoch(before, before) == ", in no epoch of history.csv"
+    assert first_epoch(before, before) == ", but history.csv is equal"
     assert first_epoch(before, before[:-6]) == ", in the number of epochs"
-    assert first_epoch(b"", before) == first_epoch(before, b"\xff") == ", where a history.csv is not a table"
+    assert first_epoch(b"", before) == first_epoch(before, b"\xff") == ", and a history.csv is not a table"
 
 
-def test_the_findings_are_the_same_for_people_and_programs() -> None:
+def test_text_and_json_have_the_same_mismatches() -> None:
     report = Report()
     report.equal("a", 1, 1.0, "x")
     report.equal("b", 1, 2, "x")
     report.equal("b", 1, 2, "y")
-    report.skip("c", "gone")
+    report.skip("c", "missing")
     assert report.lines() == [
         "b: expected 1, found 2  (x, y)",
-        "not checked: c (gone)",
+        "not checked: c (missing)",
         "3 comparisons, 1 mismatch, 1 not checked",
     ]
-    told = json.loads(json.dumps(report.to_dict()))
-    assert told["mismatches"] == [{"what": "b", "expected": "1", "found": "2", "by": ["x", "y"]}]
-    assert told["holds"] is False
+    answer = json.loads(json.dumps(report.to_dict()))
+    assert answer["mismatches"] == [{"what": "b", "expected": "1", "found": "2", "by": ["x", "y"]}]
+    assert answer["holds"] is False
 
 
-@pytest.mark.parametrize(("installed", "told"), [("2.4.5", False), ("2.4.6", True), ("2.4.5+own", False), ("x", True)])
-def test_packages_that_are_not_those_of_the_lock_are_told(tmp_path: Path, installed: str, told: bool) -> None:
+@pytest.mark.parametrize(("installed", "noted"), [("2.4.5", False), ("2.4.6", True), ("2.4.5+own", False), ("x", True)])
+def test_packages_that_differ_from_the_lock_are_noted(tmp_path: Path, installed: str, noted: bool) -> None:
     small = Small(tmp_path / "project")
     lock = small.folder / "requirements" / "numeric.lock"
     lock.parent.mkdir()
     lock.write_text("numpy==2.4.5 \\\n    --hash=sha256:00\n")
     report = Report()
-    made = {"training": {"lock": files.sha256_file(lock), "packages": {"python": "3.11.0", "numpy": installed}}}
-    check_lineage(report, small.contents(), Pipeline({}, Lock({})), made, "a record")
-    expected = f"a record: made with packages that are not those of requirements/numeric.lock: numpy {installed}"
-    assert any(note.startswith(expected) for note in report.notes) == told
+    lineage = {"training": {"lock": files.sha256_file(lock), "packages": {"python": "3.11.0", "numpy": installed}}}
+    check_lineage(report, small.contents(), Pipeline({}, Lock({})), lineage, "a record")
+    expected = f"a record: run with packages that differ from requirements/numeric.lock: numpy {installed}"
+    assert any(note.startswith(expected) for note in report.notes) == noted

@@ -1,4 +1,8 @@
-"""The formats that datasets come in, each found by its layout."""
+"""Readers of the dataset formats: COCO (three layouts) and YOLO, each recognised by the layout of its files.
+
+`read_dataset` picks the first format whose layout is present and returns its records, unchecked. A format is a module
+with a function that recognises the layout and one that reads it; `_FORMATS` lists them.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +14,32 @@ from rfdetr_core.ingest.formats import coco, yolo
 from rfdetr_core.ingest.records import Dataset, Place
 
 _FORMATS = (
-    (coco.LAYOUT, coco.found, coco.read),
+    (coco.LAYOUT, coco.is_present, coco.read),
     (coco.PLAIN_LAYOUT, coco.plain_files, coco.read_plain),
-    (yolo.LAYOUT, yolo.found, yolo.read),
+    (yolo.LAYOUT, yolo.is_present, yolo.read),
 )
 _NAMED = "\n  COCO files of other names: name them in validate.coco of params.yaml"
-LABEL_SUFFIXES = (".json", ".txt", ".yaml", ".yml")  # of their files beside the images
+LABEL_SUFFIXES = (".json", ".txt", ".yaml", ".yml")  # of the files that a dataset has beside its images
 
 
 def read_dataset(root: Path, findings: Findings) -> Dataset:
-    """Read the labels of a dataset in the first format whose layout is there; no image is opened.
+    """Read the labels of a dataset in the first format whose layout is present. No image is opened.
 
     Raises:
-        UserError: no known layout; says what was looked for and what is there.
+        UserError: the layout is unknown. Names the layouts and what the folder has.
     """
-    named = findings.config.coco is not None
-    formats = (("what validate.coco names", lambda _: True, coco.read_named),) if named else _FORMATS
-    for layout, found, read in formats:
-        if found(root):
-            others = [other for other, is_there, _ in formats if other != layout and is_there(root)]
-            if others:
-                what = f"the folder has two layouts. This one is read: {layout}. This one is not: {others[0]}"
-                findings.add("layout-ambiguous", Place("."), what)
+    has_named_files = findings.config.coco is not None
+    formats = (
+        (("the files that validate.coco names", lambda _: True, coco.read_named),) if has_named_files else _FORMATS
+    )
+    for layout, is_present, read in formats:
+        if is_present(root):
+            other_layouts = [
+                other_layout for other_layout, is_other, _ in formats if other_layout != layout and is_other(root)
+            ]
+            if other_layouts:
+                message = f"the folder has two layouts. This one is read: {layout}. This one is not: {other_layouts[0]}"
+                findings.add("layout-ambiguous", Place("."), message)
             dataset = read(root, findings)
             for name in () if findings.broken else ("train", "valid"):
                 is_cut = name == "valid" and findings.config.split is not None and findings.config.split.valid > 0
@@ -39,16 +47,16 @@ def read_dataset(root: Path, findings: Findings) -> Dataset:
                     findings.add("split-missing", Place(name), f"there is no {name} split. Looked for {layout}")
             return dataset
     entries = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())
-    wanted = "".join(f"\n  {layout}" for layout, _, _ in _FORMATS)
+    layouts = "".join(f"\n  {layout}" for layout, _, _ in _FORMATS)
     raise UserError(
-        f"{root} has no known dataset layout. Looked for:{wanted}{_NAMED}\nFound: {listed(entries, 12)}{_hint(root)}"
+        f"{root} has no known dataset layout. Looked for:{layouts}{_NAMED}\nFound: {listed(entries, 12)}{_hint(root)}"
     )
 
 
 def _hint(root: Path) -> str:
-    """What may help: the dataset one folder further down, or an archive that was not unpacked."""
+    """A hint for the message: a subfolder that is a dataset, or an archive that was not unpacked."""
     for entry in sorted(root.iterdir()):
-        if entry.is_dir() and not entry.is_symlink() and any(found(entry) for _, found, _ in _FORMATS):
+        if entry.is_dir() and not entry.is_symlink() and any(is_present(entry) for _, is_present, _ in _FORMATS):
             return f"\n{entry.name}/ has such a layout: name that folder instead."
         if entry.name.lower().endswith((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")):
             return f"\nUnpack {entry.name} first?"

@@ -1,4 +1,4 @@
-"""COCO: in Roboflow's layout, with a folder for each split; in COCO's own; or where params.yaml says it is."""
+"""Reader of COCO: in Roboflow's layout (a folder per split), in COCO's own, or in the files that params.yaml names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from rfdetr_core.base import files
 from rfdetr_core.ingest.findings import Findings
-from rfdetr_core.ingest.folder import LINK_OUT, joined, leaves, listing, name_fault, plain_name
+from rfdetr_core.ingest.folder import LINK_OUT, joined, leads_outside, listing, name_problem, plain_name
 from rfdetr_core.ingest.records import (
     Annotation,
     Category,
@@ -22,12 +22,12 @@ from rfdetr_core.ingest.records import (
     Split,
     is_text,
     metadata_value,
-    shown,
+    short_repr,
 )
 
 ANNOTATIONS = "_annotations.coco.json"
 LAYOUT = f"COCO as Roboflow exports it: train/{ANNOTATIONS} beside the images, also in valid/ (or val/) and test/"
-# In upper or lower case.
+# Folder names of the splits, compared without case.
 FOLDERS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 PLAIN_LAYOUT = (
     "COCO itself: annotations/instances_train2017.json and train2017/ (or images/train2017/), val, test; CVAT's "
@@ -36,13 +36,13 @@ PLAIN_LAYOUT = (
 _PLAIN = re.compile(r"instances_((train|val|test|default)[^/]*)\.json", re.IGNORECASE)
 _SPLITS = {"val": "valid", "default": "train"}
 _KEYS = ("images", "annotations", "categories")
-# Parsed, it takes several times as much memory.
+# After parsing, it takes several times as much memory.
 MOST_BYTES = 2 * 2**30
 _LARGEST_ID = 2**53
 
 
 def read_json(root: Path, file: str, findings: Findings) -> Any:
-    """Parse a file; None, and a finding, where that cannot be done. NaN and infinities are left to the checks."""
+    """Parse a JSON file; None, with a finding, if that fails. NaN and infinities are left to later checks."""
 
     def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
@@ -50,12 +50,12 @@ def read_json(root: Path, file: str, findings: Findings) -> Any:
             names = [name for name, _ in pairs]
             doubled = next(name for name in names if names.count(name) > 1)
             annotation = value.get("id") if "image_id" in value and isinstance(value.get("id"), int) else None
-            what = f"{shown(doubled)} stands twice in an object"
-            findings.add("key-doubled", Place(file, annotation=annotation), what)
+            message = f"an object has the key {short_repr(doubled)} twice"
+            findings.add("key-doubled", Place(file, annotation=annotation), message)
         return value
 
-    place, fault = Place(file), ""
-    if leaves(root, file):
+    place, problem = Place(file), ""
+    if leads_outside(root, file):
         findings.add("labels-outside", place, f"it is {LINK_OUT}")
         return None
     try:
@@ -67,29 +67,29 @@ def read_json(root: Path, file: str, findings: Findings) -> Any:
             findings.add("byte-order-mark", place, "the file begins with a byte order mark")
         return json.loads(data.decode("utf-8-sig"), object_pairs_hook=collect)
     except json.JSONDecodeError as error:
-        place, fault = Place(file, error.lineno), str(error)
+        place, problem = Place(file, error.lineno), str(error)
     except RecursionError:
-        fault = "nested too deeply"
+        problem = "it is nested too deeply"
     except (OSError, ValueError) as error:
-        fault = str(getattr(error, "strerror", error))
-    findings.add("labels-unreadable", place, f"no JSON: {fault}")
+        problem = str(getattr(error, "strerror", error))
+    findings.add("labels-unreadable", place, f"it is not valid JSON: {problem}")
     return None
 
 
-def found(root: Path) -> bool:
-    """Whether the folder of a split has annotations."""
+def is_present(root: Path) -> bool:
+    """Whether a folder is in Roboflow's layout: the folder of a split has an annotation file."""
     return any((root / folder / ANNOTATIONS).is_file() for split in FOLDERS for folder in _folders(root, split))
 
 
 def _folders(root: Path, split: str) -> list[str]:
-    """The folders that have the name of a split, in the order of FOLDERS."""
+    """The folders with the name of a split, in the order of FOLDERS."""
     names = FOLDERS[split]
-    found = [entry.name for entry in root.glob("*") if entry.name.casefold() in names and entry.is_dir()]
-    return sorted(found, key=lambda name: (names.index(name.casefold()), name))
+    folders = [entry.name for entry in root.glob("*") if entry.name.casefold() in names and entry.is_dir()]
+    return sorted(folders, key=lambda name: (names.index(name.casefold()), name))
 
 
 def read(root: Path, findings: Findings) -> Dataset:
-    """Read all splits of Roboflow's layout."""
+    """Read all splits in Roboflow's layout."""
     places = {}
     for name in FOLDERS:
         present = _folders(root, name)
@@ -104,12 +104,12 @@ def read(root: Path, findings: Findings) -> Dataset:
 
 
 def read_plain(root: Path, findings: Findings) -> Dataset:
-    """Read all splits of COCO's own layout; of several years, params.yaml must choose."""
+    """Read all splits in COCO's own layout. If there are several years, params.yaml must choose."""
     places = {}
     for split, names in plain_files(root).items():
         if len(names) > 1:
-            what = f"{' and '.join(names)} are both the {split} split. Choose: validate.coco in params.yaml"
-            findings.add("labels-malformed", Place(names[1]), what)
+            message = f"{' and '.join(names)} are both the {split} split. Choose: validate.coco in params.yaml"
+            findings.add("labels-malformed", Place(names[1]), message)
             continue
         name = _PLAIN.fullmatch(names[0].removeprefix("annotations/"))
         assert name is not None
@@ -120,38 +120,38 @@ def read_plain(root: Path, findings: Findings) -> Dataset:
         else:
             findings.add("labels-missing", Place(names[0]), f"its images are neither in {name[1]}/ nor in images/")
     for path in sorted((root / "annotations").glob("image_info_test*.json")) if "test" not in places else ():
-        what = "it names images and has no annotations: it is no test split"
-        findings.add("test-without-labels", Place(f"annotations/{path.name}"), what)
+        message = "it names images but has no annotations, so it is not used as the test split"
+        findings.add("test-without-labels", Place(f"annotations/{path.name}"), message)
     return _read_splits(root, places, findings)
 
 
 def read_named(root: Path, findings: Findings) -> Dataset:
     """Read the splits that `validate.coco` names."""
     places: dict[str, tuple[str, str]] = {}
-    for split, named in (findings.config.coco or {}).items():
-        for name in (named.annotations, named.images):
-            fault = name_fault(f"x/{name}")
-            if fault or leaves(root, name):
-                what = f"validate.coco.{split} names it: it leaves the dataset folder"
-                findings.add("labels-outside", Place(name), what)
+    for split, paths in (findings.config.coco or {}).items():
+        for name in (paths.annotations, paths.images):
+            problem = name_problem(f"x/{name}")
+            if problem or leads_outside(root, name):
+                message = f"validate.coco.{split} names it, but it leaves the dataset folder"
+                findings.add("labels-outside", Place(name), message)
             elif not (root / name).exists():
-                findings.add("labels-missing", Place(name), f"validate.coco.{split} names it, and it is not there")
-        places[split] = (joined(".", named.annotations), joined(".", named.images))
+                findings.add("labels-missing", Place(name), f"validate.coco.{split} names it, but it does not exist")
+        places[split] = (joined(".", paths.annotations), joined(".", paths.images))
     return {} if findings.broken else _read_splits(root, places, findings)
 
 
 def plain_files(root: Path) -> dict[str, list[str]]:
-    """The annotation files of COCO's own layout, by split. image_info_test*.json has no annotations and is none."""
-    found: dict[str, list[str]] = {}
+    """The annotation files of COCO's own layout, by split. image_info_test*.json has no annotations and is left out."""
+    by_split: dict[str, list[str]] = {}
     for path in sorted((root / "annotations").glob("instances_*.json")):
         if (match := _PLAIN.fullmatch(path.name)) and path.is_file():
             split = match[2].lower()
-            found.setdefault(_SPLITS.get(split, split), []).append(f"annotations/{path.name}")
-    return found
+            by_split.setdefault(_SPLITS.get(split, split), []).append(f"annotations/{path.name}")
+    return by_split
 
 
 def _read_splits(root: Path, places: Mapping[str, tuple[str, str]], findings: Findings) -> Dataset:
-    """Read annotation files with the folders of their images, and find images that none names."""
+    """Read annotation files with the folders of their images, and find images that no file names."""
     dataset = {name: _read_split(root, file, folder, findings) for name, (file, folder) in places.items()}
     for folder in dict.fromkeys(folder for _, folder in places.values()):
         names = [name for name, place in places.items() if place[1] == folder]
@@ -164,13 +164,13 @@ def _read_splits(root: Path, places: Mapping[str, tuple[str, str]], findings: Fi
 
 
 def _find_misspelt(root: Path, split: Split, lost: set[str], findings: Findings) -> set[str]:
-    """Take out of a split the images whose file is there under another spelling, among `lost`; gives these files."""
+    """Remove images from a split whose file exists in `lost` under another spelling. Returns these files."""
     spelt = {plain_name(path): path for path in lost}
     meant = {record.path: spelt.get(plain_name(record.path)) for record in split.images if spelt}
-    absent = [one for one in split.images if meant.get(one.path) and not (root / one.path).exists()]
+    absent = [record for record in split.images if meant.get(record.path) and not (root / record.path).exists()]
     for record in absent:
-        what = f"the file is {meant[record.path]!a}, by case or the spelling of its characters not {record.path!a}"
-        findings.add("name-differs", record.place, what)
+        message = f"the file is called {meant[record.path]!a}, not {record.path!a}: case or Unicode form differs"
+        findings.add("name-differs", record.place, message)
         split.images.remove(record)
     return {meant[record.path] or "" for record in absent}
 
@@ -180,42 +180,42 @@ _Id = int | str
 
 @dataclass
 class _Ids:
-    """Reads ids. other: how many were no integers and could be read; first: such an id, for a message."""
+    """Reads ids. converted: how many were not integers but could be read. example: such an id, for a message."""
 
-    other: int = 0
-    first: str = ""
+    converted: int = 0
+    example: str = ""
 
-    def whole(self, entry: Any, key: str = "id") -> int | None:
-        """The id as an integer: "1" and 1.0 are 1. None: it is none, such as True, or 2**60, which others round."""
+    def integer(self, entry: Any, key: str = "id") -> int | None:
+        """The id as an integer: "1" and 1.0 are 1. None for True, and for 2**60, which other readers round."""
         value: Any = entry.get(key) if isinstance(entry, dict) else None
         if type(value) is int:
             return value if 0 <= value <= _LARGEST_ID else None
-        whole = type(value) is float and value.is_integer() and 0 <= value <= _LARGEST_ID
-        if whole or (isinstance(value, str) and re.fullmatch("0|[1-9][0-9]{0,14}", value)):
+        is_integer = type(value) is float and value.is_integer() and 0 <= value <= _LARGEST_ID
+        if is_integer or (isinstance(value, str) and re.fullmatch("0|[1-9][0-9]{0,14}", value)):
             self._note(key, value)
             return int(value)
         return None
 
-    def of(self, entry: Any, key: str = "id") -> _Id | None:
-        """The same, or any other text."""
-        value = self.whole(entry, key)
+    def integer_or_text(self, entry: Any, key: str = "id") -> _Id | None:
+        """The id as an integer if it is one; otherwise as text. None if it is neither."""
+        value = self.integer(entry, key)
         if value is None and isinstance(entry, dict) and is_text(entry.get(key)):
             self._note(key, entry[key])
             return str(entry[key])
         return value
 
     def _note(self, key: str, value: Any) -> None:
-        self.other += 1
-        self.first = self.first or f"{key}: {shown(value)}"
+        self.converted += 1
+        self.example = self.example or f"{key}: {short_repr(value)}"
 
 
 def _read_split(root: Path, file: str, folder: str, findings: Findings) -> Split:
-    """Read one annotation file, whose images lie in `folder`."""
+    """Read one annotation file. Its images are in `folder`."""
     content = read_json(root, file, findings)
     lists: list[Any] = [content.get(key) for key in _KEYS] if isinstance(content, dict) else [None]
     if not all(isinstance(entries, list) for entries in lists):
         if not findings.broken:
-            findings.add("labels-malformed", Place(file), "images, annotations and categories are not three lists")
+            findings.add("labels-malformed", Place(file), "images, annotations and categories must be three lists")
         return Split(Place(file), [], [])
     ids = _Ids()
     licences = _read_licences(content.get("licenses"))
@@ -224,108 +224,118 @@ def _read_split(root: Path, file: str, folder: str, findings: Findings) -> Split
     _read_annotations(lists[1], file, images, ids, findings)
     categories = []
     for number, entry in enumerate(lists[2]):
-        class_id = ids.whole(entry)
+        class_id = ids.integer(entry)
         if class_id is None:
-            findings.add("class-malformed", Place(file), f"categories[{number}] is {shown(entry)}, without a valid id")
+            findings.add(
+                "class-malformed", Place(file), f"categories[{number}] is {short_repr(entry)}, without a valid id"
+            )
         else:
             categories.append(Category(class_id, entry.get("name"), entry.get("supercategory")))
-    if ids.other:
-        what = f"{ids.other} ids are text or have a decimal point, such as {ids.first}"
-        findings.add("id-not-integer", Place(file), what)
-    named = {joined(folder, str(entry.get("file_name"))) for entry in lists[0] if isinstance(entry, dict)}
-    return Split(Place(file), [record for record in images.values() if record], categories, frozenset(named), folder)
+    if ids.converted:
+        message = f"{ids.converted} ids are text or have a decimal point, such as {ids.example}"
+        findings.add("id-not-integer", Place(file), message)
+    listed = {joined(folder, str(entry.get("file_name"))) for entry in lists[0] if isinstance(entry, dict)}
+    return Split(Place(file), [record for record in images.values() if record], categories, frozenset(listed), folder)
 
 
 def _read_licences(entries: Any) -> dict[str, str]:
-    """The names of licences by their ids; "" where one has none."""
+    """Licence id -> name; "" if a licence has no name."""
     entries = entries if isinstance(entries, list) else []
-    return {_licence_id(one, "id"): metadata_value(one.get("name")) or "" for one in entries if isinstance(one, dict)}
+    return {
+        _licence_id(licence, "id"): metadata_value(licence.get("name")) or ""
+        for licence in entries
+        if isinstance(licence, dict)
+    }
 
 
 def _licence_id(entry: dict[str, Any], key: str) -> str:
-    """An id as text, so that 1, 1.0 and "1" are one; "" for none."""
+    """A licence id as text: 1, 1.0 and "1" are the same; "" without an id."""
     value = entry.get(key)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return "" if value is None or isinstance(value, bool) else shown(value) if isinstance(value, int) else str(value)
+    return (
+        "" if value is None or isinstance(value, bool) else short_repr(value) if isinstance(value, int) else str(value)
+    )
 
 
 def _check_licences(entries: list[Any], file: str, licences: Mapping[str, str], findings: Findings) -> None:
-    """Find images whose licence the file does not list; tools write 0 where there is none."""
-    named = ((entry, _licence_id(entry, "license")) for entry in entries if isinstance(entry, dict))
-    unknown = [(entry, licence) for entry, licence in named if licence not in ("", "0", *licences)]
+    """Find images whose licence is not in the list of licences. Tools write 0 for no licence."""
+    licence_ids = ((entry, _licence_id(entry, "license")) for entry in entries if isinstance(entry, dict))
+    unknown = [(entry, licence) for entry, licence in licence_ids if licence not in ("", "0", *licences)]
     if unknown:
         (entry, licence), *_ = unknown
-        what = f"{len(unknown)} images have a license that is not in licenses. The first: {shown(licence)}, of "
-        findings.add("metadata-licence-unknown", Place(file), what + shown(entry.get("file_name")))
+        message = f"{len(unknown)} images have a license that is not in licenses. The first: {short_repr(licence)}, of "
+        findings.add("metadata-licence-unknown", Place(file), message + short_repr(entry.get("file_name")))
 
 
 def _metadata(entry: dict[str, Any], licences: Mapping[str, str]) -> dict[str, str] | None:
-    """The licence and date of an image, as far as COCO's fields have them."""
+    """The licence and date of an image, if COCO's fields have them."""
     date = entry.get("date_captured")
-    date = str(date) if type(date) is int and date else date  # tools write 0 where there is none
-    found = {"date": metadata_value(date), "licence": licences.get(_licence_id(entry, "license"))}
-    return {column: value for column, value in found.items() if value} or None
+    date = str(date) if type(date) is int and date else date  # tools write 0 for no date
+    values = {"date": metadata_value(date), "licence": licences.get(_licence_id(entry, "license"))}
+    return {column: value for column, value in values.items() if value} or None
 
 
 def _read_images(
     entries: list[Any], file: str, folder: str, ids: _Ids, licences: Mapping[str, str], findings: Findings
 ) -> dict[_Id, ImageRecord | None]:
-    """Images by id; None stands for an image that is left out, so that its annotations are too."""
+    """Image id -> record; None for an image that is left out, so that its annotations are left out too."""
     images: dict[_Id, ImageRecord | None] = {}
     paths: dict[str, _Id] = {}
-    unsaid: list[str] = []
+    without_size: list[str] = []
     for number, entry in enumerate(entries):
-        identity = ids.of(entry)
+        identity = ids.integer_or_text(entry)
         if identity is None:
-            findings.add("image-malformed", Place(file), f"images[{number}] is {shown(entry)}, without a valid id")
+            findings.add("image-malformed", Place(file), f"images[{number}] is {short_repr(entry)}, without a valid id")
             continue
-        fault = name_fault(entry.get("file_name"))
+        problem = name_problem(entry.get("file_name"))
         path = joined(folder, str(entry.get("file_name")))
-        place = Place(file, image=None if fault else path)
-        if fault:
-            findings.add(fault[0], place, f"image id {identity}: {fault[1]}")
+        place = Place(file, image=None if problem else path)
+        if problem:
+            findings.add(problem[0], place, f"image id {identity}: {problem[1]}")
         elif identity in images:
-            findings.add("image-id-doubled", place, f"image id {identity} stands for another entry too")
+            findings.add("image-id-doubled", place, f"another entry also has the image id {identity}")
         elif path in paths:
             findings.add("image-listed-twice", place, f"image id {identity} and {paths[path]} are both {path}")
-        first = images.get(identity)
-        # Of an id with two files, the annotations may be meant for either.
-        if first is None or first.path != path:
-            usable = not fault and identity not in images and path not in paths
+        earlier = images.get(identity)
+        # If an id has two files, its annotations may belong to either, so both are left out.
+        if earlier is None or earlier.path != path:
+            usable = not problem and identity not in images and path not in paths
             width, height = entry.get("width"), entry.get("height")
             if width == height == 0:
-                unsaid.append(path)
+                without_size.append(path)
                 width = height = None
-            known = identity if isinstance(identity, int) else None
-            record = ImageRecord(path, place, width, height, id=known, metadata=_metadata(entry, licences))
+            integer_id = identity if isinstance(identity, int) else None
+            record = ImageRecord(path, place, width, height, id=integer_id, metadata=_metadata(entry, licences))
             images[identity] = record if usable else None
         paths.setdefault(path, identity)
-    if unsaid:
-        what = f"of {len(unsaid)} images width and height are 0. The first: {unsaid[0]}"
-        findings.add("image-size-zero", Place(file), what)
+    if without_size:
+        message = f"{len(without_size)} images have width and height 0. The first: {without_size[0]}"
+        findings.add("image-size-zero", Place(file), message)
     return images
 
 
 def _read_annotations(
     entries: list[Any], file: str, images: dict[_Id, ImageRecord | None], ids: _Ids, findings: Findings
 ) -> None:
-    seen: set[_Id] = set()
+    seen_ids: set[_Id] = set()
     ignored: list[_Id] = []
     for number, entry in enumerate(entries):
-        identity, owner = ids.of(entry), ids.of(entry, "image_id")
+        identity, owner = ids.integer_or_text(entry), ids.integer_or_text(entry, "image_id")
         record = images.get(owner) if owner is not None else None
-        known = identity if isinstance(identity, int) else None
-        place = Place(file, annotation=known, image=record.path if record else None)
+        integer_id = identity if isinstance(identity, int) else None
+        place = Place(file, annotation=integer_id, image=record.path if record else None)
         if identity is None:
-            findings.add("annotation-malformed", place, f"annotations[{number}] is {shown(entry)}, without a valid id")
-        elif identity in seen:
-            findings.add("annotation-id-doubled", place, f"annotation id {identity} stands for another one too")
+            findings.add(
+                "annotation-malformed", place, f"annotations[{number}] is {short_repr(entry)}, without a valid id"
+            )
+        elif identity in seen_ids:
+            findings.add("annotation-id-doubled", place, f"another annotation also has the id {identity}")
         elif owner not in images:
-            findings.add("annotation-without-image", place, f"there is no image id {shown(entry.get('image_id'))}")
+            findings.add("annotation-without-image", place, f"there is no image id {short_repr(entry.get('image_id'))}")
         elif record:
             box, segmentation, area = map(entry.get, ("bbox", "segmentation", "area"))
-            class_id = ids.whole(entry, "category_id")
+            class_id = ids.integer(entry, "category_id")
             category = entry.get("category_id") if class_id is None else class_id
             crowd = entry.get("iscrowd", 0)
             if crowd == 0 and entry.get("ignore") == 1:
@@ -334,7 +344,7 @@ def _read_annotations(
             if isinstance(segmentation, list):
                 segmentation = [polygon for polygon in segmentation if polygon != []]  # tools write [[]] for no mask
             record.annotations.append(Annotation(place, category, box, segmentation, area, crowd))
-        seen.add(-1 if identity is None else identity)
+        seen_ids.add(-1 if identity is None else identity)
     if ignored:
-        what = f"{len(ignored)} annotations have ignore: 1, the first has id {ignored[0]}"
-        findings.add("ignored-as-crowd", Place(file), what)
+        message = f"{len(ignored)} annotations have ignore: 1, the first has id {ignored[0]}"
+        findings.add("ignored-as-crowd", Place(file), message)

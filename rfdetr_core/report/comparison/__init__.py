@@ -1,4 +1,9 @@
-"""Two model files compared on the images of a split: the page of their differences, and a summary for the terminal."""
+"""The command `compare`: runs two model files on the same images, and writes a page and a summary of the differences.
+
+In: two model files and a split of the project. Out: index.html, and lines for the terminal. `compare_files` computes
+the comparison with `evaluation.comparison` and `evaluation.changes`. `write_comparison` writes the page. ci/compare.py
+calls both. sections.py has the tables and charts, examples.py the pictures on the page, png.py the pictures as files.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +26,22 @@ from rfdetr_core.evaluation.resampling import SCORES
 from rfdetr_core.report.comparison import sections
 from rfdetr_core.report.comparison.examples import Pictures
 from rfdetr_core.report.config import ReportConfig
-from rfdetr_core.report.evaluation.album import Album
-from rfdetr_core.report.evaluation.sketch import LEGEND
+from rfdetr_core.report.evaluation.overlays import LEGEND
+from rfdetr_core.report.evaluation.picture_requests import PictureRequests
 from rfdetr_core.report.page import write_page
 
 PAGE = Path("reports/compare/index.html")
 _TEMPLATE = Path(__file__).parent / "comparison.html"
-_TONES = {"better": "good", "worse": "error"}  # of conclusions; others are warnings
+_TONES = {"better": "good", "worse": "error"}  # Conclusion -> kind of the status line. The others are warnings.
 
 
 @dataclass(frozen=True)
-class Compared:
-    """Two models compared, what each has seen of the images, and its changes; samples in the order of their ids."""
+class FileComparison:
+    """Two model files compared on the images of a split.
+
+    scores: the scores of both. seen: which of the images each model was trained on or chosen by. where: the folders of
+    the data. samples: the images, in the order of their ids. changes: what got better or worse.
+    """
 
     scores: Comparison
     seen: tuple[Seen, Seen]
@@ -42,7 +51,7 @@ class Compared:
 
     @property
     def digests(self) -> dict[str, str]:
-        """SHA-256 of the images by path."""
+        """The SHA-256 of each image by its path."""
         return {sample.path: sample.sha256 for sample in self.samples}
 
 
@@ -55,14 +64,21 @@ def compare_files(
     resamples: int,
     batch_size: int = 1,
     repository: Path = Path(),
-) -> Compared:
-    """Run two model files on the images of a split, and compare what they find.
+) -> FileComparison:
+    """Run two model files on the images of a split, and compare their detections.
 
-    repository: a folder of the git repository whose history says what they were trained on.
+    Args:
+        old: The first model file.
+        new: The second model file.
+        where: The folders of the project's data.
+        split: The split to compare on.
+        resamples: The number of bootstrap draws.
+        batch_size: Images at a time.
+        repository: A folder of the git repository whose history has the manifests of the trainings.
 
     Raises:
         NotComparableError: see `compare_models`; or a model was trained on images of the split.
-        UserError: an input is missing or damaged, or an image is not the one of the manifest.
+        UserError: an input is missing or damaged, or an image differs from the manifest.
     """
     samples = sorted(read_samples(*where.split(split)), key=lambda sample: sample.image_id)
     before, after = seen_by((old, new), repository)
@@ -70,38 +86,44 @@ def compare_files(
     _refuse_trained(
         split, len(samples), {str(old): before.among(images, TRAINED), str(new): after.among(images, TRAINED)}
     )
-    read_metadata(where.metadata_of(split))  # a missing file is said before the models run
+    read_metadata(where.metadata_of(split))  # raises before the models run if the file is missing
     scores = compare_models(old, new, where, split, resamples, batch_size)
-    return Compared(scores, (before, after), where, samples, Changes.of(scores))
+    return FileComparison(scores, (before, after), where, samples, Changes.from_comparison(scores))
 
 
 def _refuse_trained(split: str, images: int, trained: dict[str, list[str]]) -> None:
-    """Raise where a model was trained on images of the split: what it finds there, it may remember."""
-    told = [
-        f"{path} was trained on {len(seen):,} of the {images:,} images of {split} ({listed(seen)})"
-        for path, seen in trained.items()
-        if seen
+    """Raise a NotComparableError if a model was trained on images of the split: it may remember their labels.
+
+    trained: path of the model file -> the images of the split that it was trained on.
+    """
+    messages = [
+        f"{path} was trained on {len(paths):,} of the {images:,} images of {split} ({listed(paths)})"
+        for path, paths in trained.items()
+        if paths
     ]
-    if told:
+    if messages:
         raise NotComparableError(
-            f"{'; '.join(told)}. What it finds there says nothing about new images. Name a split that neither model "
-            "was trained on (--split), or remove these images from it."
+            f"{'; '.join(messages)}. Its scores there do not show how it does on new images. Choose a split that "
+            "neither model was trained on (--split), or remove these images from the split."
         )
 
 
-def write_comparison(path: Path, compared: Compared, crops: int) -> None:
-    """Write the page of the differences, whole or not at all. Equal inputs give equal bytes.
+def write_comparison(path: Path, compared: FileComparison, crops: int) -> None:
+    """Write the page of a comparison, whole or not at all. Equal inputs give equal bytes.
 
-    crops: pictures of each kind of change.
+    Args:
+        path: The file to write.
+        compared: The comparison.
+        crops: The highest number of pictures of each kind of change.
 
     Raises:
-        UserError: the metadata of the split is missing, or an image is not the one of the manifest.
+        UserError: the metadata of the split is missing, or an image differs from the manifest.
     """
     scores, changes = compared.scores, compared.changes
     metadata = read_metadata(compared.where.metadata_of(scores.split))
-    album = Album(compared.where.dataset, compared.samples)
-    asked = Pictures(scores, changes, album, crops)
-    pictures, brightness = album.develop()
+    requests = PictureRequests(compared.where.dataset, compared.samples)
+    examples = Pictures(scores, changes, requests, crops)
+    pictures, brightness = requests.render()
     score_table, score_chart = sections.scores(scores)
     cost, errors = sections.errors(scores)
     write_page(
@@ -116,27 +138,27 @@ def write_comparison(path: Path, compared: Compared, crops: int) -> None:
         objects=scores.objects,
         classes=len(scores.names),
         models=[
-            sections.facts(*one, compared.digests)
-            for one in zip("AB", (scores.old, scores.new), compared.seen, strict=True)
+            sections.facts(*model, compared.digests)
+            for model in zip("AB", (scores.old, scores.new), compared.seen, strict=True)
         ],
-        known=sections.known_to_one(scores),
+        known=sections.class_differences(scores),
         scores=score_table,
         score_chart=score_chart,
         per_class=sections.per_class(scores),
-        slices=sections.sliced(scores, brightness, metadata),
+        slices=sections.slice_table(scores, brightness, metadata),
         crops=crops,
-        pairs=asked.pairs(pictures),
+        pairs=examples.pairs(pictures),
         changed=sections.images(changes),
         cost=cost,
         errors=errors,
         kinds=sections.kinds(changes),
-        gallery=asked.gallery(pictures),
+        gallery=examples.gallery(pictures),
         legend=LEGEND,
     )
 
 
 def compare(old: Path, new: Path, split: str, folder: Path) -> Iterator[str]:
-    """The command compare: write index.html into a folder; the lines of the summary.
+    """The command `compare`: write index.html into a folder. Yields the lines of the summary.
 
     Raises:
         UserError: see `compare_files`.
@@ -156,9 +178,9 @@ def compare(old: Path, new: Path, split: str, folder: Path) -> Iterator[str]:
         change = f"{scores.differences[name]:+.2f}, {ends[0]:+.2f} to {ends[1]:+.2f}" if ends else "-"
         yield f"{title:7}{values[0]:>6}{values[1]:>7}   {change}"
     yield scores.sentence()
-    for title, some in sections.known_to_one(scores):
-        yield f"{title}: {listed(map(one_line, some))}"
+    for title, classes in sections.class_differences(scores):
+        yield f"{title}: {listed(map(one_line, classes))}"
     for name, seen in zip("AB", compared.seen, strict=True):
-        yield from (f"{name}: {one_line(line)}" for line in sections.doubts(seen, compared.digests))
+        yield from (f"{name}: {one_line(line)}" for line in sections.seen_notes(seen, compared.digests))
     yield compared.changes.sentence()
     yield f"page   {one_line(folder / PAGE.name)}"

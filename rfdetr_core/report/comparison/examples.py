@@ -1,4 +1,4 @@
-"""Pictures of what changed: images side by side, and crops of objects and wrong detections."""
+"""Pictures of the changes between two models: images side by side, and crops of objects and wrong detections."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rfdetr_core.evaluation.changes import ADDED, BETTER, CHANGES, FOUND, WORSE, Changes
 from rfdetr_core.evaluation.comparison import Comparison
-from rfdetr_core.report.evaluation.album import Album, Box, Outline
-from rfdetr_core.report.evaluation.sketch import GROUPS, Sketch
+from rfdetr_core.report.evaluation.overlays import GROUPS, Overlays
+from rfdetr_core.report.evaluation.picture_requests import Box, Outline, PictureRequests
 from rfdetr_core.report.gallery import Card, Gallery, Picture
 from rfdetr_core.report.tables import Name
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 ERRORS_ANCHOR, ALL_CHANGES, ALL_CLASSES = "changed-errors", "all changes", "all classes"
 
 
-class Changed(NamedTuple):
-    """An object that one model alone finds, or a wrong detection that one alone makes.
+class Change(NamedTuple):
+    """An object that only one model finds, or a wrong detection that only one model makes.
 
-    change: one of CHANGES. image: its row. label: the number of the class. score: of the detection. kind: of a wrong
-    detection, TIDE's kind of error; else empty. sketch: of the model that finds or makes it. outlines: the object and
-    the detection; a crop is around the last.
+    change: one of CHANGES. image: row of the image. label: number of the class. score: of the detection. kind: TIDE's
+    kind of error of a wrong detection; else "". overlays: those of the model that finds the object or makes the wrong
+    detection. outlines: of the object and the detection; a crop is around the last one.
     """
 
     change: str
@@ -31,41 +31,47 @@ class Changed(NamedTuple):
     label: int
     score: float
     kind: str
-    sketch: Sketch
+    overlays: Overlays
     outlines: list[Outline]
 
     @property
     def box(self) -> Box:
-        """What a crop is around."""
+        """The box that a crop is around."""
         return self.outlines[-1].box
 
 
 class Pictures:
-    """Asks the album for pictures, the largest changes first, and places them when it is developed.
+    """The pictures of a comparison, the largest changes first.
 
-    most: of each kind of change.
+    The constructor requests the pictures. When `requests` are rendered, `pairs` and `gallery` place them.
+    most: the highest number of pictures of each kind of change.
     """
 
-    def __init__(self, scores: Comparison, changes: Changes, album: Album, most: int) -> None:
+    def __init__(self, scores: Comparison, changes: Changes, requests: PictureRequests, most: int) -> None:
         sides = (scores.old, scores.new)
-        old, new = (Sketch(one.analysis, one.thresholds, one.results, scores.annotations) for one in sides)
+        old, new = (Overlays(side.analysis, side.thresholds, side.results, scores.annotations) for side in sides)
         names = new.analysis.classes
         self._pairs: list[tuple[str, Any, int, int]] = []
         table = changes.images
         gained, lost = table[table.change > 0], table[table.change < 0].iloc[::-1]
-        for title, some in ((BETTER, gained.head(most)), (WORSE, lost.head(most))):
-            for row in some.itertuples():
-                views = [album.whole(int(row.image), sketch.whole(int(row.image))) for sketch in (old, new)]
+        for title, table_part in ((BETTER, gained.head(most)), (WORSE, lost.head(most))):
+            for row in table_part.itertuples():
+                views = [
+                    requests.request_image(int(row.image), overlays.first_outlines(int(row.image)))
+                    for overlays in (old, new)
+                ]
                 self._pairs.append((title, row, views[0], views[1]))
         self._cards: list[tuple[int, list[Any], dict[str, Sequence[str]]]] = []
-        for one in [*changed_objects(changes, old, new, most), *changed_detections(changes, old, new, most)]:
-            ticket = album.crop(one.image, one.box, one.sketch.around(one.image, one.outlines))
-            what = ", ".join([one.change, *filter(None, [one.kind]), f"score {one.score:.2f}"])
-            lines = [Name(new.analysis.images.path[one.image]), what]
-            self._cards.append((ticket, lines, {"change": [one.change], "class": [names[one.label]]}))
+        for change in [*changed_objects(changes, old, new, most), *changed_detections(changes, old, new, most)]:
+            ticket = requests.request_crop(
+                change.image, change.box, change.overlays.with_labels(change.image, change.outlines)
+            )
+            caption = ", ".join([change.change, *filter(None, [change.kind]), f"score {change.score:.2f}"])
+            lines = [Name(new.analysis.images.path[change.image]), caption]
+            self._cards.append((ticket, lines, {"change": [change.change], "class": [names[change.label]]}))
 
     def pairs(self, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
-        """Images that got better, then worse, each with a gallery of two: A and B."""
+        """The images that got better, then those that got worse. Each has a gallery with two pictures: A and B."""
         return [
             {
                 "title": title,
@@ -82,31 +88,32 @@ class Pictures:
         ]
 
     def gallery(self, pictures: Sequence[Picture]) -> Gallery:
-        """Crops of objects found and lost, and of wrong detections gone and added."""
+        """The crops of objects found and lost, and of wrong detections gone and added."""
         cards = [Card(pictures[ticket], lines, facets) for ticket, lines, facets in self._cards]
         filters = {"change": ALL_CHANGES, "class": ALL_CLASSES}
         return Gallery(cards, GROUPS, filters, anchor=ERRORS_ANCHOR, noun="change", size=24, columns="thumbs")
 
 
-def changed_objects(changes: Changes, old: Sketch, new: Sketch, most: int) -> Iterator[Changed]:
-    """Objects found and lost, at most so many of each, the highest scores first."""
+def changed_objects(changes: Changes, old: Overlays, new: Overlays, most: int) -> Iterator[Change]:
+    """Objects found and lost: at most `most` of each, the highest scores first."""
     for row in _first(changes.objects, most):
-        label, sketch = new.analysis.objects.loc[row.object], new if row.change == FOUND else old
-        outlines = [sketch.detection(int(row.detection)), new.label(int(row.object))]
-        yield Changed(row.change, int(label.image), int(label.label), float(row.score), "", sketch, outlines)
+        label, overlays = new.analysis.objects.loc[row.object], new if row.change == FOUND else old
+        outlines = [overlays.detection(int(row.detection)), new.label(int(row.object))]
+        yield Change(row.change, int(label.image), int(label.label), float(row.score), "", overlays, outlines)
 
 
-def changed_detections(changes: Changes, old: Sketch, new: Sketch, most: int) -> Iterator[Changed]:
-    """Wrong detections gone and added, at most so many of each, the highest scores first."""
+def changed_detections(changes: Changes, old: Overlays, new: Overlays, most: int) -> Iterator[Change]:
+    """Wrong detections gone and added: at most `most` of each, the highest scores first."""
     for row in _first(changes.detections, most):
-        sketch = new if row.change == ADDED else old
-        seen = sketch.analysis.detections.loc[row.detection]
-        outlines = [sketch.label(int(seen.near))] if seen.near >= 0 else []
-        outlines.append(sketch.detection(int(row.detection)))
-        yield Changed(row.change, int(seen.image), int(seen.label), float(row.score), seen.kind, sketch, outlines)
+        overlays = new if row.change == ADDED else old
+        detection = overlays.analysis.detections.loc[row.detection]
+        outlines = [overlays.label(int(detection.near))] if detection.near >= 0 else []
+        outlines.append(overlays.detection(int(row.detection)))
+        image, label, score = int(detection.image), int(detection.label), float(row.score)
+        yield Change(row.change, image, label, score, detection.kind, overlays, outlines)
 
 
 def _first(table: pd.DataFrame, most: int) -> Iterator[Any]:
-    """The first rows of each kind of change, kind by kind."""
+    """The first `most` rows of each kind of change."""
     for change in CHANGES:
         yield from table[table.change == change].head(most).itertuples()

@@ -1,4 +1,4 @@
-"""The findings on the page: a group for each code with advice and pictures, and a table of all or of very many."""
+"""The findings on the page: a group for each code with advice and pictures, and a table of at most 10,000 findings."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rfdetr_core.ingest.clean import CleanDataset
 from rfdetr_core.ingest.findings import Finding, Findings
 from rfdetr_core.ingest.rules import RULES
 from rfdetr_core.report.gallery import Card, Gallery, Group, Shape
-from rfdetr_core.report.studio import Studio
 from rfdetr_core.report.tables import Column, Name, Pill, Setter, Table
 from rfdetr_core.report.text import TIMES
+from rfdetr_core.report.thumbnails import Thumbnails
 
 _ROWS = 10_000
 _DRAWN, _DRAWN_EACH = 60, 6
@@ -34,7 +34,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class CodeGroup:
-    """The findings of one code."""
+    """The findings of a code."""
 
     code: str
     severity: Pill
@@ -46,7 +46,7 @@ class CodeGroup:
 
 @dataclass(frozen=True)
 class Summary:
-    """All findings: how many of each severity, by code, and as a table."""
+    """All findings: their number, by code, and as a table."""
 
     total: int
     errors: int
@@ -55,22 +55,28 @@ class Summary:
 
 
 def summarize(findings: Findings, dataset: CleanDataset | None, root: Path) -> Summary:
-    """Groups by code, those of errors first, and rows sorted by place: of very many, some of each code."""
+    """Group findings by code, errors first, and list them by place. A table that is too long has some of each code.
+
+    Args:
+        findings: All findings.
+        dataset: The checked dataset, for the pictures; None: no pictures.
+        root: The folder of the dataset.
+    """
     import pandas as pd
 
     ordered = findings.by_place()
-    table = pd.DataFrame({"code": [one.code for one in ordered], "finding": ordered}, dtype=object)
+    table = pd.DataFrame({"code": [finding.code for finding in ordered], "finding": ordered}, dtype=object)
     by_code = table.groupby("code").finding
     groups: dict[str, list[Finding]] = {code: group.tolist() for code, group in by_code}
-    shown = sorted(by_code.cumcount().sort_values(kind="stable").index[:_ROWS])
+    listed = sorted(by_code.cumcount().sort_values(kind="stable").index[:_ROWS])
     codes = sorted(groups, key=lambda code: (groups[code][0].severity, -len(groups[code]), code))
-    drawn = _draw({code: groups[code] for code in codes}, dataset, Studio(root)) if dataset else {}
+    drawn = _draw({code: groups[code] for code in codes}, dataset, Thumbnails(root)) if dataset else {}
     return Summary(
         len(ordered),
-        sum(one.severity == "error" for one in ordered),
+        sum(finding.severity == "error" for finding in ordered),
         [_group(code, groups[code], drawn.get(code, [])) for code in codes],
         Table(
-            _COLUMNS, [_row(ordered[number]) for number in shown], anchor=_ANCHOR, noun="finding", stacked=True,
+            _COLUMNS, [_row(ordered[number]) for number in listed], anchor=_ANCHOR, noun="finding", stacked=True,
             choices={"severity": "all severities", "code": _ALL},
         ),
     )  # fmt: skip
@@ -84,26 +90,29 @@ def _group(code: str, findings: Sequence[Finding], cards: Sequence[Card]) -> Cod
     return CodeGroup(code, Pill(first.severity, first.severity), count, RULES[code].advice, show, pictures)
 
 
-def _draw(groups: dict[str, list[Finding]], dataset: CleanDataset, studio: Studio) -> dict[str, list[Card]]:
-    """Pictures of the first few findings of each code that have a box, and of images whose size is wrong.
+def _draw(groups: dict[str, list[Finding]], dataset: CleanDataset, thumbnails: Thumbnails) -> dict[str, list[Card]]:
+    """Pictures of the first findings of each code with a box, and of the images with a wrong size.
 
-    Only images that validation decoded are opened.
+    Only images that the validation has decoded are opened.
     """
     images = {image.path: image for name in SPLITS for image in dataset.splits[name]}
-    first = {code: [one for one in some if one.box and one.place.image in images] for code, some in groups.items()}
+    first = {
+        code: [finding for finding in members if finding.box and finding.place.image in images]
+        for code, members in groups.items()
+    }
     first["image-size-differs"] = groups.get("image-size-differs", [])
     drawn: dict[str, list[Card]] = defaultdict(list)
-    turns = [(rank, code) for code, some in first.items() for rank in range(min(len(some), _DRAWN_EACH))]
+    turns = [(rank, code) for code, members in first.items() for rank in range(min(len(members), _DRAWN_EACH))]
     for rank, code in sorted(turns, key=lambda turn: turn[0])[:_DRAWN]:
         finding = first[code][rank]
         path, box = finding.place.image or "", finding.box
         if box:
             size = images[path].width, images[path].height
-            picture = studio.around(path, box, size, _SIDE, [Shape(0, *box, "bold")])
+            picture = thumbnails.crop(path, box, size, _SIDE, [Shape(0, *box, "bold")])
         else:
-            picture = studio.whole(path, _SIDE)
+            picture = thumbnails.image(path, _SIDE)
         if picture:
-            drawn[code].append(Card(picture, [Name(path), _where(finding), Name(finding.what)]))
+            drawn[code].append(Card(picture, [Name(path), _where(finding), Name(finding.message)]))
     return drawn
 
 
@@ -111,7 +120,7 @@ def _row(finding: Finding) -> list[Any]:
     place = finding.place
     image = place.image if place.image != place.file else ""
     pill = Pill(finding.severity, finding.severity)
-    return [pill, finding.code, place.file or "", _where(finding), image or "", finding.what]
+    return [pill, finding.code, place.file or "", _where(finding), image or "", finding.message]
 
 
 def _where(finding: Finding) -> str:

@@ -1,4 +1,4 @@
-"""Tables and charts of what a dataset holds, made of its counts."""
+"""The tables and charts of the dataset report, made from the counts of counts.py."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from rfdetr_core.report.tables import Cell, Column, Name, Parts, Table
 from rfdetr_core.report.text import DASH, TIMES, hue, percent, short
 
 SCALES = ("small (below 32\N{SUPERSCRIPT TWO})", "medium", "large (96\N{SUPERSCRIPT TWO} and more)")
-# Of more classes, the bars are those of the most frequent; the table has all.
-_BARS = 150
+_BARS = 150  # the most classes in the bar chart: the most frequent ones; the table has all
 _MARKS = ((32, "32"), (96, "96"))
 _RATIO = "datum.value < 1 ? '1:' + format(1 / datum.value, '.2~r') : format(datum.value, '.2~r') + ':1'"
 
 
 @dataclass(frozen=True)
 class Overview:
-    """What `dataset.html` places."""
+    """The tables and charts that `dataset.html` places."""
 
     splits: Table
     classes: Table
@@ -36,8 +35,8 @@ class Overview:
     image_sizes: Chart
 
 
-def of(counts: dict[str, Any]) -> Overview:
-    """The tables and charts of what `counts.count` found."""
+def build_overview(counts: dict[str, Any]) -> Overview:
+    """Make tables and charts from the result of `counts.count`."""
     splits = counts["splits"]
     distinct, most = counts["sizes"]["distinct"], counts["sizes"]["most"]
     class_charts = [_balance(counts)]
@@ -59,21 +58,21 @@ def _splits(splits: list[dict[str, Any]], classes: int) -> Table:
     columns = [
         Column("split"),
         Column("images", numeric=True),
-        Column("without objects", numeric=True, help="Background images: they teach what is not an object."),
+        Column("without objects", numeric=True, help="Background images. They help against wrong detections."),
         Column("objects", numeric=True),
-        Column("crowds", numeric=True, help="Ignored in evaluation, not trained on."),
+        Column("crowds", numeric=True, help="Not used in training, and ignored in the evaluation."),
         Column("objects per image", numeric=True, format=".1f"),
         Column("classes", numeric=True),
-        Column("small, medium, large", numeric=True, help="COCO's sizes by area; sorted by the number of small ones"),
+        Column("small, medium, large", numeric=True, help="COCO's sizes by area. Sorted by the number of small ones."),
     ]
     rows = [
         [
-            *(one[key] for key in ("name", "images", "background", "objects", "crowds")),
-            one["objects"] / one["images"] if one["images"] else None,
-            Cell(f"{one['classes']:,} of {classes:,}", one["classes"]),
-            Parts(one["scales"], SCALES),
+            *(split[key] for key in ("name", "images", "background", "objects", "crowds")),
+            split["objects"] / split["images"] if split["images"] else None,
+            Cell(f"{split['classes']:,} of {classes:,}", split["classes"]),
+            Parts(split["scales"], SCALES),
         ]
-        for one in splits
+        for split in splits
     ]
     return Table(columns, rows, search=False, noun="split")
 
@@ -85,49 +84,50 @@ def _classes(counts: dict[str, Any]) -> Table:
         Column("id", numeric=True, format="d"),
         Column("objects", numeric=True),
         *(
-            Column(one["name"], numeric=True, help=f"Objects in {one['name']}, and their share of all its objects")
-            for one in splits
+            Column(split["name"], numeric=True, help=f"Objects in {split['name']}, and their share of all its objects")
+            for split in splits
         ),
         Column("images", numeric=True),
-        Column("median size", numeric=True, help="Median width and height in pixels; sorted by their product"),
-        Column("small, medium, large", numeric=True, help="Sorted by the number of small ones"),
+        Column("median size", numeric=True, help="Median width and height in pixels. Sorted by their product."),
+        Column("small, medium, large", numeric=True, help="Sorted by the number of small ones."),
     ]
     rows = [
         [
-            Name(one["name"], hue(index)),
-            one["id"],
-            sum(one["objects"]),
+            Name(entry["name"], hue(index)),
+            entry["id"],
+            sum(entry["objects"]),
             *(
                 Cell(number, number, percent(number, split["objects"]))
-                for number, split in zip(one["objects"], splits, strict=True)
+                for number, split in zip(entry["objects"], splits, strict=True)
             ),
-            one["images"],
-            Cell(f" {TIMES} ".join(f"{side:g}" for side in one["median"]) or DASH, math.prod(one["median"] or [0])),
-            Parts(one["scales"], SCALES),
+            entry["images"],
+            Cell(f" {TIMES} ".join(f"{side:g}" for side in entry["median"]) or DASH, math.prod(entry["median"] or [0])),
+            Parts(entry["scales"], SCALES),
         ]
-        for index, one in enumerate(counts["classes"])
+        for index, entry in enumerate(counts["classes"])
     ]
     return Table(columns, rows, anchor="class-table", noun="class")
 
 
 def _balance(counts: dict[str, Any]) -> Chart:
-    """Objects of each class, the most frequent first, stacked by split."""
-    ordered = sorted(counts["classes"], key=lambda one: -sum(one["objects"]))
-    totals = [sum(one["objects"]) for one in ordered if sum(one["objects"])]
+    """A chart of the objects of each class, the most frequent class first, stacked by split."""
+    ordered = sorted(counts["classes"], key=lambda entry: -sum(entry["objects"]))
+    totals = [sum(entry["objects"]) for entry in ordered if sum(entry["objects"])]
     note = None
     if len(totals) > 1:
-        note = f"The most frequent class has {short(totals[0] / totals[-1])} times the objects of the rarest."
+        note = f"The most frequent class has {short(totals[0] / totals[-1])} times as many objects as the rarest."
     if len(ordered) > _BARS:
-        note = f"{note or ''} The {_BARS} most frequent of {len(ordered):,}; the table above has all.".strip()
+        truncation = f"The {_BARS} most frequent of {len(ordered):,} classes are shown. The table above has all."
+        note = f"{note or ''} {truncation}".strip()
     rows = [
-        {"row": one["name"], "value": number, "split": split["name"]}
-        for one in ordered[:_BARS]
-        for split, number in zip(counts["splits"], one["objects"], strict=True)
-        if number or not sum(one["objects"])
+        {"row": entry["name"], "value": number, "split": split["name"]}
+        for entry in ordered[:_BARS]
+        for split, number in zip(counts["splits"], entry["objects"], strict=True)
+        if number or not sum(entry["objects"])
     ]
     return charts.bars(
         rows, "row", "value", "split", title="Balance", x_axis=Axis("objects", format=",d"), note=note,
-        rows=[one["name"] for one in ordered[:_BARS]], names=[split["name"] for split in counts["splits"]],
+        rows=[entry["name"] for entry in ordered[:_BARS]], names=[split["name"] for split in counts["splits"]],
     )  # fmt: skip
 
 
@@ -139,9 +139,9 @@ def _together(counts: dict[str, Any]) -> Chart:
         {"row": row, "column": column, "share": round(count / images[row], 4), "count": count, "of": images[row]}
         for row, column, count in both
     ]
-    note = "Of the images with the class of a row, the share that has the class of the column too."
+    note = "The share of the images with the class of the row that also have the class of the column."
     if len(classes) < len(counts["classes"]):
-        note += f" The {len(classes)} most frequent classes."
+        note += f" The {len(classes)} most frequent classes are shown."
     names = [counts["classes"][index]["name"] for index in classes]
     return charts.heatmap(
         rows, "row", "column", "share", title="Together in an image", rows=names, columns=names, row_title="class",
@@ -154,10 +154,13 @@ def _scales(splits: list[dict[str, Any]]) -> Table:
     columns = [Column("split"), *(Column(name, numeric=True) for name in SCALES)]
     rows = [
         [
-            one["name"],
-            *(Cell(count, count / (one["objects"] or 1), percent(count, one["objects"])) for count in one["scales"]),
+            split["name"],
+            *(
+                Cell(count, count / (split["objects"] or 1), percent(count, split["objects"]))
+                for count in split["scales"]
+            ),
         ]
-        for one in splits
+        for split in splits
     ]
     return Table(columns, rows, search=False, noun="split")
 
@@ -173,7 +176,7 @@ def _sizes(most: list[list[int]], images: int) -> Table:
 
 def _side(counts: dict[str, Any]) -> Chart:
     edges = counts["side"]["edges"]
-    note = f"The square root of width {TIMES} height."
+    note = f"The side of an object is the square root of width {TIMES} height."
     marks = [mark for mark in _MARKS if edges and edges[0] < mark[0] < edges[-1]]
     return _histogram(counts, "side", "Side", Axis("pixels", scale="log", values=_powers(edges)), short, note, marks)
 
@@ -183,7 +186,7 @@ def _shapes(counts: dict[str, Any]) -> list[Chart]:
     return [
         _histogram(
             counts, "share", "Side against the image", Axis("share of the side of the image", format=".0%"),
-            lambda edge: f"{100 * edge:.0f} %", "The same, as a share of the image's.",
+            lambda edge: f"{100 * edge:.0f} %", "The side of the objects, divided by the side of their image.",
         ),
         _histogram(
             counts, "aspect", "Aspect ratio", ratios,
@@ -203,9 +206,10 @@ def _histogram(
     marks: Sequence[tuple[float, str]] = (),
 ) -> Chart:
     edges, names = counts[key]["edges"], [split["name"] for split in counts["splits"]]
-    whole = key == "per_image"
+    whole_numbers = key == "per_image"
     ranges = [
-        text(low) if whole and high - low == 1 else f"{text(low)} to {text(high)}" for low, high in pairwise(edges)
+        text(low) if whole_numbers and high - low == 1 else f"{text(low)} to {text(high)}"
+        for low, high in pairwise(edges)
     ]
     return charts.histogram(
         edges, counts[key]["counts"], names, title=title, axis=axis, ranges=ranges, marks=marks,
@@ -213,9 +217,9 @@ def _histogram(
     )  # fmt: skip
 
 
-def _density(found: dict[str, Any], noun: str, title: str) -> Chart:
+def _density(counts: dict[str, Any], noun: str, title: str) -> Chart:
     return charts.density(
-        found["edges"], found["cells"], title=title, x_title="width (pixels)", y_title="height (pixels)", noun=noun
+        counts["edges"], counts["cells"], title=title, x_title="width (pixels)", y_title="height (pixels)", noun=noun
     )
 
 

@@ -1,4 +1,4 @@
-"""Tables and charts on the page of an evaluation, of boxes or of masks."""
+"""The tables and charts on the evaluation page, for boxes or for masks."""
 
 from __future__ import annotations
 
@@ -18,30 +18,34 @@ from rfdetr_core.evaluation.slices import slices
 from rfdetr_core.metrics.coco import RECALLS, THRESHOLDS, Floats, Row
 from rfdetr_core.report import charts
 from rfdetr_core.report.specs import Axis, Chart, Choose, Tip
-from rfdetr_core.report.tables import Column, Name, Setter, Table, of_frame
+from rfdetr_core.report.tables import Column, Name, Setter, Table, table_from_frame
 from rfdetr_core.report.text import isolated
 
 _MEANS = {
-    "localisation": "the right class, but the box overlaps the object too little (IoU 0.1 to 0.5)",
-    "classification": "the box is right, the class is not",
-    "duplicate": "an object that a better detection has found",
-    "background": "nothing is there (IoU below 0.1)",
-    "both": "another class, and the box overlaps too little",
-    MISSED: "an object that no detection comes near",
+    "localisation": "right class, but the box overlaps the object too little (IoU 0.1 to 0.5)",
+    "classification": "right box (IoU 0.5 or more), but wrong class",
+    "duplicate": "a detection with a higher score has already found the object",
+    "background": "there is no object (IoU below 0.1)",
+    "both": "wrong class, and the box overlaps the object too little",
+    MISSED: "an object without any detection near it",
 }
-# Of the gallery of errors: facet, and the filter that chooses of it.
-ERROR_FILTERS = {"kind": "all kinds", "label": "all labels", "detection": "all detections"}
-_CURVES = 8  # classes with a curve of their own, those with the most objects
-_LISTED = 2000  # confusions in the list, the most frequent ones
-_MATRIX = 30  # classes in the confusion matrix, those with the most confusions
+ERROR_FILTERS = {  # Facet of the gallery of errors -> label of its filter.
+    "kind": "all kinds",
+    "label": "all labels",
+    "detection": "all detections",
+}
+_CURVES = 8  # the most classes with a curve each: those with the most objects
+_LISTED = 2000  # the most confusions in the list: the most frequent ones
+_MATRIX = 30  # the most classes in the confusion matrix: those with the most confusions
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Boxes or masks of an evaluation, with what was computed of them.
+    """The boxes or the masks of an evaluation with all that was computed for them.
 
-    scores: as in metrics.json. intervals: by name. per_class: AP and AP50 by class, as in per_class.csv. threshold: the
-    score from which a detection counts on this page. points: the recommended thresholds, of all and by class.
+    title: "Boxes" or "Masks". scores: as in metrics.json. intervals: the interval of each score by its name. per_class:
+    AP and AP50 by class, as in per_class.csv. threshold: detections with a higher score count on this page. overall:
+    the recommended threshold for all classes. points: the recommended threshold of each class.
     """
 
     title: str
@@ -55,38 +59,38 @@ class Kind:
 
     @property
     def anchor(self) -> str:
-        """What the ids of its parts begin with."""
+        """The start of the ids of its elements."""
         return self.title.lower()
 
     @property
     def names(self) -> dict[int, str]:
-        """The names of the classes by label, and of the background, which is -1."""
+        """The names of the classes by label. -1 is the background."""
         classes = self.analysis.classes
         return classes | {-1: background_name(classes.values())}
 
     @property
     def thresholds(self) -> Floats:
-        """The threshold of each class, (K,)."""
+        """The threshold of each class, (K,): the same for all."""
         return np.full(len(self.analysis.classes), self.threshold)
 
 
 def scores(kind: Kind) -> tuple[Table, Chart]:
-    """The main scores with their intervals."""
+    """The main scores with their intervals, as a table and as a chart."""
     rows = []
     for name, title in SCORES.items():
         low, high = kind.intervals.get(name) or (math.nan, math.nan)
         rows.append({"score": title, "value": _number(kind.scores.get(name)), "low": low, "high": high})
     columns = {"score": Column("score")} | {key: _share(key) for key in ("value", "low", "high")}
     images = len(kind.analysis.images)
-    note = f"95 % intervals, from drawing the {images:,} images again."
+    note = f"95 % bootstrap intervals, from draws of the {images:,} images with replacement."
     measured = [row for row in rows if not math.isnan(float(str(row["value"])))]
     axis = Axis("score", (0, 1), ".1f")
     chart = charts.intervals(measured, "score", "value", "low", "high", title=kind.title, x_axis=axis, note=note)
-    return of_frame(rows, columns, noun="score", search=False), chart
+    return table_from_frame(rows, columns, noun="score", search=False), chart
 
 
 def thresholds(kind: Kind) -> list[Chart]:
-    """Precision, recall and F1 over the score; F1 by class; precision over recall."""
+    """Charts of precision, recall and F1 over the score threshold, of F1 by class, and of precision over recall."""
     names = ("precision", "recall", "F1")
     curve = kind.analysis.mean_curve
     rows = [
@@ -97,27 +101,27 @@ def thresholds(kind: Kind) -> list[Chart]:
     marks = [] if math.isnan(kind.overall.threshold) else [(kind.overall.threshold, "recommended")]
     x_axis = Axis("score threshold", (0, 1), ".1f")
     y_axis = Axis("share", (0, 1), ".1f")
-    found = [
+    figures = [
         charts.line(rows, "threshold", "value", "curve", title="All classes", x_axis=x_axis, y_axis=y_axis, marks=marks,
                     note="Means over the classes that have objects, at IoU 0.5."),
     ]  # fmt: skip
     classes = kind.analysis.classes
     instances = kind.analysis.objects.groupby("label").size().sort_values(ascending=False, kind="stable")
-    shown = [label for label in instances.index.tolist()[:_CURVES] if len(classes) > 1]
-    place = {label: number for number, label in enumerate(classes)}
+    chosen = [label for label in instances.index.tolist()[:_CURVES] if len(classes) > 1]
+    row_of = {label: number for number, label in enumerate(classes)}
     rows = [
         {"threshold": float(threshold), "value": float(value), "curve": classes[label]}
-        for label in shown
-        for threshold, value in zip(THRESHOLDS, kind.analysis.curves[place[label], 2], strict=True)
+        for label in chosen
+        for threshold, value in zip(THRESHOLDS, kind.analysis.curves[row_of[label], 2], strict=True)
     ]
-    if shown:
-        note = f"The {len(shown)} classes with the most objects." if len(shown) < len(classes) else None
-        found.append(
+    if chosen:
+        note = f"The {len(chosen)} classes with the most objects." if len(chosen) < len(classes) else None
+        figures.append(
             charts.line(rows, "threshold", "value", "curve", title="F1 by class", x_axis=x_axis,
                         y_axis=Axis("F1", (0, 1), ".1f"), note=note)
         )  # fmt: skip
-    found.append(_precision_recall(kind))
-    return found
+    figures.append(_precision_recall(kind))
+    return figures
 
 
 def _precision_recall(kind: Kind) -> Chart:
@@ -134,7 +138,7 @@ def _precision_recall(kind: Kind) -> Chart:
 
 
 def recommended(kind: Kind, target: Mapping[Goal, float] | None) -> Table:
-    """The recommended thresholds, with what they give, and whether they reach a target."""
+    """The recommended thresholds with precision, recall and F1, and whether they reach the target."""
     columns = [Column("class", names=True), *(_share(name) for name in ("threshold", "precision", "recall", "F1"))]
     if target:
         columns += [_share("highest F1"), Column(" ".join(f"{goal} {value:g}" for goal, value in target.items()))]
@@ -150,7 +154,10 @@ def recommended(kind: Kind, target: Mapping[Goal, float] | None) -> Table:
 
 
 def per_class(kind: Kind, confusions: pd.DataFrame, pictured: Container[tuple[int, int]]) -> Table:
-    """One row a class. pictured: the confusions that have pictures."""
+    """A row for each class.
+
+    confusions: see `Analysis.confusions`. pictured: the confusions with pictures, as labels (actual, predicted).
+    """
     names = kind.analysis.classes
     wrong = confusions[(confusions.actual != confusions.predicted) & (confusions.actual >= 0)]
     wrong = wrong[wrong.predicted >= 0]
@@ -162,10 +169,10 @@ def per_class(kind: Kind, confusions: pd.DataFrame, pictured: Container[tuple[in
         most = counts[label].sort_values(ascending=False, kind="stable") if label in counts else None
         pair: Any = None
         if most is not None:
-            other = int(most.index[0])
-            text = f"{isolated(names[other])} ({int(most.iloc[0])})"
-            filters = _filters(label=name, detection=names[other])
-            pair = Setter(text, f"{kind.anchor}-errors", filters) if (label, other) in pictured else text
+            predicted = int(most.index[0])
+            text = f"{isolated(names[predicted])} ({int(most.iloc[0])})"
+            filters = _filters(label=name, detection=names[predicted])
+            pair = Setter(text, f"{kind.anchor}-errors", filters) if (label, predicted) in pictured else text
         values = (_number(value) for value in (row.ap, row.ap_50, point.f1, point.threshold))
         rows.append([Name(name), int(instances.get(label, 0)), *values, pair])
     columns = [Column("class"), Column("objects", numeric=True)]
@@ -174,23 +181,26 @@ def per_class(kind: Kind, confusions: pd.DataFrame, pictured: Container[tuple[in
 
 
 def confusion(kind: Kind, confusions: pd.DataFrame, pictured: Container[tuple[int, int]]) -> tuple[Chart, Table]:
-    """The matrix with the share of each row, and the confusions as a list. pictured: those that have pictures."""
+    """The confusion matrix with the shares of each row, and the confusions as a list. Arguments as in `per_class`."""
     names = kind.names
     counts = confusions.groupby(["actual", "predicted"]).size().rename("count").reset_index()
-    whole = counts.groupby("actual")["count"].transform("sum")
-    counts["share"] = counts["count"] / whole
+    row_totals = counts.groupby("actual")["count"].transform("sum")
+    counts["share"] = counts["count"] / row_totals
     wrong = counts[counts.actual != counts.predicted].sort_values("count", ascending=False, kind="stable")
     busy = pd.concat([wrong.groupby(side)["count"].sum() for side in ("actual", "predicted")]).groupby(level=0).sum()
     order = sorted(kind.analysis.classes, key=lambda label: (-int(busy.get(label, 0)), label))
-    shown = [*sorted(order[:_MATRIX]), -1]
-    place = {label: number for number, label in enumerate(shown)}
-    cells = counts[counts.actual.isin(shown) & counts.predicted.isin(shown)]
-    cells = cells.assign(row=cells.actual.map(place), column=cells.predicted.map(place))
-    titles = [names[label] for label in shown]
+    labels = [*sorted(order[:_MATRIX]), -1]
+    position = {label: number for number, label in enumerate(labels)}
+    cells = counts[counts.actual.isin(labels) & counts.predicted.isin(labels)]
+    cells = cells.assign(row=cells.actual.map(position), column=cells.predicted.map(position))
+    titles = [names[label] for label in labels]
     target = f"{kind.anchor}-errors"
-    note = "Each row is what became of the labels of a class; a click on a cell shows its pictures."
+    note = "A row shows how the labels of a class were detected. A click on a cell shows its pictures."
     if len(order) > _MATRIX:
-        note += f" The {_MATRIX} classes with the most confusions; the list has the {_LISTED:,} most frequent ones."
+        note += (
+            f" Only the {_MATRIX} classes with the most confusions are shown. The list has the {_LISTED:,} most "
+            "frequent confusions."
+        )
     chart = charts.heatmap(
         cells, "row", "column", "share", title="Confusion matrix", rows=titles, columns=titles, row_title="label",
         column_title="detection", value_title="share of the row", value_format=".2f", domain=(0, 1), text=True,
@@ -201,22 +211,22 @@ def confusion(kind: Kind, confusions: pd.DataFrame, pictured: Container[tuple[in
     for actual, predicted, count, share in zip(
         listed.actual.tolist(), listed.predicted.tolist(), listed["count"].tolist(), listed.share, strict=True
     ):
-        label, seen = names[actual], names[predicted]
-        opens = Setter("pictures", target, _filters(label=label, detection=seen))
-        rows.append([label, seen, count, share, opens if (actual, predicted) in pictured else None])
+        label, detection = names[actual], names[predicted]
+        link = Setter("pictures", target, _filters(label=label, detection=detection))
+        rows.append([label, detection, count, share, link if (actual, predicted) in pictured else None])
     columns = [Column("label", names=True), Column("detection", names=True), Column("count", numeric=True)]
     return chart, Table([*columns, _share("share of the label's"), Column("")], rows, noun="confusion", size=10)
 
 
 def errors(kind: Kind) -> tuple[Chart, Table]:
-    """What each kind of error costs, and how many there are."""
+    """For each kind of error the AP50 that it costs, and the number of errors."""
     lost = costs(kind.analysis)
     counts = kind.analysis.error_counts(kind.thresholds)
     target = f"{kind.anchor}-errors"
     rows: list[dict[str, Any]] = [
         {"kind": name, "cost": lost[name], "count": counts[name], "meaning": _MEANS[name]} for name in ERRORS
     ]
-    note = "The AP50 that would be gained if no error of the kind were made, one kind at a time (TIDE)."
+    note = "The AP50 that would be gained if all errors of one kind were corrected (TIDE)."
     chart = charts.bars(
         rows, "kind", "cost", title="Cost in AP50", x_axis=Axis("AP50", None, ".2f"),
         tips=[Tip("count", "errors", ",d")], choose=Choose(target, _filters(kind="row")), note=note,
@@ -229,10 +239,10 @@ def errors(kind: Kind) -> tuple[Chart, Table]:
     return chart, Table(columns, cells, noun="kind", search=False)
 
 
-def sliced(
+def slice_table(
     kind: Kind, annotations: Row, results: Results, brightness: Floats, metadata: Mapping[str, Mapping[str, str]]
 ) -> Table:
-    """Scores of parts of the split."""
+    """The scores on each slice of the split. Arguments: see `slices`."""
     table = slices(kind.analysis, annotations, results, kind.thresholds, brightness, metadata)
     columns = {
         "slice": Column("slice", names=True, style="file"),
@@ -242,29 +252,31 @@ def sliced(
         **{name: _share(title) for name, title in {"map": "AP", "map_50": "AP50"}.items()},
         **{name: _share(title) for name, title in {"precision": "precision", "recall": "recall", "f1": "F1"}.items()},
     }
-    return of_frame(table, columns, noun="part", size=50, choices={"slice": "all slices"})
+    return table_from_frame(table, columns, noun="part", size=50, choices={"slice": "all slices"})
 
 
 def calibration(kind: Kind) -> tuple[Chart, Table | None, tuple[float, float]]:
-    """The reliability diagram, the error by class where there are several; that of all and of those in use."""
-    found = Calibration.of(kind.analysis, kind.threshold)
-    note = (
-        f"Detections in {BINS} bins by score. On the diagonal, a score is the probability that the detection is right."
-    )
+    """The calibration of the scores.
+
+    Returns the reliability diagram, a table of the D-ECE by class (None: there is only one class), and the D-ECE of all
+    detections and of those above the threshold.
+    """
+    reliability = Calibration.measure(kind.analysis, kind.threshold)
+    note = f"Detections in {BINS} bins by score. On the diagonal, the score equals the share of right detections."
     chart = charts.points(
-        found.bins, "score", "right", "count", title="Reliability", x_axis=Axis("mean score", (0, 1), ".1f"),
+        reliability.bins, "score", "right", "count", title="Reliability", x_axis=Axis("mean score", (0, 1), ".1f"),
         y_axis=Axis("share that is right", (0, 1), ".1f"), diagonal=True, joined=True, note=note,
         tips=[Tip("count", "detections", ",d")],
     )  # fmt: skip
     table = None
-    if len(found.by_class) > 1:
-        rows = [[Name(name), _number(error)] for name, error in found.by_class.items()]
+    if len(reliability.by_class) > 1:
+        rows = [[Name(name), _number(error)] for name, error in reliability.by_class.items()]
         table = Table([Column("class"), _share("D-ECE")], rows, noun="class", size=10)
-    return chart, table, (found.error, found.error_above)
+    return chart, table, (reliability.error, reliability.error_above)
 
 
-def suspected(table: pd.DataFrame) -> Table:
-    """The list of suspected label errors."""
+def suspect_table(table: pd.DataFrame) -> Table:
+    """The table of suspected label errors."""
     columns = {
         "certainty": Column("certainty", numeric=True, format=".2f"),
         "suspicion": Column("suspicion"),
@@ -274,24 +286,24 @@ def suspected(table: pd.DataFrame) -> Table:
         "detected": Column("detected", names=True),
         "score": Column("score", numeric=True, format=".2f"),
     }
-    table = table.assign(annotation=[None if pd.isna(one) else int(one) for one in table.annotation])
-    return of_frame(
+    table = table.assign(annotation=[None if pd.isna(number) else int(number) for number in table.annotation])
+    return table_from_frame(
         table.astype({"annotation": object}), columns, noun="label", choices={"suspicion": "all suspicions"}
     )
 
 
-def few(images: int) -> str | None:
-    """A warning where an interval decides nothing."""
+def few_images_warning(images: int) -> str | None:
+    """A warning if there are too few images to decide anything by an interval."""
     if images >= FEW_IMAGES:
         return None
     return (
-        f"{images:,} images are few. The intervals are wide, and a difference between two models is likely to be "
+        f"{images:,} images are too few. The intervals are wide, and a difference between two models may well be "
         f"chance. Compare models on {FEW_IMAGES} images or more."
     )
 
 
 def _filters(**chosen: str) -> dict[str, str]:
-    """What a click chooses in the gallery of errors, by facet."""
+    """The filters of the gallery of errors, by label, that a click sets. chosen: values by facet."""
     return {ERROR_FILTERS[facet]: value for facet, value in chosen.items()}
 
 

@@ -1,13 +1,13 @@
-// Charts: Vega-Lite draws them as SVG, those in view first. Expressions are interpreted, never compiled: the page's policy
-// has no eval.
+// Charts. Vega-Lite draws them as SVG, the visible ones first. Its expressions are interpreted, because the content security
+// policy of the page forbids eval.
 
 const axis = { labelColor: 'var(--text)', titleColor: 'var(--faint)', gridColor: 'var(--line)', domainColor: 'var(--line)', tickColor: 'var(--line)', labelFontSize: 12, titleFontSize: 12, titleFontWeight: 'normal', titlePadding: 8 };
 const config = { font: 'system-ui, sans-serif', background: 'transparent', axis, aria: false, view: { stroke: null }, padding: 4 };
 
-// A tooltip is a text, or values by title. Around the points of a line are cells; Vega-Lite makes tooltips of cells without
-// their texts, so that of the point is taken.
-function tooltip(handler, event, item, given) {
-  const value = given && item?.mark.name?.endsWith('_voronoi') ? item.datum.tooltip : given;
+// A tooltip is a text, or values by title. Each point of a line is in a Voronoi cell. Vega-Lite's tooltip of a cell lacks the
+// texts, so the tooltip of the point is used.
+function tooltip(handler, event, item, original) {
+  const value = original && item?.mark.name?.endsWith('_voronoi') ? item.datum.tooltip : original;
   const lines = value && typeof value === 'object' ? Object.entries(value).map(([title, text]) => `${title}: ${text}`) : [value ?? ''];
   showTip(event, lines.join('\n'));
 }
@@ -30,7 +30,7 @@ async function draw(node) {
   }
 }
 
-// A chart that has no width (in closed details) waits until it has one.
+// A chart without a width, such as one in closed details, is drawn when it gets a width.
 const charts = [...document.querySelectorAll('.vega')];
 const started = new Map();
 const start = (node) => {
@@ -51,5 +51,5 @@ const seen = new IntersectionObserver((entries) => {
 for (const node of charts) seen.observe(node);
 window.addEventListener('beforeprint', drawAll);
 document.documentElement.dataset.ready = 'yes';
-// Once the page stands, those out of view as well: one at a time.
+// When the page is idle, the charts that are not visible are drawn too, one at a time.
 (window.requestIdleCallback ?? window.setTimeout)(() => drawAll().then(() => { document.documentElement.dataset.drawn = 'yes'; }));

@@ -1,20 +1,20 @@
-// Lists of items that are filtered, sorted and shown a page at a time: tables and galleries; and the tooltip of the page.
+// Tables and galleries as lists of items: filters, sorting and pages. Also the tooltip of the page.
 
 const collator = new Intl.Collator('en', { numeric: true });
 const byId = (id) => document.getElementById(id);
 const counted = (count, noun) =>
   `${count.toLocaleString('en-US')} ${noun}${count === 1 ? '' : noun.endsWith('s') ? 'es' : 's'}`;
 const read = (node) => JSON.parse(node.querySelector(':scope > script').textContent);
-// What sets the filters of a list from elsewhere on the page: by its id.
+// By the id of a list: a function that sets its filters. Buttons and charts call it.
 const setters = new Map();
 
-// matches(item, values): whether an item passes the chosen values of the filters; '' is all. text(item): to search in.
+// matches(item, values): whether an item has the chosen values of the filters; '' means all. text(item): the text to search.
 function list(node, { items, parent, matches, text, shown = () => {} }) {
   const size = Number(node.dataset.size) || Infinity;
   const selects = [...node.querySelectorAll('.bar select')];
   const turns = [...node.querySelectorAll('.turn')];
   const search = node.querySelector('input[type=search]');
-  const told = node.querySelector('.told');
+  const countText = node.querySelector('.list-count');
   const texts = new Map();
   let order = items, page = 0, absent = false;
   const find = (item) => {
@@ -25,17 +25,17 @@ function list(node, { items, parent, matches, text, shown = () => {} }) {
   function show(next) {
     const values = selects.map((select) => select.value);
     const typed = search ? search.value.toLowerCase() : '';
-    const found = absent ? [] : order.filter((item) => matches(item, values) && (typed === '' || find(item).includes(typed)));
-    const last = Math.max(0, Math.ceil(found.length / size) - 1);
+    const matching = absent ? [] : order.filter((item) => matches(item, values) && (typed === '' || find(item).includes(typed)));
+    const last = Math.max(0, Math.ceil(matching.length / size) - 1);
     page = Math.min(Math.max(0, next), last);
-    const start = last ? page * size : 0, some = last ? found.slice(start, start + size) : found;
+    const start = last ? page * size : 0, some = last ? matching.slice(start, start + size) : matching;
     for (const item of some) item.hidden = false;
     shown(some, values);
     parent.replaceChildren(...some);
-    if (!told) return;
-    const filtered = found.length < items.length;
+    if (!countText) return;
+    const filtered = matching.length < items.length;
     const span = last ? `${(start + 1).toLocaleString('en-US')}–${(start + some.length).toLocaleString('en-US')} of ` : '';
-    told.textContent = `${span}${counted(found.length, node.dataset.noun)}${filtered ? ` (filtered from ${items.length.toLocaleString('en-US')})` : ''}`;
+    countText.textContent = `${span}${counted(matching.length, node.dataset.noun)}${filtered ? ` (filtered from ${items.length.toLocaleString('en-US')})` : ''}`;
     turns.forEach((turn, k) => { turn.hidden = last === 0; turn.disabled = page === (k ? last : 0); });
   }
 
@@ -48,7 +48,7 @@ function list(node, { items, parent, matches, text, shown = () => {} }) {
       for (const select of selects) {
         const label = select.getAttribute('aria-label');
         select.value = Object.hasOwn(filters, label) ? filters[label] : '';
-        // No item has the value: none is shown, rather than all.
+        // No item has the value, so no item is shown.
         if (select.selectedIndex < 0) { select.value = ''; absent = true; }
       }
       if (search) search.value = '';
@@ -69,7 +69,7 @@ function table(node) {
   const kinds = heads.map((head) => head.className);
   const items = list(node, {
     items: rows, parent: body,
-    matches: (row, values) => values.every((wanted, k) => wanted === '' || row.cells[keys[k]].textContent === wanted),
+    matches: (row, values) => values.every((value, k) => value === '' || row.cells[keys[k]].textContent === value),
     text: (row) => [...row.cells].map((cell) => cell.textContent).join('\n'),
     shown: (some) => some.forEach((row) => kinds.forEach((kind, k) => { row.cells[k].className = kind; })),
   });
@@ -79,10 +79,10 @@ function table(node) {
     down = sorted === k ? !down : numeric;
     sorted = k;
     const sign = down ? -1 : 1, values = rows.map((row) => (numeric ? Number(row.cells[k].dataset.v ?? NaN) : value(row, k)));
-    // What has no number comes last, either way.
+    // Cells without a number come last in both directions.
     const compare = (a, b) => (numeric ? Number.isNaN(a) - Number.isNaN(b) || sign * (a - b) || 0 : sign * collator.compare(a, b));
     items.sort((a, b) => compare(values[a.place], values[b.place]) || a.place - b.place);
-    heads.forEach((one, n) => (n === k ? one.setAttribute('aria-sort', down ? 'descending' : 'ascending') : one.removeAttribute('aria-sort')));
+    heads.forEach((other, n) => (n === k ? other.setAttribute('aria-sort', down ? 'descending' : 'ascending') : other.removeAttribute('aria-sort')));
   }));
 }
 
@@ -91,7 +91,7 @@ document.addEventListener('click', (event) => {
   if (setter) setters.get(setter.dataset.target)?.(JSON.parse(setter.dataset.filters));
 });
 
-// One tooltip for the page: a text, at the pointer.
+// The tooltip of the page: a text at the pointer.
 function showTip(event, text) {
   const box = byId('tip');
   box.hidden = !text;

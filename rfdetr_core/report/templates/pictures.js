@@ -1,4 +1,4 @@
-// Pictures with shapes drawn over them; a click shows one large.
+// Pictures with shapes drawn over them. A click on a picture opens it large.
 
 function svg(tag, attributes, ...children) {
   const node = document.createElementNS('http://www.w3.org/2000/svg', tag);
@@ -12,7 +12,7 @@ function shortened(text, length) {
   return characters.length > length ? `${characters.slice(0, length - 1).join('')}…` : text;
 }
 
-// only: the group to draw, or -1 for all. lines: how many lines of text would fill the longer side.
+// only: the group to draw; -1: all groups. lines: the font size is the longer side of the picture divided by it.
 function overlay(image, shapes, groups, only, lines) {
   const [wide, high] = ['width', 'height'].map((side) => Number(image.getAttribute(side)));
   const layer = svg('svg', { viewBox: `0 0 ${wide} ${high}`, class: 'overlay' });
@@ -25,7 +25,7 @@ function overlay(image, shapes, groups, only, lines) {
     const box = { x: Math.min(x, x + width), y: Math.min(y, y + height), width: Math.abs(width), height: Math.abs(height) };
     layer.append(svg('rect', { ...box, stroke: color, class: `box ${style}`, 'data-tip': about }));
     if (unnamed) continue;
-    // On the right, a name ends where its box does.
+    // In the right part of the picture, the name ends at the right edge of its box.
     const start = x < 0.6 * wide;
     const at = { x: start ? Math.max(1, x) : Math.min(wide - 1, x + width), y: y < size * 1.2 ? y + size : y - size * 0.25, 'text-anchor': start ? 'start' : 'end' };
     layer.append(svg('text', { ...at, fill: color, 'font-size': size.toFixed(1), class: named < 10 ? '' : 'minor' }, shortened(about, 28)));
@@ -57,7 +57,7 @@ function cards(node) {
   const names = [...node.querySelectorAll('.bar select')].map((select) => [...select.options].slice(1).map((option) => option.value));
   list(node, {
     items: figures, parent, text: (figure) => figure.textContent,
-    matches: (figure, values) => values.every((wanted, k) => wanted === '' || facets[figure.place][k].includes(names[k].indexOf(wanted))),
+    matches: (figure, values) => values.every((value, k) => value === '' || facets[figure.place][k].includes(names[k].indexOf(value))),
     shown: (some, values) => {
       const only = ofGroups < 0 || values[ofGroups] === '' ? -1 : groups.findIndex((group) => group[0] === values[ofGroups]);
       for (const figure of some) {

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from rfdetr_core.inference import ahead
-from rfdetr_core.inference.ahead import prepared
+from rfdetr_core.inference import prefetch as prefetching
+from rfdetr_core.inference.prefetch import prefetch
 
 
 @pytest.fixture(autouse=True)
 def four_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "workers", lambda: 4)
+    monkeypatch.setattr(prefetching, "workers", lambda: 4)
 
 
 def threads() -> list[threading.Thread]:
@@ -27,19 +27,19 @@ def slow_first(number: int) -> int:
 
 
 def test_the_order_is_that_of_the_items() -> None:
-    assert list(prepared(slow_first, iter(range(21)), 6)) == [number * 10 for number in range(21)]
-    assert list(prepared(slow_first, [], 6)) == []
-    assert list(prepared(slow_first, [3], 6)) == [30]
+    assert list(prefetch(slow_first, iter(range(21)), 6)) == [number * 10 for number in range(21)]
+    assert list(prefetch(slow_first, [], 6)) == []
+    assert list(prefetch(slow_first, [3], 6)) == [30]
     assert not threads()
 
 
-def test_an_error_is_raised_in_the_place_of_its_item() -> None:
+def test_an_error_is_raised_when_its_item_is_reached() -> None:
     def fail_at_five(number: int) -> int:
         if number == 5:
             raise ValueError("the fifth")
         return slow_first(number)
 
-    values = prepared(fail_at_five, range(20), 8)
+    values = prefetch(fail_at_five, range(20), 8)
     assert [next(values) for _ in range(5)] == [0, 10, 20, 30, 40]
     with pytest.raises(ValueError, match="the fifth"):
         next(values)
@@ -54,10 +54,10 @@ def test_few_items_are_taken_before_they_are_asked_for() -> None:
             taken.append(number)
             yield number
 
-    values: Any = prepared(slow_first, source(), 6)
-    for asked in range(1, 11):
+    values: Any = prefetch(slow_first, source(), 6)
+    for count in range(1, 11):
         next(values)
-        assert len(taken) == asked + 6
+        assert len(taken) == count + 6
     values.close()
     assert len(taken) == 16
 
@@ -69,7 +69,7 @@ def test_no_thread_is_left_when_the_consumer_stops_early() -> None:
         started.append(number)
         return slow_first(number)
 
-    values: Any = prepared(note, range(100), 8)
+    values: Any = prefetch(note, range(100), 8)
     next(values)
     assert threads()
     values.close()
@@ -78,4 +78,4 @@ def test_no_thread_is_left_when_the_consumer_stops_early() -> None:
 
 
 def test_one_item_is_prepared_without_a_thread() -> None:
-    assert list(prepared(lambda _: threading.current_thread(), [None], 4)) == [threading.current_thread()]
+    assert list(prefetch(lambda _: threading.current_thread(), [None], 4)) == [threading.current_thread()]

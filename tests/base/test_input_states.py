@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rfdetr_core.base.held import states_of
+from rfdetr_core.base.input_states import states_of
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_each_file_that_a_stage_reads_has_a_state(project: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["one.json", "weights/a.pth"])
-def test_another_content_is_another_state_though_size_and_time_are_the_same(project: Path, name: str) -> None:
+def test_another_content_is_another_state_even_with_equal_size_and_time(project: Path, name: str) -> None:
     before, path = states_of("a"), project / name
     times = path.stat().st_atime_ns, path.stat().st_mtime_ns
     path.write_text("x" * path.stat().st_size)
@@ -40,7 +40,7 @@ def test_another_content_is_another_state_though_size_and_time_are_the_same(proj
     assert {key for key in before if before[key] != after[key]} == {name}
 
 
-def test_a_new_file_and_one_that_is_gone_change_the_states(project: Path) -> None:
+def test_a_new_file_and_a_removed_one_change_the_states(project: Path) -> None:
     before = states_of("a")
     (project / "data/mine/c.png").write_text("c")
     (project / "one.json").unlink()
@@ -74,7 +74,7 @@ def test_a_param_of_the_stage_is_part_of_the_state_and_one_of_another_is_not(
     assert {key for key in before if before[key] != after[key]} == changed
 
 
-def test_what_changes_no_content_changes_no_state(project: Path) -> None:
+def test_a_state_is_unchanged_if_no_content_changes(project: Path) -> None:
     before = states_of("a")
     os.link(project / "data/mine/b.png", project / "linked.png")
     (project / "weights/a.pth").touch()

@@ -1,4 +1,4 @@
-"""Small pictures of a split: each image is read and decoded once, whatever is cut from it."""
+"""Small pictures of a split: they are requested first, then each image is decoded once for all its pictures."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ from rfdetr_core.metrics.coco import Floats
 from rfdetr_core.report.gallery import Picture, Shape, as_jpeg
 
 Box = tuple[float, float, float, float]  # left, top, width, height, in pixels of the image
-_WHOLE, _CROP = 224, 160  # pixels: the longer side of a whole image and of a crop
-_AROUND, _LEAST = 2.2, 40.0  # what a crop shows: times the longer side of its box, and at least so many pixels
-_STRIP = 2  # pixels of a small picture: the height of the strips that a mask is drawn in
-QUALITY = 78  # of JPEG
+_WHOLE, _CROP = 224, 160  # the longer side of the picture of a whole image and of a crop, in pixels
+_AROUND = 2.2  # the side of the square that a crop shows, as a multiple of the longer side of its box
+_LEAST = 40.0  # the shortest side of this square, in pixels of the image
+_STRIP = 2  # the height of the strips that a mask is drawn in, in pixels of the small picture
+QUALITY = 78  # of the JPEGs
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What is drawn over a picture: a box in pixels of the image, the group, style and text of its Shape, and a mask
-    as RLE, if there is one."""
+    """A shape over a picture.
+
+    box: in pixels of the image. group, style, text: see `Shape`. mask: as RLE; None: only the box is drawn.
+    """
 
     box: Box
     group: int
@@ -43,20 +46,26 @@ class _View:
     outlines: Sequence[Outline]
 
 
-class Album:
-    """Collects what shall be seen of the images of a split; `develop` then makes all pictures."""
+class PictureRequests:
+    """Collects requests for pictures of the images of a split. `render` then makes all pictures.
+
+    root: the folder of the images. samples: the images. Requests name them by index.
+    """
 
     def __init__(self, root: Path, samples: Sequence[Sample]) -> None:
         self._root, self._samples = root, samples
         self._views: dict[int, list[tuple[int, _View]]] = defaultdict(list)
         self._count = 0
 
-    def whole(self, image: int, outlines: Sequence[Outline]) -> int:
-        """The number of a picture of a whole image; image: its place among the samples."""
+    def request_image(self, image: int, outlines: Sequence[Outline]) -> int:
+        """Request a picture of a whole image. Returns the index of the picture in the result of `render`.
+
+        image: the index of the image in the samples. outlines: drawn over it.
+        """
         return self._add(image, _View(None, outlines))
 
-    def crop(self, image: int, box: Box, outlines: Sequence[Outline]) -> int:
-        """The number of a picture of a box and its surroundings."""
+    def request_crop(self, image: int, box: Box, outlines: Sequence[Outline]) -> int:
+        """Request a picture of a box and its surroundings. Arguments and result as in `request_image`."""
         return self._add(image, _View(box, outlines))
 
     def _add(self, image: int, view: _View) -> int:
@@ -64,31 +73,31 @@ class Album:
         self._count += 1
         return self._count - 1
 
-    def develop(self) -> tuple[list[Picture], Floats]:
-        """The pictures by number, and the brightness of each image: the mean of its luma, 0 to 255.
+    def render(self) -> tuple[list[Picture], Floats]:
+        """Make all pictures, and measure the brightness of each image: the mean of its luma, 0 to 255.
 
         Raises:
-            UserError: an image is missing or not the one of the manifest.
+            UserError: an image is missing or differs from the manifest.
         """
         pictures: dict[int, Picture] = {}
         brightness = np.zeros(len(self._samples))
         for number, sample in enumerate(self._samples):
             views = self._views.get(number, [])
             cropped = any(view.box is not None for _, view in views)
-            # A JPEG at a part of its size comes quickly, and is enough unless something is cut from it. Of a narrow one
-            # nothing would be left.
+            # Decoding a JPEG at reduced size is faster, and enough if there are no crops. A narrow image is not reduced
+            # so far that its shorter side would vanish.
             longer, shorter = max(sample.width, sample.height), min(sample.width, sample.height)
             fits = (k for k in (8, 4, 2, 1) if k == 1 or (longer / k >= _WHOLE and shorter >= k))
             reduction = 1 if cropped else next(fits)
             data = images.read_verified(self._root / sample.path, sample.sha256)
             picture = images.decode(data, sample.path, reduction, max_pixels=None)
             brightness[number] = ImageStat.Stat(picture.convert("L")).mean[0]
-            for place, view in views:
-                pictures[place] = _made(picture, sample, view)
-        return [pictures[place] for place in range(self._count)], brightness
+            for index, view in views:
+                pictures[index] = _draw_view(picture, sample, view)
+        return [pictures[index] for index in range(self._count)], brightness
 
 
-def _made(picture: Image.Image, sample: Sample, view: _View) -> Picture:
+def _draw_view(picture: Image.Image, sample: Sample, view: _View) -> Picture:
     left, top, right, bottom = _region(view.box, sample.width, sample.height)
     most = _CROP if view.box else _WHOLE
     scale = most / max(right - left, bottom - top)
@@ -98,12 +107,12 @@ def _made(picture: Image.Image, sample: Sample, view: _View) -> Picture:
     ratio = picture.width / sample.width, picture.height / sample.height
     source = left * ratio[0], top * ratio[1], right * ratio[0], bottom * ratio[1]
     small = as_jpeg(picture.resize(size, Image.Resampling.LANCZOS, box=source, reducing_gap=2.0), QUALITY)
-    shapes = [_shape(one, (left, top), (right, bottom), size) for one in view.outlines]
+    shapes = [_shape(outline, (left, top), (right, bottom), size) for outline in view.outlines]
     return small._replace(shapes=shapes)
 
 
 def _region(box: Box | None, width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of what is shown: a square around the box as far as the image goes."""
+    """Left, top, right and bottom of the visible region: a square around the box, cut at the edges of the image."""
     if box is None:
         return 0, 0, width, height
     half = max(_AROUND * max(box[2], box[3]), _LEAST) / 2
@@ -117,15 +126,17 @@ def _span(middle: float, half: float, side: int) -> tuple[int, int]:
     return start, max(start + 1, min(side, int(np.ceil(start + 2 * half))))
 
 
-def _shape(one: Outline, start: tuple[int, int], end: tuple[int, int], size: tuple[int, int]) -> Shape:
+def _shape(outline: Outline, start: tuple[int, int], end: tuple[int, int], size: tuple[int, int]) -> Shape:
     scale = [size[k] / (end[k] - start[k]) for k in (0, 1)]
-    x, y = ((one.box[k] - start[k]) * scale[k] for k in (0, 1))
-    x, y, width, height = (round(value, 1) for value in (x, y, one.box[2] * scale[0], one.box[3] * scale[1]))
-    return Shape(one.group, x, y, width, height, one.style, _strips(one.mask, start, end, size), one.text)
+    x, y = ((outline.box[k] - start[k]) * scale[k] for k in (0, 1))
+    x, y, width, height = (round(value, 1) for value in (x, y, outline.box[2] * scale[0], outline.box[3] * scale[1]))
+    return Shape(
+        outline.group, x, y, width, height, outline.style, _strips(outline.mask, start, end, size), outline.text
+    )
 
 
 def _strips(mask: Any, start: tuple[int, int], end: tuple[int, int], size: tuple[int, int]) -> str:
-    """The path of a mask in strips of a few pixels of the small picture."""
+    """The SVG path of a mask: horizontal strips of _STRIP pixels of the small picture."""
     if mask is None:
         return ""
     part: npt.NDArray[np.uint8] = np.asarray(masks.decode(mask))[start[1] : end[1], start[0] : end[0]]

@@ -1,4 +1,8 @@
-"""Pictures of the page: small JPEGs, and what is to be drawn over them as shapes in their pixels."""
+"""Small pictures of the images of a dataset, and masks as SVG paths in their pixels. The dataset report uses them.
+
+Images are decoded one at a time, until a budget of pixels is used up. The evaluation page needs many pictures of the
+same image; it uses picture_requests.py.
+"""
 
 from __future__ import annotations
 
@@ -15,29 +19,30 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.ingest.geometry import Box, run_lengths
 from rfdetr_core.report.gallery import Picture, Shape, as_jpeg
 
-_POINTS = 80
-# An RLE is drawn in strips of this many pixels of the small picture.
-_STRIP = 2
-# Pixels that may be decoded for one part of the page: about five seconds.
-_BUDGET = 300_000_000
-_QUALITY = 74
+_POINTS = 80  # the most points of a polygon
+_STRIP = 2  # the height of the strips that an RLE is drawn in, in pixels of the small picture
+_BUDGET = 300_000_000  # the most pixels that are decoded for a part of the page: about five seconds
+_QUALITY = 74  # of the JPEGs
 _GREY = (128, 128, 128)
-# A box outside is shown up to this many images from the edge.
-_BEYOND = 2.1
+_BEYOND = 2.1  # a box outside the image is shown up to this distance from the edge, in sides of the image
 _FILTER = Image.Resampling.LANCZOS
 
 
 def polygon_path(polygon: Sequence[float], scale: tuple[float, float]) -> str:
-    """A polygon; of many points, every n-th."""
+    """The SVG path of a polygon. If it has many points, only every n-th is used."""
     points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2) * scale
     step = math.ceil(len(points) / _POINTS)
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points[::step].tolist()) + "Z"
 
 
 def rle_path(counts: Any, size: tuple[int, int], box: Box, scale: tuple[float, float]) -> str:
-    """The part of a run-length encoded mask inside `box`, as strips; nothing where the runs do not fill the image.
+    """The SVG path of the part of a mask inside `box`, as strips; "" if the runs do not fill the image.
 
-    size: width and height of the image.
+    Args:
+        counts: The runs of the run-length encoded mask.
+        size: Width and height of the image.
+        box: Left, top, width and height in pixels of the image.
+        scale: Pixels of the picture per pixel of the image, horizontally and vertically.
     """
     runs = run_lengths(counts)
     if runs is None or int(runs.sum()) != size[0] * size[1]:
@@ -56,27 +61,40 @@ def rle_path(counts: Any, size: tuple[int, int], box: Box, scale: tuple[float, f
     )
 
 
-class Studio:
-    """Makes small pictures of the images of a dataset, until its budget is used up; then there are no more."""
+class Thumbnails:
+    """Makes small pictures of the images of a dataset. When its budget of pixels is used up, it returns None.
+
+    root: the folder of the dataset.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root, self._left = root, _BUDGET
 
-    def whole(self, path: str, side: int, size: tuple[int, int] | None = None) -> Picture | None:
-        """An image, its longer side at most `side` pixels; size: its own, if known."""
+    def image(self, path: str, side: int, size: tuple[int, int] | None = None) -> Picture | None:
+        """A picture of a whole image. None: the budget is used up, or the image cannot be read.
+
+        Args:
+            path: The path of the image below the dataset folder.
+            side: The longer side of the picture in pixels, at most.
+            size: The size of the image, if it is known. Then the image can be decoded at reduced size.
+        """
         picture = self._open(path, _reduction(max(size), side) if size else 1)
         if picture is None:
             return None
         scale = min(1.0, side / max(picture.size))
         return as_jpeg(picture.resize(_size(*picture.size, scale), _FILTER, reducing_gap=2.0), _QUALITY)
 
-    def around(
+    def crop(
         self, path: str, box: Box, size: tuple[int, int], side: int, shapes: Sequence[Shape] = ()
     ) -> Picture | None:
-        """The surroundings of a box, grey where they are outside the image.
+        """A picture of a box and its surroundings. What is outside the image is grey. None: as in `image`.
 
-        box, shapes: in the pixels of the image, whose size is `size`; of shapes, outlines are left out. side: the
-        longer side of the picture, at most.
+        Args:
+            path: The path of the image below the dataset folder.
+            box: In pixels of the image.
+            size: The size of the image.
+            side: The longer side of the picture in pixels, at most.
+            shapes: Drawn over the picture; in pixels of the image. Their outlines are left out.
         """
         left, top, right, bottom = _view(box, *size)
         longer = max(right - left, bottom - top)
@@ -99,13 +117,13 @@ class Studio:
         try:
             picture: Image.Image = images.decode(files.read_bytes(self._root / path), path, reduction, None)
         except (OSError, UserError):
-            return None  # it was there a moment ago: the next stage tells
+            return None  # The file vanished after the validation read it. The next stage reports that.
         self._left -= picture.width * picture.height
         return picture
 
 
 def scaled(shape: Shape, scale: tuple[float, float]) -> Shape:
-    """A shape in pixels of an image in those of its picture."""
+    """Convert a shape from pixels of the image to pixels of the picture."""
     x, y, width, height = (round(value * scale[k % 2], 1) for k, value in enumerate(shape[1:5]))
     return shape._replace(x=x, y=y, width=width, height=height)
 
@@ -119,25 +137,25 @@ def _size(width: int, height: int, scale: float) -> tuple[int, int]:
 
 
 def _view(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of what is shown of a box: with surroundings, and with a part of the image."""
+    """Left, top, right and bottom of the region around a box. It always includes a part of the image."""
     sides = (width, height)
     longest = min(max(abs(box[2]), abs(box[3])), 2.0 * max(sides))
     padding = max(0.5 * longest, 0.05 * max(sides), 12.0)
     spans = [_span(box[k], box[k] + box[k + 2], longest / 2 + padding, sides[k]) for k in (0, 1)]
-    wanted = max(high - low for low, high in spans) / 2
+    reach = max(high - low for low, high in spans) / 2
     for k, (low, high) in enumerate(spans):
-        # A narrow strip would show little: more of the image, as far as there is any.
-        more = max(0.0, (wanted - (high - low)) / 2)
-        spans[k] = (max(low - more, min(low, 0.0)), min(high + more, max(high, float(sides[k]))))
+        # A narrow strip would show little, so more of the image is added if there is more.
+        extra = max(0.0, (reach - (high - low)) / 2)
+        spans[k] = (max(low - extra, min(low, 0.0)), min(high + extra, max(high, float(sides[k]))))
     (left, right), (top, bottom) = ((math.floor(low), max(math.ceil(high), math.floor(low) + 1)) for low, high in spans)
     return left, top, right, bottom
 
 
 def _span(start: float, end: float, reach: float, side: int) -> tuple[float, float]:
-    """What is shown along one axis of a box from `start` to `end`: `reach` to both sides of its middle."""
-    # A box may be anywhere.
+    """The visible range along an axis: `reach` to both sides of the middle of a box from `start` to `end`."""
+    # A box can be far outside the image.
     first, last = (min(max(value, -_BEYOND * side), (1 + _BEYOND) * side) for value in sorted((start, end)))
     middle, margin = (first + last) / 2, 0.03 * side + 4
     low, high = max(middle - reach, min(0.0, first - margin)), min(middle + reach, max(float(side), last + margin))
-    # Of a box outside, the image is shown up to it.
+    # If the box is outside the image, the range goes from the far edge of the image to the box.
     return (0.0 if low >= side else low), (float(side) if high <= 0 else high)

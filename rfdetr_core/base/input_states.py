@@ -1,4 +1,8 @@
-"""What a stage depends on, digested when it begins and when it ends: DVC records what is there when it ends."""
+"""The states of a stage's inputs, for a comparison between its begin and its end.
+
+DVC records the inputs as they are when a stage ends. So an input that changes while the stage runs would be recorded
+with a result that was made from the old one.
+"""
 
 from __future__ import annotations
 
@@ -13,34 +17,38 @@ from rfdetr_core.base.params import PARAMS_FILE, load_yaml, read_section
 
 _PIPELINE = Path("dvc.yaml")
 _DATA = "${data.dir}"
-_IGNORED = ("Thumbs.db", "__pycache__")  # with hidden files: what .dvcignore has, or a file manager leaves
+_IGNORED = ("Thumbs.db", "__pycache__")  # like hidden files: in .dvcignore, or written by a file manager
 
 
 def states_of(stage: str) -> dict[str, str]:
-    """The state of each file and each param that a stage of dvc.yaml depends on, by name; of what is not there, none.
+    """The state of each file and each param that a stage of dvc.yaml depends on, by name. Missing files have no entry.
 
-    Of a file it is the SHA-256. Of a file of the dataset, whose images are compared with the manifest when they are
-    read, it is its size and time. Of a param it is the digest of its value: another section of params.yaml may change.
+    - A file: its SHA-256.
+    - A file of the dataset: its size and time. Its digest is compared with the manifest when the image is read.
+    - A param: the digest of its value. So the other sections of params.yaml may change.
 
     Raises:
         UserError: dvc.yaml or params.yaml cannot be read.
     """
     entry = load_yaml(_PIPELINE)["stages"].get(stage) or {}
-    found = dict(_params(entry.get("params") or ()))
+    states = dict(_params(entry.get("params") or ()))
     for name in map(str, entry.get("deps") or ()):
         dep = Path(read_section(DataConfig, "data").dir if name == _DATA else name)
         for path in _files(dep):
             try:
-                found[str(path)] = _size_and_time(path) if name == _DATA else files.sha256_file(path)
+                states[str(path)] = _size_and_time(path) if name == _DATA else files.sha256_file(path)
             except FileNotFoundError:
                 continue
-    return found
+    return states
 
 
-def _params(asked: Any) -> Iterator[tuple[str, str]]:
-    """The digests of params: of keys of params.yaml, or of mappings from a file to its keys."""
-    for one in asked:
-        for file, keys in one.items() if isinstance(one, Mapping) else ((str(PARAMS_FILE), [one]),):
+def _params(specs: Any) -> Iterator[tuple[str, str]]:
+    """Yield the name and digest of each param.
+
+    specs: the `params` of a stage. Each is a key of params.yaml, or a mapping from a file to its keys.
+    """
+    for param in specs:
+        for file, keys in param.items() if isinstance(param, Mapping) else ((str(PARAMS_FILE), [param]),):
             content = load_yaml(Path(file)) if Path(file).suffix in (".yaml", ".yml") and Path(file).is_file() else None
             for key in keys or ():
                 value = content
@@ -52,10 +60,10 @@ def _params(asked: Any) -> Iterator[tuple[str, str]]:
 def _files(dep: Path) -> Iterator[Path]:
     if dep.is_file():
         yield dep
-    for where, folders, names in os.walk(dep):
+    for folder, folders, names in os.walk(dep):
         folders[:] = [name for name in folders if name not in _IGNORED and not name.startswith(".")]
-        shown = (name for name in names if name not in _IGNORED and not name.startswith("."))
-        yield from (path for path in (Path(where) / name for name in shown) if path.is_file())
+        visible = (name for name in names if name not in _IGNORED and not name.startswith("."))
+        yield from (path for path in (Path(folder) / name for name in visible) if path.is_file())
 
 
 def _size_and_time(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Preparing the next images in threads while the model runs."""
+"""Prepares the next images in threads while the model runs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ R = TypeVar("R")
 MOST_WORKERS = 4  # each holds a decoded picture
 
 
-def prepared(prepare: Callable[[T], R], items: Iterable[T], ahead: int) -> Generator[R, None, None]:
-    """`prepare` of each item, in order; threads work on up to `ahead` items more than were taken.
+def prefetch(prepare: Callable[[T], R], items: Iterable[T], ahead: int) -> Generator[R, None, None]:
+    """Yield `prepare(item)` of each item, in order, computed in threads.
 
-    An error of an item is raised in its place. Closed early, the iterator waits for the items that are in work and
-    forgets the others. A single item is prepared in the caller's thread.
+    If an item raises an error, it is raised when the iteration reaches the item. If the iterator is closed early, it
+    waits for the items that a thread works on, and drops the others. A single item is prepared in the caller's thread.
+
+    Args:
+        prepare: Called in several threads at once.
+        items: Read as needed; a sequence is not required.
+        ahead: The largest number of items that are prepared before they are asked for.
     """
     if isinstance(items, Sequence) and len(items) < 2:
         yield from map(prepare, items)
@@ -33,10 +38,10 @@ def prepared(prepare: Callable[[T], R], items: Iterable[T], ahead: int) -> Gener
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            for one in waiting:
-                one.cancel()
+            for future in waiting:
+                future.cancel()
 
 
 def workers() -> int:
-    """Threads for the processors that this process may use: a model on a CPU needs most of them."""
+    """The number of threads: a quarter of the usable cores. A model on the CPU needs the others."""
     return min(MOST_WORKERS, max(1, usable_cores() // 4))

@@ -1,0 +1,53 @@
+"""Sentences on where a model file contradicts its own weights, or the records of the runs that may have produced it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rfdetr_core.base.errors import listed
+from rfdetr_core.base.provenance import flattened
+
+if TYPE_CHECKING:
+    from rfdetr_core.checkpoint.files import Checkpoint
+
+_CHANGED = "detections may get other class names, or be computed differently"
+
+
+def contradictions_of(
+    checkpoint: Checkpoint | None, tensors: str | None, runs: Sequence[dict[str, Any]]
+) -> Iterator[str]:
+    """Where a file's lineage or description contradicts its weights or its records.
+
+    Args:
+        checkpoint: The content of the file, if it is a model file.
+        tensors: The digest of its weights.
+        runs: The records of the runs that may have produced it.
+    """
+    lineage, training = (checkpoint.lineage, checkpoint.training_record) if checkpoint else (None, None)
+    if lineage is None:
+        if training is not None and runs and all(training != run["lineage"]["training"] for run in runs):
+            yield "no run that produced these weights had the training that the file names"
+        elif checkpoint and checkpoint.model_config and training is None and runs and not _matches(checkpoint, runs):
+            yield f"classes or configuration in the file are not those of its record: {_CHANGED}"
+    elif lineage["tensors"] != tensors:
+        yield "the weights are not those that its lineage names: one of the two was changed"
+    elif checkpoint and not _matches(checkpoint, [{"lineage": lineage}]):
+        yield f"classes or configuration in the file are not those that its lineage names: {_CHANGED}"
+    elif len(runs) > 1 and all(lineage != run["lineage"] for run in runs):
+        yield "no run that produced these weights has the lineage that the file carries"
+    elif runs and (keys := differing_keys(flattened(runs[0]["lineage"]), flattened(lineage))):
+        yield f"the answer comes from its record; the file has other values of {listed(keys)}"
+
+
+def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The keys with different values, params first."""
+    keys = (key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    return sorted(keys, key=lambda key: (not key.startswith("training.params."), key))
+
+
+def _matches(checkpoint: Checkpoint, runs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of these lineages has the digest of the file's description, or is too old to have a digest."""
+    from rfdetr_core.lineage.compose import description_digest
+
+    return any(run["lineage"].get("description") in (None, description_digest(checkpoint)) for run in runs)
