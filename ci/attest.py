@@ -44,7 +44,7 @@ def sign(statement: bytes, token: str) -> tuple[str, str]:
 
 
 def check_statement(statement: bytes, result: str) -> bytes:
-    """The statement itself, if it is about the model in the result's commit. The job that trained wrote it.
+    """Check that a statement is about the model in the result's commit, and return it. The job that trained wrote it.
 
     Raises:
         UserError: the statement is about another file, or about a commit that is not in the result's history.

@@ -150,7 +150,7 @@ def _pull(md5: str) -> None:
 
 
 def score_models(gate: GateConfig, commit: str) -> dict[str, Any]:
-    """Score both models, and write the page and the pictures of their differences. commit: the base.
+    """Score both models, and write the page and the pictures of their differences. commit: that of the base.
 
     Raises:
         NotComparableError: a comparison of their scores would be meaningless.

@@ -102,7 +102,7 @@ def main() -> None:
         try:
             address = request(source, target)
         except UserError as error:
-            reason = f"The branch of the result was pushed, but GitLab refused:\n\n{block(redacted(str(error)))}"
+            reason = f"The branch of the result was pushed. The merge request failed:\n\n{block(redacted(str(error)))}"
             prepend_reason("without a merge request", reason)
             raise
         REQUEST.touch()

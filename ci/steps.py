@@ -177,5 +177,5 @@ def nothing_to_do() -> bool:
     if plan is None:
         raise UserError("there is no plan. Run: python -m ci.plan")
     if not plan["certain"]:
-        print("no stage to run: nothing to do")
+        print("no stage runs: nothing to do")
     return not plan["certain"]

@@ -157,7 +157,7 @@ def test_a_push_without_changed_inputs_succeeds_and_changes_nothing(world: World
     assert status == 0, log
     keep("nothing-to-do", log, world.names(clone))
     assert "no stage runs" in log
-    assert "no stage to run: nothing to do" in log
+    assert "no stage runs: nothing to do" in log
     assert (world.branches(), world.api.requests, world.api.notes) == (before, [], [])
     assert not (clone.folder / "data" / "tiny").exists()
 
