@@ -68,7 +68,7 @@ def read_metadata_csv(root: Path, images: Iterable[str], findings: Findings) -> 
 
 
 def metadata_of(image: CanonicalImage | ImageRecord, from_csv: Rows) -> dict[str, str]:
-    """The metadata of an image. A value of metadata.csv overrides that of the label file; an empty cell is no value."""
+    """The metadata of an image. A value of metadata.csv overrides that of the label file; an empty cell does not."""
     return (image.metadata or {}) | from_csv.get(image.path, {})
 
 

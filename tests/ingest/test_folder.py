@@ -268,7 +268,7 @@ def test_what_dvc_itself_links_is_followed(dvc_project: Path) -> None:
     assert validate(root, dvc_project) == ([], None)
 
 
-def test_an_unknown_layout_says_what_was_looked_for_and_what_is_there(tmp_path: Path) -> None:
+def test_an_unknown_layout_lists_the_known_layouts_and_the_content_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "data" / "pictures").mkdir(parents=True)
     (tmp_path / "data" / "labels.csv").write_text("")
     with pytest.raises(UserError) as raised:

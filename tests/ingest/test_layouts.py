@@ -107,7 +107,7 @@ def test_a_wrong_name_in_params_is_found(tmp_path: Path, file: str, code: str) -
     assert [finding["code"] for finding in findings] == [code]
 
 
-def test_an_unknown_layout_says_what_was_looked_for_and_what_is_there(tmp_path: Path) -> None:
+def test_an_unknown_layout_lists_the_known_layouts_and_the_content_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "labels.xml").touch()
     _, error = validate(tmp_path / "data", tmp_path)

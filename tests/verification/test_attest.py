@@ -227,7 +227,7 @@ def test_a_material_that_is_named_twice_is_a_mismatch(
 
 
 @pytest.mark.parametrize("content", [None, "no key"])
-def test_a_key_that_cannot_verify_is_no_mismatch_but_an_error(
+def test_a_key_that_cannot_verify_is_an_error_and_not_a_mismatch(
     repository: Repository, model: Path, tmp_path: Path, content: str | None
 ) -> None:
     attest(model, root=repository.folder)

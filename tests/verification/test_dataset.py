@@ -69,7 +69,7 @@ def test_pixels_that_are_not_those_of_the_image_are_named(root: Path) -> None:
     assert "pixels of train/train_1.png in manifest/train.json" in named
 
 
-def test_a_manifest_that_is_older_than_digests_of_pixels_is_no_alarm(root: Path) -> None:
+def test_a_manifest_that_is_older_than_pixel_digests_raises_no_alarm(root: Path) -> None:
     same_decoder(root)
     edit(root, lambda row: row.pop("pixels"))
     report = check(root)

@@ -298,7 +298,7 @@ HONEST: dict[str, Callable[[Runs], object]] = {
 
 
 @pytest.mark.parametrize("situation", HONEST)
-def test_an_honest_situation_is_no_mismatch(runs: Runs, situation: str) -> None:
+def test_an_honest_situation_has_no_mismatch(runs: Runs, situation: str) -> None:
     HONEST[situation](runs)
     assert runs.printed_lines() == ([], [])
 

@@ -122,7 +122,7 @@ HONEST: dict[str, tuple[dict[str, Any], list[list[Any]], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", HONEST)
-def test_an_honest_choice_is_no_mismatch(tmp_path: Path, case: str) -> None:
+def test_an_honest_choice_has_no_mismatch(tmp_path: Path, case: str) -> None:
     scores, rows, params = HONEST[case]
     assert mismatches(tmp_path, json.dumps(scores), rows, **params) == []
 

@@ -195,14 +195,14 @@ HONEST = [merged, rebased, another_run_with_equal_weights, a_tag_checked_out, an
 
 
 @pytest.mark.parametrize("change", HONEST, ids=lambda change: change.__name__)
-def test_an_honest_history_is_no_alarm(repository: Repository, change: Callable[[Repository], None]) -> None:
+def test_an_honest_history_raises_no_alarm(repository: Repository, change: Callable[[Repository], None]) -> None:
     change(repository)
     report = check(repository.folder)
     assert report.mismatches == {}
     assert "older commits" not in report.unchecked
 
 
-def test_a_shallow_clone_is_no_alarm_and_says_what_it_cannot_check(repository: Repository, tmp_path: Path) -> None:
+def test_a_shallow_clone_raises_no_alarm_and_says_what_it_cannot_check(repository: Repository, tmp_path: Path) -> None:
     repository.train(2, IMAGES)
     repository.commit("Retrain")
     repository.git("clone", "-q", "--depth", "1", repository.folder.as_uri(), str(tmp_path / "shallow"))
