@@ -26,7 +26,7 @@ WEIGHTS_FILE, NAMES_FILE = "weights.pt", "class_names.txt"
 
 
 class UpstreamMembers:
-    """The part of class RFDETR that exists only for users of upstream, and what it needs of the model."""
+    """The part of class RFDETR that exists only for users of upstream, and the attributes that it uses."""
 
     variant: ClassVar[str]
     size: ClassVar[str | None]

@@ -33,11 +33,11 @@ def audit(options: argparse.Namespace) -> None:
             "audit takes one of FILE, --image PATH_OR_SHA256, --diff A B, --where; or FILE --images --where."
         )
     # Without --repo, files are traced outside of a repository, too. A --repo that is not a repository is an error.
-    alone = options.repo == Path() and git.answer(options.repo, "rev-parse", "--git-dir") is None
+    outside_git = options.repo == Path() and git.answer(options.repo, "rev-parse", "--git-dir") is None
     of_files = questions[0] in ("file", "diff") and not options.where and options.prove is None
     if options.markdown and (options.diff is None or options.json):
         raise UserError("--markdown needs audit --diff A B, without --json.")
-    archive = Archive(NoHistory(options.repo) if alone and of_files else History(options.repo, working_tree=True))
+    archive = Archive(NoHistory(options.repo) if outside_git and of_files else History(options.repo, working_tree=True))
     if questions[0] in ("image", "where"):
         _audit_uses(options, archive)
     elif options.diff is not None:

@@ -297,7 +297,7 @@ class MlflowRun(Checkpoint):
 
 
 def _asked_to_stop(trainer: Trainer) -> bool:
-    return any(isinstance(callback, StopSignals) and callback.asked for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return any(isinstance(callback, StopSignals) and callback.received is not None for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 class RunFacts(Checkpoint):
