@@ -376,7 +376,7 @@ PATCHES = {
         [
             Before(
                 "rfdetr_core/model/config.py",
-                "    # Ours, not upstream's",
+                "    # These two are not upstream's",
                 '    "micro": Architecture("RFDETRMicro", None, 128, **_SMALLEST | {"queries": 20, "groups": 2}),\n',
             )
         ],
