@@ -195,7 +195,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     verify = add(
         "verify",
         audit.verify,
-        "compute all digests again; report each difference from dvc.lock, the model's lineage and git",
+        "compute digests again; report each difference from dvc.lock, the model's lineage and git",
     )
     verify.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a model file (default: the project's)")
     only = verify.add_mutually_exclusive_group()
