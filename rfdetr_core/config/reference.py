@@ -56,7 +56,9 @@ def markdown() -> str:
         section, _, key = name.partition(".")
         default = _plain(SECTIONS[section].model_fields[key].get_default(call_default_factory=True))
         parts.append(f"| {name} | {upstream_default} | {default} | {reason} |")
-    parts += ["", "## Upstream's options that are not here\n", "| option | why |", "|---|---|"]
+    parts += ["", "## Upstream's options that are not here\n"]
+    parts += ['Each of these options is an error here. The message gives the reason below; "it" is the option.\n']
+    parts += ["| option | why |", "|---|---|"]
     absent = [f"| {section}.{key} | {reason} |" for section, keys in ABSENT.items() for key, reason in keys.items()]
     return "\n".join([*parts, *sorted(absent), "", *page_lines(), ""])
 

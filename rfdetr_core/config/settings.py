@@ -109,7 +109,7 @@ ABSENT: Mapping[str, Mapping[str, str]] = {
 DIFFERENT: Mapping[str, tuple[str, str]] = {
     "train.eval_max_dets": ("500", "the limit of COCO, as in the evaluate stage"),
     "train.seed": ("null", "equal inputs give equal bytes only with a seed"),
-    "runtime.mlflow": ("false", "the pipeline tracks its runs; train() does so only on request"),
+    "runtime.mlflow": ("false", "the pipeline tracks its runs; in Python, train() has the default false, as upstream"),
     "runtime.progress_bar": ("null", "it appears only on a terminal or in a notebook"),
     "runtime.project": ("null", "MLflow needs a name for the experiment"),
     "runtime.tensorboard": ("true", "it needs an extra package; MLflow has the same values"),

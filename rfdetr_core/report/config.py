@@ -19,7 +19,9 @@ class ReportConfig(Config):
         description="the precision or recall that the recommended thresholds should reach, as {precision: 0.9}; "
         "null: thresholds with the highest F1",
     )
-    resamples: int = Field(1000, ge=100, description="number of bootstrap draws for each interval")
+    resamples: int = Field(
+        1000, ge=100, description="number of times the images are resampled for each interval (bootstrap)"
+    )
     images: int = Field(
         300, ge=0, description="largest number of images on the page; if the split has more: those with the lowest F1"
     )
