@@ -38,7 +38,7 @@ def check_names(dataset: Dataset, facts: Facts, findings: Findings) -> set[tuple
 
     Args:
         dataset: the records of all splits that the dataset has.
-        facts: the facts about the images, by path. Images with equal digests are not copies by name.
+        facts: the facts about the images, by path. Copies with equal digests are left to `clean`.
         findings: collects what is found.
 
     Returns:

@@ -3,6 +3,7 @@
 The builders have these arguments in common:
     table: A DataFrame, or an iterable of mappings. `x`, `y`, `row`, `value`, `series` and so on name its columns.
     title, note: The title, and a sentence below it.
+    x_axis, y_axis: The title, the ends and the number format of each axis, see `Axis`.
     alt_text: The text for screen readers; None: made from the titles.
     tips: More lines of the tooltip.
     marks: Vertical rules: position and text of each.

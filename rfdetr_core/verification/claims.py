@@ -96,7 +96,7 @@ def check_custom(report: Report, record: Mapping[str, Any], source: str) -> None
     """Note what a script changed in a training: there is nothing to compare it with.
 
     Args:
-        report: Receives a note for each changed part.
+        report: Receives the changed parts, as unchecked.
         record: The training record.
         source: Where the training record comes from.
     """
@@ -269,10 +269,10 @@ def read_json(report: Report, contents: Contents, name: str, schema: type[FileSc
     """The content of a JSON file. None if it is missing or does not match the schema; the report then says so.
 
     Args:
-        report: Receives the problem.
+        report: Receives what is wrong with the file.
         contents: The working tree.
         name: The path of the file, relative to the root.
-        schema: The keys that the file must have; None: any JSON.
+        schema: The keys and types that the file must have; None: any JSON.
     """
     path = contents.root / name
     if not path.is_file():

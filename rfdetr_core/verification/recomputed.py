@@ -185,8 +185,7 @@ def check_layout(report: Report, contents: Contents, results: list[dict[str, Any
     """Check that detections.json and masks.json have only the keys that evaluate writes.
 
     Args:
-        report: Receives the mismatches.
-        contents: The working tree.
+        report, contents: See `check_metrics`.
         results: The content of both files, one entry per detection.
         output: An empty folder. Both files are written there again.
     """
@@ -241,10 +240,7 @@ def check_report(report: Report, contents: Contents, pipeline: Pipeline, data: s
     """Recompute the results of stage report: the page by bytes, thresholds and intervals by their numbers.
 
     Args:
-        report: Receives the mismatches.
-        contents: The working tree.
-        pipeline: dvc.yaml and dvc.lock.
-        data: The dataset folder, relative to the root.
+        report, contents, pipeline, data: See `check_metrics`.
     """
     page, folder = FOLDER / "index.html", contents.root / FOLDER
     if "report" not in pipeline.lock.stages:
@@ -377,7 +373,11 @@ def compare_lines(report: Report, label: Path, recomputed: Path, path: Path, sou
 
 
 def check_lineage_keys(report: Report, contents: Contents, data: str) -> None:
-    """Check that the lineage of the evaluation has only the keys that evaluate writes; compare sizes and blob ids."""
+    """Check that the lineage of the evaluation has only the keys that evaluate writes; compare sizes and blob ids.
+
+    Args:
+        report, contents, data: See `check_metrics`.
+    """
     stored = read_json(report, contents, EVALUATION, Evaluation)
     if stored is None:
         return

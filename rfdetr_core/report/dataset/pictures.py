@@ -126,7 +126,7 @@ def pairs(root: Path, dataset: CleanDataset, findings: Findings) -> Pairs:
     Args:
         root: The dataset folder.
         dataset: The kept images by split, and the pairs of copies.
-        findings: Show which images have the same bytes as another one.
+        findings: They show which images have the same bytes as another one.
     """
     import pandas as pd
 
