@@ -272,7 +272,7 @@ def test_results_of_a_pipeline_are_not_overwritten(tmp_path: Path, monkeypatch: 
     for folder in ("output", tmp_path / "output", "output/a.pth/inner", "."):
         with pytest.raises(UserError, match=r"The pipeline of .*dvc\.yaml keeps its results in"):
             model.train(dataset_dir="data", output_dir=folder)
-    with pytest.raises(UserError, match=r"^output is where"):
+    with pytest.raises(UserError, match="^The pipeline of .* keeps its results in output;"):
         model.train(dataset_dir="data")
     with pytest.raises(UserError, match=r"reports/evaluate is where"):
         model.evaluate(dataset_dir="data", output_dir="reports")
@@ -511,7 +511,7 @@ def test_methods_that_need_a_checkpoint_refuse_an_exported_file(exported: Path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"opset_version": 17}, "no opset_version: it is 18"),
+        ({"opset_version": 17}, "no opset_version: it is always 18"),
         ({"fp16": True}, "no fp16: .*trtexec"),
         ({"format": "tflite"}, "format is 'tflite'"),
         ({"quantization": "fp16"}, "quantization is 'fp16'"),
