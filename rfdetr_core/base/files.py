@@ -142,7 +142,13 @@ def csv_text(rows: Iterable[Any], columns: Sequence[str] | None = None) -> str:
 
 
 def write_table(path: Path, rows: Iterable[Any], columns: Sequence[str] | None = None) -> None:
-    """Write rows as CSV atomically. `rows` and `columns` are those of csv_text."""
+    """Write rows as CSV atomically.
+
+    Args:
+        path: The file to write.
+        rows: See `csv_text`.
+        columns: See `csv_text`.
+    """
     write_text(path, csv_text(rows, columns))
 
 

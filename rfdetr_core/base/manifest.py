@@ -22,13 +22,13 @@ SPLITS = ("train", "valid", "test")
 
 
 class DataConfig(Config):
-    """The `data` section of params.yaml.
+    """The `data` section of params.yaml. The paths of a manifest are relative to the folder `dir`.
 
     For DVC the dataset is not an input of training and evaluation. Their inputs are the manifests, which have the
     digest of every image.
     """
 
-    dir: str = Field("data/sample", description="the dataset folder; the paths in a manifest are relative to it")
+    dir: str = Field("data/sample", description="the dataset folder, relative to the root folder of the project")
 
     @field_validator("dir")
     @classmethod

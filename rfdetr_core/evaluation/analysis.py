@@ -119,7 +119,13 @@ class Analysis:
 
     @classmethod
     def from_results(cls, annotations: Row, results: Results, kind: Kind = "bbox") -> Analysis:
-        """Match detections with canonical annotations. kind: by the IoU of boxes or of masks."""
+        """Match detections with canonical annotations.
+
+        Args:
+            annotations: The content of an annotation file.
+            results: All detections on its images.
+            kind: Match by the IoU of boxes or of masks.
+        """
         classes = {row["id"]: row["name"] for row in sorted(annotations["categories"], key=lambda row: int(row["id"]))}
         columns = [(row["id"], row["file_name"], row["width"], row["height"]) for row in annotations["images"]]
         images = pd.DataFrame(columns, columns=["image_id", "path", "width", "height"])
@@ -261,7 +267,13 @@ def _rows(path: Path) -> Iterable[Row]:
 
 
 def load(annotations: Row, results: Results, kind: Kind) -> tuple[hotcoco.COCO, hotcoco.COCO]:
-    """Build hotcoco's ground truth and detections. The ids of detections count from 1, in the order of the results."""
+    """Build hotcoco's ground truth and detections. The ids of detections count from 1, in the order of the results.
+
+    Args:
+        annotations: Canonical COCO annotations.
+        results: The detections. Their masks are only used if masks are matched.
+        kind: Match boxes or masks.
+    """
     columns = [results.image_id[:, None], results.box, results.score[:, None], results.label[:, None]]
     masks = None if kind == "bbox" else results.segmentation
     return matching.load(annotations, np.concatenate(columns, axis=1), masks)

@@ -77,7 +77,13 @@ class Side:
 
     @classmethod
     def from_model(cls, model: Model, annotations: Row, kind: Kind) -> Side:
-        """Score the detections of a model."""
+        """Score the detections of a model.
+
+        Args:
+            model: The model with its detections.
+            annotations: The canonical annotations of the split.
+            kind: Score boxes or masks.
+        """
         scores = score(annotations, model.results, kind)
         results = Results.from_rows(model.results, model.results if kind == "segm" else None)
         threshold = DEFAULT_THRESHOLD if math.isnan(scores.threshold) else scores.threshold
@@ -111,6 +117,13 @@ class Comparison:
     @classmethod
     def from_models(cls, split: str, annotations: Row, old: Model, new: Model, resamples: int) -> Comparison:
         """Score both models on canonical annotations.
+
+        Args:
+            split: The name of the split.
+            annotations: Its canonical annotations.
+            old: The first model.
+            new: The second model.
+            resamples: The number of bootstrap draws.
 
         Raises:
             UserError: masks are scored and an annotation has no mask.

@@ -62,7 +62,13 @@ def evaluate(predictor: BasePredictor, where: ProjectPaths, config: EvaluateConf
 
 
 def about_of(split: str, config: EvaluateConfig, metrics: dict[str, Any]) -> dict[str, str]:
-    """The content of about.json: the split, why it differs from the configured one, and why numbers are null."""
+    """The content of about.json: the split, why it differs from the configured one, and why numbers are null.
+
+    Args:
+        split: The split that was scored.
+        config: The section `evaluate`; its `split` is the configured one.
+        metrics: The numbers of metrics.json. None: a number could not be measured.
+    """
     about = {"split": split}
     if split != config.split:
         about["note"] = "the test split has no image"

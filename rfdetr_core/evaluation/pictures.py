@@ -142,7 +142,10 @@ def draw(
 def label_of(name: str, number: int, score: float | None = None) -> str:
     """The text beside a detection, or beside an object if there is no score.
 
-    number: the number of the class. It replaces a name with a character that is in none of the fonts.
+    Args:
+        name: The name of the class.
+        number: The number of the class. It replaces a name with a character that is in none of the fonts.
+        score: The score of the detection, 0 to 1. None: the text is only the name.
     """
     name = name if _font_path([name]) is None or _can_draw(str(FONT), name) else f"class {number}"
     return name if score is None else f"{name} {score:.2f}"

@@ -97,7 +97,13 @@ def scores(matched: Iterable[ClassMatches], counts: Counts, threshold: float = 0
 
 
 def class_scores(matched: Iterable[ClassMatches], counts: Counts, threshold: float = 0.5) -> Floats:
-    """Like `scores`, for each class: (K, 5), in the order of SCORES. NaN: no object of the class."""
+    """Like `scores`, for each class: (K, 5), in the order of SCORES. NaN: no object of the class.
+
+    Args:
+        matched: See `matches`.
+        counts: How often each of the I images is repeated, (I,).
+        threshold: The score threshold of f1, the same for all classes.
+    """
     absent = (math.nan,) * len(SCORES)
     values = [_scores_of_class(class_matches, counts, threshold) or absent for class_matches in matched]
     return np.array(values).reshape(-1, len(SCORES))
@@ -126,7 +132,13 @@ def _scores_of_class(class_matches: ClassMatches, counts: Counts, threshold: flo
 
 
 def draws(images: int, resamples: int, seed: int = 0) -> Iterator[Counts]:
-    """Draw the images with replacement, `resamples` times. Yields for each draw how often it has each image."""
+    """Draw the images with replacement, `resamples` times. Yields for each draw how often it has each image.
+
+    Args:
+        images: The number of images. If it is 0, there are no draws.
+        resamples: The number of draws.
+        seed: Equal seeds give equal draws.
+    """
     random = np.random.default_rng(seed)
     count = resamples if images else 0
     return (np.bincount(random.integers(0, images, images), minlength=images) for _ in range(count))

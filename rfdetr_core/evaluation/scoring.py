@@ -130,7 +130,13 @@ def not_measured(values: Mapping[str, Any]) -> str:
 
 
 def write_per_class(path: Path, boxes: CocoScores, masks: CocoScores | None) -> None:
-    """Write one row per class, in the order of the class table."""
+    """Write one row per class, in the order of the class table.
+
+    Args:
+        path: The CSV file to write.
+        boxes: The scores of the boxes.
+        masks: The scores of the masks. None: the table has no columns for masks.
+    """
     names = ["instances", "ap", "ap_50", "precision", "recall", "f1", "best_threshold", "best_f1"]
     header = ["class", *names, *([f"mask_{name}" for name in names[1:]] if masks else [])]
     rows = [attrgetter("name", *names)(scores) for scores in boxes.per_class]
@@ -140,7 +146,13 @@ def write_per_class(path: Path, boxes: CocoScores, masks: CocoScores | None) -> 
 
 
 def write_curve(path: Path, boxes: CocoScores, masks: CocoScores | None) -> None:
-    """Write precision over recall at IoU 0.5: the mean over the classes with instances. No rows if no class has one."""
+    """Write precision over recall at IoU 0.5: the mean over the classes with instances. No rows if no class has one.
+
+    Args:
+        path: The CSV file to write.
+        boxes: The scores of the boxes.
+        masks: The scores of the masks. None: the table has no column for masks.
+    """
     curves = [RECALLS.tolist(), _mean_curve(boxes), *([_mean_curve(masks)] if masks else [])]
     _write_rounded(path, ["recall", "precision", "mask_precision"][: len(curves)], zip(*curves, strict=False))
 
@@ -155,6 +167,11 @@ def write_results(path: Path, results: Iterable[dict[str, Any]], kind: Literal["
     """Write the boxes or the masks of detections in COCO's results format, one per line, with all digits.
 
     Boxes and masks are in separate files: in a file with both, COCO.loadRes would use the box area for the mask.
+
+    Args:
+        path: The JSON file to write.
+        results: Detections in COCO's results format, each with its box and maybe its mask.
+        kind: The key that is written. Detections without it are left out.
     """
     keys = ("image_id", "category_id", kind, "score")
     rows = [{key: result[key] for key in keys} for result in results if kind in result]

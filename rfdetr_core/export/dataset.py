@@ -69,7 +69,14 @@ def _place_image(image: ExportedImage, target: Path, linking: Linking) -> None:
 
 
 def write_coco(folder: Path, splits: Splits, categories: list[Category], linking: Linking) -> list[str]:
-    """Write COCO in Roboflow's layout. Returns notes about lost content: always none."""
+    """Write COCO in Roboflow's layout. Returns notes about lost content: always none.
+
+    Args:
+        folder: the folder of the new dataset.
+        splits: the images to write, by split.
+        categories: the class table. Its ids are kept.
+        linking: how the images get there: copies, links, or not at all.
+    """
     for name, split in splits.items():
         free = count(1 + max([image.id or 0 for image in split], default=0))
         free_object = count(
@@ -105,7 +112,14 @@ def _coco_object(annotation: Annotation) -> dict[str, Any]:
 
 
 def write_yolo(folder: Path, splits: Splits, categories: list[Category], linking: Linking) -> list[str]:
-    """Write YOLO in Ultralytics's layout. Returns notes about what YOLO cannot hold."""
+    """Write YOLO in Ultralytics's layout. Returns notes about what YOLO cannot hold.
+
+    Args:
+        folder: the folder of the new dataset.
+        splits: the images to write, by split.
+        categories: the class table. YOLO numbers the classes in its order.
+        linking: how the images get there: copies, links, or not at all.
+    """
     labelled = [
         annotation
         for split in splits.values()

@@ -220,6 +220,12 @@ def compare_batches(session: Session, images: str, resolution: int, picture: Ima
 
     For int8 files, which are not compared with the checkpoint query by query.
 
+    Args:
+        session: the session of the file.
+        images: the format of its input: normalised, uint8 or float.
+        resolution: the side of a normalised input in pixels.
+        picture: the first of the three pictures. The others are this picture mirrored and inverted.
+
     Raises:
         UserError: it is larger than TOLERANCE.
     """

@@ -78,7 +78,13 @@ class Scores:
 
     @classmethod
     def read(cls, where: ProjectPaths, split: str, source: Mapping[str, Any]) -> Scores:
-        """Read a split of a dataset. source: the scores of the checkpoint on it."""
+        """Read a split of a dataset.
+
+        Args:
+            where: the paths of the project: annotations, manifests, dataset.
+            split: the name of the split.
+            source: the scores of the checkpoint on it, as in metrics.json.
+        """
         names = tuple(entry.name for entry in read_classes(where.classes))
         annotations, samples = files.read_json(where.split(split)[0]), read_samples(*where.split(split))
         return cls(split, where.dataset, annotations, samples, names, source)
@@ -186,7 +192,13 @@ def export_files(
 
 
 def export_draft(source: Source, config: ExportConfig, kind: Format) -> OnnxDraft | OpenVinoDraft:
-    """The model in a format, before quantisation and description. Equal weights and packages give equal models."""
+    """The model in a format, before quantisation and description. Equal weights and packages give equal models.
+
+    Args:
+        source: the checkpoint.
+        config: gives the input, the batch size, and whether the file postprocesses.
+        kind: the format. For int8, this is the float32 model before quantisation.
+    """
     graph: RawGraph | CompleteGraph
     if config.postprocess:
         # In OpenVINO 2026.4, the first result of a session is wrong if the graph has an If.
@@ -201,7 +213,14 @@ def export_draft(source: Source, config: ExportConfig, kind: Format) -> OnnxDraf
 
 
 def description_of(source: Source, config: ExportConfig, kind: Format, packages: Sequence[str]) -> dict[str, Any]:
-    """The description that a file carries, without the digests of its content and the measurements."""
+    """The description that a file carries, without the digests of its content and the measurements.
+
+    Args:
+        source: the checkpoint.
+        config: gives the input, the batch size, and whether the file postprocesses.
+        kind: the format. It determines the precision.
+        packages: the packages that made the file. The description has their installed versions.
+    """
     return {
         "version": VERSION,
         "variant": source.architecture.name,
@@ -321,5 +340,14 @@ def valid_pictures(where: ProjectPaths) -> list[Image.Image]:
 
 
 def read_picture(dataset: Path, path: str, sha256: str) -> Image.Image:
-    """Read an image of a dataset. UserError: it does not have its digest."""
+    """Read an image of a dataset.
+
+    Args:
+        dataset: the dataset folder.
+        path: the image, below the dataset folder.
+        sha256: its digest in the manifest.
+
+    Raises:
+        UserError: the image does not have this digest.
+    """
     return images.decode(images.read_verified(dataset / path, sha256), path, max_pixels=None)

@@ -69,7 +69,13 @@ class CanonicalImage:
 
 
 def write_split(path: Path, images: list[CanonicalImage], classes: list[ClassEntry]) -> None:
-    """Write images, sorted by path, as COCO: one row per line, ids from 1, class indexes as category ids."""
+    """Write images, sorted by path, as COCO: one row per line, ids from 1, class indexes as category ids.
+
+    Args:
+        path: the file to write.
+        images: the images, sorted by path.
+        classes: all classes of the dataset, in the order of their indexes.
+    """
     objects = ((number, instance) for number, image in enumerate(images, start=1) for instance in image.instances)
     lists: dict[str, Iterator[dict[str, Any]]] = {
         "categories": ({"id": entry.index, "name": entry.name} for entry in classes),

@@ -48,7 +48,13 @@ _DOUBTS = {
 def check_units(dataset: Dataset, facts: Facts, findings: Findings) -> bool:
     """Find splits whose boxes are all in the wrong unit, or are corners instead of sizes.
 
-    Returns True if that stops the run. Then no other check of the boxes makes sense.
+    Args:
+        dataset: the records of all splits that the dataset has.
+        facts: the facts about the images, by path. Objects of an image without facts do not count.
+        findings: collects what is found.
+
+    Returns:
+        True if that stops the run. Then no other check of the boxes makes sense.
     """
     wrong = False
     for name, split in dataset.items():
@@ -81,7 +87,13 @@ def check_units(dataset: Dataset, facts: Facts, findings: Findings) -> bool:
 
 
 def check_range(dataset: Dataset, facts: Facts, findings: Findings) -> None:
-    """Find splits whose images lose most of their content when they are converted to 8 bits of red, green and blue."""
+    """Find splits whose images lose most of their content when they are converted to 8 bits of red, green and blue.
+
+    Args:
+        dataset: the records of all splits that the dataset has.
+        facts: the facts about the images, by path. An image without facts does not count.
+        findings: collects what is found.
+    """
     for split in dataset.values():
         by_doubt: dict[str, list[str]] = defaultdict(list)
         for path in sorted(record.path for record in split.images if record.path in facts):
@@ -95,7 +107,10 @@ def check_range(dataset: Dataset, facts: Facts, findings: Findings) -> None:
 def check_content(dataset: Dataset, splits: Mapping[str, list[CanonicalImage]], findings: Findings) -> None:
     """Find images with more objects than a model can detect, and splits where only some objects have a mask.
 
-    Images that must be left out are removed from `splits`.
+    Args:
+        dataset: the records of all splits that the dataset has. Findings name their label files.
+        splits: the kept images by split. Images that must be left out are removed from it.
+        findings: collects what is found.
     """
     for name, images in splits.items():
         without_mask, objects, first_without = 0, 0, ""

@@ -204,6 +204,11 @@ def listing(root: Path, folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> It
     """The files below a folder with one of the suffixes, sorted, as paths below `root`.
 
     Files and folders for which `is_hidden_or_system` is true are skipped.
+
+    Args:
+        root: the dataset folder.
+        folder: the folder to search, below `root`.
+        suffixes: in lower case, with the dot. By default those of images.
     """
     for parent, folders, names in os.walk(root / folder):
         folders[:] = sorted(name for name in folders if not is_hidden_or_system(name))

@@ -44,12 +44,24 @@ def bounds(polygon: Sequence[float]) -> Box:
 
 
 def overshoot(box: Sequence[float], width: float, height: float) -> float:
-    """How far a box reaches over the edge of the image, in pixels; negative if it stays inside."""
+    """How far a box reaches over the edge of the image, in pixels; negative if it stays inside.
+
+    Args:
+        box: left, top, width and height in pixels.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+    """
     return max(-box[0], -box[1], box[0] + box[2] - width, box[1] + box[3] - height)
 
 
 def clip_box(box: Sequence[float], width: float, height: float) -> Box:
-    """The part of a box inside the image. Without such a part, its width or height is 0 or less."""
+    """The part of a box inside the image. Without such a part, its width or height is 0 or less.
+
+    Args:
+        box: left, top, width and height in pixels.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+    """
     left, top = max(box[0], 0.0), max(box[1], 0.0)
     if overshoot(box, width, height) <= 0:
         return left, top, box[2], box[3]
@@ -57,7 +69,13 @@ def clip_box(box: Sequence[float], width: float, height: float) -> Box:
 
 
 def clip_polygon(polygon: Sequence[float], width: float, height: float) -> list[float]:
-    """The part of a polygon inside the image (Sutherland and Hodgman 1974); empty if there is none."""
+    """The part of a polygon inside the image (Sutherland and Hodgman 1974); empty if there is none.
+
+    Args:
+        polygon: x and y of each point in turn, in pixels.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+    """
     points = list(zip(polygon[0::2], polygon[1::2], strict=True))
     for axis, limit, sign in ((0, 0.0, 1), (0, width, -1), (1, 0.0, 1), (1, height, -1)):
         clipped: list[tuple[float, float]] = []
@@ -136,7 +154,13 @@ def run_lengths(counts: Any) -> Runs | None:
 
 
 def mask_problem(segmentation: dict[str, Any], height: int, width: int) -> str | None:
-    """Why an RLE is not a valid mask for an image of height x width; None if it is valid."""
+    """Why an RLE is not a valid mask for an image; None if it is valid.
+
+    Args:
+        segmentation: COCO's RLE, with the keys size and counts. Its values are unchecked.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+    """
     size = segmentation.get("size")
     if size != [height, width] or any(type(side) is not int for side in size):
         return f"the size of the run lengths is not [{height}, {width}], the height and width of the image"

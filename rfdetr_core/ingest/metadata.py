@@ -73,7 +73,13 @@ def metadata_of(image: CanonicalImage | ImageRecord, from_csv: Rows) -> dict[str
 
 
 def write_metadata_of(dataset: CleanDataset, from_csv: Rows, folder: Path) -> None:
-    """Write <split>.csv for all three splits, with the images that are kept."""
+    """Write <split>.csv for all three splits, with the images that are kept.
+
+    Args:
+        dataset: the images that are kept, by split.
+        from_csv: the values in metadata.csv, by image path and column.
+        folder: the folder of the three files.
+    """
     for name, images in dataset.splits.items():
         write_metadata(folder / f"{name}.csv", {image.path: metadata_of(image, from_csv) for image in images})
 

@@ -34,7 +34,16 @@ def roboflow_source(path: str) -> str | None:
 
 
 def check_names(dataset: Dataset, facts: Facts, findings: Findings) -> set[tuple[str, str]]:
-    """Check the names of all images. Returns those that must be left out, as (split, path)."""
+    """Check the names of all images.
+
+    Args:
+        dataset: the records of all splits that the dataset has.
+        facts: the facts about the images, by path. Copies with equal digests are left to `clean`.
+        findings: collects what is found.
+
+    Returns:
+        The images that must be left out, as (split, path).
+    """
     left_out = set()
     spellings: dict[str, str] = {}
     for name in (name for name in SPLITS if name in dataset):
@@ -107,6 +116,11 @@ def check_files(root: Path, dataset: Dataset, findings: Findings) -> None:
 
     These are hidden files, folders that are links or cannot be read, pictures in formats that are not read, and images
     and annotation files that do not belong to a split.
+
+    Args:
+        root: the dataset folder.
+        dataset: the records of all splits. They name the files that were read.
+        findings: collects what is found.
     """
     read_paths = {path for split in dataset.values() for path in (split.place.file, *split.listed)}
     read_paths |= {record.path for split in dataset.values() for record in split.images}

@@ -32,7 +32,14 @@ def load(annotations: Row, table: Floats, masks: list[Any] | None = None) -> tup
 
 
 def evaluate(truth: hotcoco.COCO, predictions: hotcoco.COCO, kind: Kind, **params: Any) -> hotcoco.COCOeval:
-    """Run an evaluator: match and accumulate. params: attributes of `evaluator.params` to set before."""
+    """Run an evaluator: match and accumulate.
+
+    Args:
+        truth: The ground truth, see `load`.
+        predictions: The detections, see `load`.
+        kind: Match by the IoU of boxes or of masks.
+        params: Attributes of `evaluator.params` to set before.
+    """
     evaluator = hotcoco.COCOeval(truth, predictions, kind)
     for name, value in params.items():
         setattr(evaluator.params, name, value)

@@ -25,6 +25,12 @@ from rfdetr_core.metrics.matching import evaluate, load
 def quick_score(annotations: Row, detections: list[Row], iou_type: Kind = "bbox", max_dets: int = 100) -> CocoScores:
     """Like `coco.score`, but `matches` stays empty.
 
+    Args:
+        annotations: Canonical COCO annotations.
+        detections: Rows in COCO's results format.
+        iou_type: Score boxes or masks.
+        max_dets: How many detections of an image and class count, the highest scores first.
+
     Raises:
         UserError: masks are scored and an annotation has no mask.
     """

@@ -42,7 +42,13 @@ def zero_last(mlp: MLP) -> MLP:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The attention softmax(query key^T / sqrt(c)) value. All arguments are (N, heads, L, c)."""
+    """The attention softmax(query key^T / sqrt(c)) value.
+
+    Args:
+        query: (N, heads, L, c).
+        key: (N, heads, L, c).
+        value: (N, heads, L, c).
+    """
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         return _HalfOnCPU.apply(query, key, value)  # type: ignore[no-any-return]
     return F.scaled_dot_product_attention(query, key, value)
@@ -74,17 +80,36 @@ class _HalfOnCPU(torch.autograd.Function):
 
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> Tensor:
-    """`F.linear(norm(x), weight, bias)` of x (..., C)."""
+    """`F.linear(norm(x), weight, bias)` of x (..., C).
+
+    Args:
+        x: (..., C).
+        norm: normalises over C.
+        weight: of the linear layer, (D, C).
+        bias: of the linear layer, (D,).
+    """
     return _NormLinear.apply(x, norm.weight, norm.bias, norm.eps, *_as_autocast(weight, bias))  # type: ignore[no-any-return]
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`F.linear(F.gelu(x), weight, bias)` of x (..., C)."""
+    """`F.linear(F.gelu(x), weight, bias)` of x (..., C).
+
+    Args:
+        x: (..., C), before GELU.
+        weight: of the linear layer, (D, C).
+        bias: of the linear layer, (D,).
+    """
     return _GeluLinear.apply(x, *_as_autocast(weight, bias))  # type: ignore[no-any-return]
 
 
 def relu_mlp(x: Tensor, expand: nn.Linear, contract: nn.Linear) -> Tensor:
-    """`contract(F.relu(expand(x)))` of x (..., C)."""
+    """`contract(F.relu(expand(x)))` of x (..., C).
+
+    Args:
+        x: (..., C).
+        expand: maps C to the hidden width.
+        contract: maps the hidden width to the width of the result.
+    """
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return contract(F.relu(expand(x), inplace=True))  # type: ignore[no-any-return]
     weights = _as_autocast(expand.weight, expand.bias), _as_autocast(contract.weight, contract.bias)

@@ -3,6 +3,7 @@
 The builders have these arguments in common:
     table: A DataFrame, or an iterable of mappings. `x`, `y`, `row`, `value`, `series` and so on name its columns.
     title, note: The title, and a sentence below it.
+    x_axis, y_axis: The title, the ends and the number format of each axis, see `Axis`.
     alt_text: The text for screen readers; None: made from the titles.
     tips: More lines of the tooltip.
     marks: Vertical rules: position and text of each.
@@ -44,8 +45,12 @@ def line(
 ) -> Chart:
     """A line for each series. Rows without x or y are left out.
 
-    names: the series in the order of their colours; None: in the order of the table. low, high: columns for a band
-    around each line. step: a value is valid up to the next x.
+    Args:
+        series: The column with the series of each row; None: all rows are one line.
+        names: The series in the order of their colours; None: in the order of the table.
+        low: The column with the lower edge of a band around each line; None: no band.
+        high: The column with its upper edge.
+        step: A value is valid up to the next x.
     """
     import altair as alt
 
@@ -86,9 +91,12 @@ def points(
     note: str | None = None,
     alt_text: str | None = None,
 ) -> Chart:
-    """Points. size: a column that sets their areas. diagonal: draw it. joined: draw a line through all points.
+    """Points. With the diagonal and the line they are a reliability diagram.
 
-    With the diagonal and the line it is a reliability diagram.
+    Args:
+        size: The column that sets the areas of the points; None: all areas are equal.
+        diagonal: Draw the diagonal.
+        joined: Draw a line through all points.
     """
     import altair as alt
 
@@ -129,8 +137,15 @@ def bars(
 ) -> Chart:
     """A horizontal bar for each row, stacked by series.
 
-    rows: the names of the rows from the top. names: the names of the series. None: in the order of the table.
-    low, high: columns for a whisker on each bar. choose: what a click on a bar does.
+    Args:
+        row: The column with the name of the bar.
+        value: The column with the length of the bar, or of its part.
+        series: The column with the series of each part; None: bars have no parts.
+        rows: The names of the bars from the top; None: in the order of the table.
+        names: The names of the series; None: in the order of the table.
+        low: The column with the lower end of a whisker on each bar; None: no whiskers.
+        high: The column with its upper end.
+        choose: What a click on a bar does.
     """
     import altair as alt
 
@@ -174,7 +189,14 @@ def intervals(
     note: str | None = None,
     alt_text: str | None = None,
 ) -> Chart:
-    """A point with its interval for each row, from the top in the order of the table."""
+    """A point with its interval for each row, from the top in the order of the table.
+
+    Args:
+        row: The column with the name of the row.
+        value: The column with the position of the point.
+        low: The column with the lower end of the interval.
+        high: The column with its upper end.
+    """
     import altair as alt
 
     frame = specs.frame(table, value)

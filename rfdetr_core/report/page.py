@@ -19,7 +19,14 @@ _SCRIPTS = ("lists.js", "pictures.js", "charts.js")
 
 
 def write_page(path: Path, template: Path, title: str, **values: Any) -> None:
-    """Render a page and write it, whole or not at all. Arguments: see `render`."""
+    """Render a page and write it, whole or not at all.
+
+    Args:
+        path: The file to write.
+        template: See `render`.
+        title: The title of the page.
+        values: The values that the template uses, by name.
+    """
     files.write_text(path, render(template, title, **values))
 
 

@@ -82,7 +82,13 @@ def frame(table: Rows, *needed: str) -> Any:
 
 
 def names_of(table: Any, column: str | None, names: Sequence[str] | None) -> list[str]:
-    """The given names, or else the values of a column in the order of the table."""
+    """The given names, or else the values of a column in the order of the table.
+
+    Args:
+        table: A DataFrame.
+        column: The column with the names; None: there are no names to find.
+        names: The given names; None: use the column.
+    """
     if names is not None or column is None:
         return list(names or ())
     return [str(name) for name in table[column].unique()] if len(table) else []
@@ -175,7 +181,13 @@ def legend(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def tip(title: str, name: str, form: str = "") -> Any:
-    """A line of a tooltip. name: the field. form: a d3 format for numbers; "": the value is text."""
+    """A line of a tooltip.
+
+    Args:
+        title: The text before the value.
+        name: The field of the record.
+        form: A d3 format for numbers; "": the value is text.
+    """
     import altair as alt
 
     return alt.Tooltip(f"{name}:Q", title=title, format=form) if form else alt.Tooltip(f"{name}:N", title=title)

@@ -73,7 +73,13 @@ def plot_metrics(metrics_csv: AnyPath, output_path: AnyPath | None = None, loss_
 
 
 def plot_loss_metrics(metrics_csv: AnyPath, output_path: AnyPath | None = None, loss_log_scale: bool = False) -> Figure:
-    """Plot only the losses: see `plot_metrics`."""
+    """Plot only the losses: see `plot_metrics`.
+
+    Args:
+        metrics_csv: A history.csv, upstream's metrics.csv, or a run folder that has one of them.
+        output_path: A file to save the figure to, in the format of its suffix; None: it is not saved.
+        loss_log_scale: A logarithmic vertical axis.
+    """
     table = _read(metrics_csv)
     return _figure(table, _loss_panels(table, loss_log_scale), output_path)
 

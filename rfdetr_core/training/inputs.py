@@ -165,7 +165,16 @@ def training_data(
 def data_arguments(
     where: ProjectPaths, config: TrainConfig, runtime: RuntimeConfig, architecture: Architecture, side: int
 ) -> dict[str, Any]:
-    """The arguments of TrainingData. For this function's arguments and errors see `training_data`."""
+    """The arguments of TrainingData.
+
+    Args:
+        where, config, runtime: see `read_inputs`.
+        architecture: of the model.
+        side: training images are resized to side x side pixels.
+
+    Raises:
+        UserError: see `training_data`.
+    """
     train, valid = (read_samples(*where.split(name)) for name in ("train", "valid"))
     if not valid:
         raise UserError(

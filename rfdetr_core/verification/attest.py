@@ -163,7 +163,13 @@ def _check_documents(report: Report, subjects: list[dict[str, Any]], path: Path)
 
 
 def check_envelope(report: Report, attestation: Path, key: Path) -> None:
-    """Check only the signature of a statement. `attestation` is the envelope, or the envelope is beside it."""
+    """Check only the signature of a statement.
+
+    Args:
+        report: Receives the mismatches.
+        attestation: The statement or its envelope. The envelope of a statement is beside it.
+        key: The public key.
+    """
     public = _public_key(key)
     envelope = (
         attestation if attestation.suffix == _ENVELOPE else attestation.with_name(f"{attestation.name}{_ENVELOPE}")

@@ -16,7 +16,10 @@ from rfdetr_core.verification.report import Report
 def check_checkout(report: Report, contents: Contents, pipeline: Pipeline) -> bool:
     """Report all files from another commit as one mismatch. Returns True if there are none.
 
-    These files are added to `contents.of_other_commits`, so that no other check compares them.
+    Args:
+        report: Receives the mismatch.
+        contents: The working tree. The files are added to its `of_other_commits`, so that no other check compares them.
+        pipeline: dvc.yaml and dvc.lock.
     """
     commits = dict(_files_of_other_commits(contents, pipeline))
     if commits:

@@ -54,7 +54,15 @@ def check_lineage(
 def check_training(
     report: Report, contents: Contents, pipeline: Pipeline, record: Mapping[str, Any], source: str
 ) -> None:
-    """Compare a training record with dvc.lock, params, code and local files. Arguments as in `check_lineage`."""
+    """Compare a training record with dvc.lock, params, code and local files.
+
+    Args:
+        report: Receives the mismatches.
+        contents: The working tree.
+        pipeline: dvc.yaml and dvc.lock.
+        record: The training record, from a model file or its run record.
+        source: Where the training record comes from.
+    """
     check_custom(report, record, source)
     _check_params(report, record.get("params") or {}, pipeline.lock.params_of("train"), source)
     _check_inputs(report, contents, record.get("inputs") or {}, source)
@@ -85,14 +93,27 @@ def check_training(
 
 
 def check_custom(report: Report, record: Mapping[str, Any], source: str) -> None:
-    """Note what a script changed in a training: there is nothing to compare it with."""
+    """Note what a script changed in a training: there is nothing to compare it with.
+
+    Args:
+        report: Receives the changed parts, as unchecked.
+        record: The training record.
+        source: Where the training record comes from.
+    """
     for part, changed in (record.get("custom") or {}).items():
         changes = ", ".join(map(str, changed)) if isinstance(changed, dict | list) else str(changed)
         report.skip(f"{part} that a script chose, in {source}", f"not part of this project: {changes}")
 
 
 def check_git_manifests(report: Report, history: History, record: Mapping[str, Any], source: str) -> None:
-    """Compare the manifests of a training record with the git objects that the record names."""
+    """Compare the manifests of a training record with the git objects that the record names.
+
+    Args:
+        report: Receives the mismatches.
+        history: The history that has the git objects.
+        record: The training record.
+        source: Where the training record comes from.
+    """
     # Annotations are kept by DVC, not by git.
     named = {name: digests for name, digests in (record.get("files") or {}).items() if name.startswith("manifest/")}
     for name, (_, content) in zip(named, history.read(digests["git"] for digests in named.values()), strict=True):
@@ -245,7 +266,14 @@ def _check_packages(
 
 
 def read_json(report: Report, contents: Contents, name: str, schema: type[FileSchema] | None = None) -> Any:
-    """The content of a JSON file. None if it is missing or does not match the schema; the report then says so."""
+    """The content of a JSON file. None if it is missing or does not match the schema; the report then says so.
+
+    Args:
+        report: Receives what is wrong with the file.
+        contents: The working tree.
+        name: The path of the file, relative to the root.
+        schema: The keys and types that the file must have; None: any JSON.
+    """
     path = contents.root / name
     if not path.is_file():
         report.skip(name, "missing: not in this clone")
@@ -265,6 +293,11 @@ def find_record(report: Report, contents: Contents, pipeline: Pipeline) -> dict[
     """Find the run record of the model that dvc.lock names, and compare all run records with their names and git.
 
     A record that was deleted from the working tree is read from the history: deleting it hides nothing.
+
+    Args:
+        report: Receives the mismatches.
+        contents: The working tree.
+        pipeline: dvc.yaml and dvc.lock.
     """
     md5 = pipeline.lock.out(MODEL)
     records: dict[str, dict[str, Any]] = {}

@@ -32,7 +32,14 @@ _REPORTS = ("findings.csv", "findings.json", "statistics.json", "index.html")
 
 
 def check_dataset(report: Report, contents: Contents, pipeline: Pipeline, name: str) -> None:
-    """Compare the dataset folder `name` with manifests and annotations. Other bytes of equal content are a note."""
+    """Compare the dataset folder `name` with manifests and annotations. Other bytes of equal content are a note.
+
+    Args:
+        report: Receives the mismatches.
+        contents: The working tree.
+        pipeline: dvc.yaml and dvc.lock.
+        name: The dataset folder, relative to the root.
+    """
     folder = contents.root / name
     manifests = contents.root / "manifest"
     if not folder.is_dir():

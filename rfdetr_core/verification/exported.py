@@ -23,7 +23,13 @@ _AGAIN = "exported again from its source"
 
 
 def check_exported_file(report: Report, path: Path, archive: Archive) -> None:
-    """Check any exported file: its own content, the history, and its source checkpoint if that is local."""
+    """Check any exported file: its own content, the history, and its source checkpoint if that is local.
+
+    Args:
+        report: Receives the mismatches.
+        path: The .onnx or .xml file.
+        archive: The records and dvc.lock files in the history.
+    """
     exported = _read(report, path, str(path))
     if exported is None:
         return

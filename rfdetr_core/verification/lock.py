@@ -179,7 +179,9 @@ def params_of(root: Path, stage: Stage) -> dict[str, dict[str, Any]]:
 def check_pipeline(report: Report, contents: Contents, pipeline: Pipeline, *, by_value: bool = False) -> None:
     """Compare the stages of dvc.yaml with dvc.lock: commands, params, deps and outs.
 
-    by_value: A missing key of params.yaml equals a key with the default value. For DVC they differ.
+    Args:
+        report, contents, pipeline: See `check_contents`.
+        by_value: A missing key of params.yaml equals a key with the default value. For DVC they differ.
     """
     for name in sorted(pipeline.lock.stages.keys() - pipeline.stages.keys()):
         report.note(f"{LOCK} has a stage {name} that is not in dvc.yaml")
@@ -267,8 +269,7 @@ class CodeDigests:
         if path in self.stages:
             compared = {path: entry.deps[path]}
         elif stage == STAGE and path in PACKAGES and entry.outs.keys() <= self.stages.keys():
-            # If the folders match dvc.lock, DVC will not run `code`. Then a difference means that the entry contradicts
-            # itself.
+            # If the folders match dvc.lock, DVC will not run `code`. A difference is then a contradiction in the entry.
             source = source if self.will_run(entry) else f"the folders of code in {LOCK}"
             compared = entry.outs
         else:

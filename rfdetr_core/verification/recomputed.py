@@ -61,7 +61,13 @@ def training_configs(pipeline: Pipeline) -> tuple[ModelConfig, TrainConfig]:
 
 
 def check_scores(report: Report, contents: Contents, pipeline: Pipeline) -> None:
-    """Select the best epochs again from history.csv and compare them with scores.json."""
+    """Select the best epochs again from history.csv and compare them with scores.json.
+
+    Args:
+        report: Receives the mismatches.
+        contents: The working tree.
+        pipeline: dvc.yaml and dvc.lock.
+    """
     stored = read_json(report, contents, SCORES)
     if stored is None or not _is_stage_train(pipeline):
         return
@@ -123,7 +129,11 @@ def check_best(report: Report, contents: Contents, pipeline: Pipeline, track: st
 def check_metrics(report: Report, contents: Contents, pipeline: Pipeline, data: str) -> None:
     """Recompute the results of stage evaluate from the detections, if these are local: metrics, tables and pictures.
 
-    data: The dataset folder; the pictures show its images.
+    Args:
+        report: Receives the mismatches.
+        contents: The working tree.
+        pipeline: dvc.yaml and dvc.lock.
+        data: The dataset folder, relative to the root. The pictures show its images.
     """
     from rfdetr_core.data.samples import read_samples
     from rfdetr_core.evaluation.evaluate import about_of
@@ -172,7 +182,13 @@ def _scored_split(project: ProjectPaths, config: EvaluateConfig) -> str | None:
 
 
 def check_layout(report: Report, contents: Contents, results: list[dict[str, Any]], output: Path) -> None:
-    """Check that detections.json and masks.json have only the keys that evaluate writes. output: an empty folder."""
+    """Check that detections.json and masks.json have only the keys that evaluate writes.
+
+    Args:
+        report, contents: See `check_metrics`.
+        results: The content of both files, one entry per detection.
+        output: An empty folder. Both files are written there again.
+    """
     from rfdetr_core.evaluation.scoring import write_results
 
     write_results(output / "detections.json", results, "bbox")
@@ -221,7 +237,11 @@ def _pixels(path: Path) -> tuple[Any, ...] | None:
 
 
 def check_report(report: Report, contents: Contents, pipeline: Pipeline, data: str) -> None:
-    """Recompute the results of stage report: the page by bytes, thresholds and intervals by their numbers."""
+    """Recompute the results of stage report: the page by bytes, thresholds and intervals by their numbers.
+
+    Args:
+        report, contents, pipeline, data: See `check_metrics`.
+    """
     page, folder = FOLDER / "index.html", contents.root / FOLDER
     if "report" not in pipeline.lock.stages:
         return
@@ -353,7 +373,11 @@ def compare_lines(report: Report, label: Path, recomputed: Path, path: Path, sou
 
 
 def check_lineage_keys(report: Report, contents: Contents, data: str) -> None:
-    """Check that the lineage of the evaluation has only the keys that evaluate writes; compare sizes and blob ids."""
+    """Check that the lineage of the evaluation has only the keys that evaluate writes; compare sizes and blob ids.
+
+    Args:
+        report, contents, data: See `check_metrics`.
+    """
     stored = read_json(report, contents, EVALUATION, Evaluation)
     if stored is None:
         return

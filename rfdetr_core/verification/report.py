@@ -45,7 +45,14 @@ class Report:
         return False
 
     def wrong(self, subject: str, expected: Any, actual: Any, source: str) -> None:
-        """Note a mismatch. Equal mismatches from several sources become one line."""
+        """Note a mismatch. Equal mismatches from several sources become one line.
+
+        Args:
+            subject: What is compared, such as `sha256 of FILE`.
+            expected: The value that the source has.
+            actual: The value that was computed or read.
+            source: Where the expected value comes from.
+        """
         sources = self.mismatches.setdefault((subject, _text(expected), _text(actual)), [])
         if source not in sources:
             sources.append(source)

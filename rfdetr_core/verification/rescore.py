@@ -63,6 +63,12 @@ def check_valid(report: Report, contents: Contents, pipeline: Pipeline, data: st
 
     With the machine and packages of the training record, each number must be equal. Elsewhere, scores may differ by
     TOLERANCE.
+
+    Args:
+        report: Receives the mismatches.
+        contents: The working tree.
+        pipeline: dvc.yaml and dvc.lock.
+        data: The dataset folder, relative to the root.
     """
     best = {track: entry for track, entry in _best_files(contents).items() if not entry[1].get("custom")}
     if not best:
@@ -211,6 +217,12 @@ def check_detections(report: Report, contents: Contents, pipeline: Pipeline, dat
     With the machine and packages that the evaluation names, bytes must be equal. Elsewhere, scores of each image and of
     the split may differ by TOLERANCE. Each detection with a score of at least LEAST_SCORE needs a new detection of its
     class with an IoU of at least LEAST_OVERLAP.
+
+    Args:
+        report: Receives the mismatches.
+        contents: The working tree.
+        pipeline: dvc.yaml and dvc.lock.
+        data: The dataset folder, relative to the root.
     """
     stored = read_json(report, contents, EVALUATION, Evaluation)
     if stored is None or "evaluate" not in pipeline.lock.stages:

@@ -32,7 +32,14 @@ _BEST = "output/checkpoint_best_{}.pth"
 
 
 def check_project(report: Report, contents: Contents, pipeline: Pipeline, record: Mapping[str, Any] | None) -> None:
-    """Check the model files in output/. record: the run record of the model that dvc.lock names."""
+    """Check the model files in output/.
+
+    Args:
+        report: Receives the mismatches.
+        contents: The working tree.
+        pipeline: dvc.yaml and dvc.lock.
+        record: The run record of the model that dvc.lock names; None: there is none.
+    """
     training: Mapping[str, Any] | None = (record or {}).get("lineage", {}).get("training")
     selection = None
     total = _read(report, contents.root / MODEL, MODEL)
@@ -65,7 +72,13 @@ def check_project(report: Report, contents: Contents, pipeline: Pipeline, record
 
 
 def check_file(report: Report, path: Path, archive: Archive) -> None:
-    """Check any model file: its own content, and the records and dvc.lock files in the history."""
+    """Check any model file: its own content, and the records and dvc.lock files in the history.
+
+    Args:
+        report: Receives the mismatches.
+        path: The model file.
+        archive: The records and dvc.lock files in the history.
+    """
     checkpoint = _read(report, path, str(path))
     if checkpoint is None:
         return
@@ -145,7 +158,14 @@ def _check_unknown(report: Report, path: Path, checkpoint: Checkpoint, tensors: 
 
 
 def check_unrecorded(report: Report, name: str, tensors: str, history: History) -> None:
-    """Report weights that no run record has, in a file that no commit confirms."""
+    """Report weights that no run record has, in a file that no commit confirms.
+
+    Args:
+        report: Receives the mismatch.
+        name: What is checked, for the message.
+        tensors: The digest of the weights.
+        history: The history of the project.
+    """
     if history.shallow:
         report.skip(name, "this clone is shallow: git fetch --unshallow")
     else:

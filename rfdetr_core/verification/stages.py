@@ -40,7 +40,13 @@ _WRITERS = {
 
 
 def check_stages(report: Report, contents: Contents, pipeline: Pipeline) -> None:
-    """Compare each stage of dvc.yaml with the module of stages/ that has its name. Stages of users are not checked."""
+    """Compare each stage of dvc.yaml with the module of stages/ that has its name. Stages of users are not checked.
+
+    Args:
+        report: Receives the mismatches.
+        contents: The working tree.
+        pipeline: dvc.yaml and dvc.lock.
+    """
     project_stages = {STAGE, *Code(contents.root).stages}
     for name, stage in pipeline.stages.items():
         module = name.partition("@")[0]  # a template adds @KEY to the name

@@ -151,7 +151,7 @@ def test_a_new_model_has_the_given_classes_and_size() -> None:
         ({"pretrain_weights": ["a.pth"]}, "pretrain_weights is"),
         ({"resolution": 65}, "not divisible"),
         ({"resolution": "big"}, "resolution is 'big'"),
-        ({"pretrain_weights": "no.pth"}, "no published name"),
+        ({"pretrain_weights": "no.pth"}, "nor a published name"),
         ({"pretrain_weights": "weigths/rf-detr-nano.pth"}, "no such file.*pretrain_weights='rf-detr-nano.pth'"),
         ({"pretrain_weights": "/"}, "'/', a folder"),
     ],
@@ -272,9 +272,9 @@ def test_results_of_a_pipeline_are_not_overwritten(tmp_path: Path, monkeypatch: 
     for folder in ("output", tmp_path / "output", "output/a.pth/inner", "."):
         with pytest.raises(UserError, match=r"The pipeline of .*dvc\.yaml keeps its results in"):
             model.train(dataset_dir="data", output_dir=folder)
-    with pytest.raises(UserError, match=r"^output is where"):
+    with pytest.raises(UserError, match=r"^The pipeline of .* keeps its results in output;"):
         model.train(dataset_dir="data")
-    with pytest.raises(UserError, match=r"reports/evaluate is where"):
+    with pytest.raises(UserError, match="keeps its results in reports/evaluate; they would be overwritten"):
         model.evaluate(dataset_dir="data", output_dir="reports")
     assert [path.name for path in tmp_path.iterdir()] == ["dvc.yaml"]
     with pytest.raises(UserError, match="data does not exist"):
@@ -511,7 +511,7 @@ def test_methods_that_need_a_checkpoint_refuse_an_exported_file(exported: Path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"opset_version": 17}, "no opset_version: it is 18"),
+        ({"opset_version": 17}, "no opset_version: it is always 18"),
         ({"fp16": True}, "no fp16: .*trtexec"),
         ({"format": "tflite"}, "format is 'tflite'"),
         ({"quantization": "fp16"}, "quantization is 'fp16'"),
@@ -531,7 +531,7 @@ def test_a_wrong_argument_of_export_is_named(
 
 
 def test_only_an_unchanged_model_is_exported(trained: api.RFDETR, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="this one is new"):
+    with pytest.raises(UserError, match="This one is new"):
         rfdetr_core.RFDETRPico(**SMALL).export(tmp_path)
     path = folder / "output" / "checkpoint_best_total.pth"
     larger = rfdetr_core.RFDETRPico(pretrain_weights=path, resolution=96, device="cpu")

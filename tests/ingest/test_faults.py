@@ -70,7 +70,7 @@ def test_messages_name_the_likely_cause(tmp_path: Path) -> None:
 
 
 def test_a_file_is_not_read_beyond_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_BYTES_BESIDE", 0)
+    monkeypatch.setattr(images, "_BYTES_OF_METADATA", 0)
     root = make_coco(tmp_path / "coco")
     with (root / PNG).open("ab") as file:
         file.truncate(2**33)  # a sparse file: it takes no space on the disk

@@ -374,7 +374,7 @@ def test_git_alone_answers_for_what_it_tracks(runs: Runs) -> None:
 
 
 def test_settings_of_libraries_that_change_results_are_noted(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "observed", lambda packages: {"settings": {"MKL_CBWR": "COMPATIBLE"}})
+    monkeypatch.setattr(journal, "observe_environment", lambda packages: {"settings": {"MKL_CBWR": "COMPATIBLE"}})
     runs.run(5)
     assert [note for note in runs.check().notes if note.startswith("train ran with MKL_CBWR=COMPATIBLE")]
 

@@ -42,7 +42,13 @@ _LARGEST_ID = 2**53
 
 
 def read_json(root: Path, file: str, findings: Findings) -> Any:
-    """Parse a JSON file; None, with a finding, if that fails. NaN and infinities are left to later checks."""
+    """Parse a JSON file; None, with a finding, if that fails. NaN and infinities are left to later checks.
+
+    Args:
+        root: the dataset folder.
+        file: the path of the file below it.
+        findings: collects what is found.
+    """
 
     def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)

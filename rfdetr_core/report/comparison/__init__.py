@@ -160,6 +160,12 @@ def write_comparison(path: Path, compared: FileComparison, crops: int) -> None:
 def compare(old: Path, new: Path, split: str, folder: Path) -> Iterator[str]:
     """The command `compare`: write index.html into a folder. Yields the lines of the summary.
 
+    Args:
+        old: The first model file, A in the summary.
+        new: The second model file, B in the summary.
+        split: The split to compare on.
+        folder: The folder of the page.
+
     Raises:
         UserError: see `compare_files`.
     """

@@ -95,7 +95,14 @@ class Pictures:
 
 
 def changed_objects(changes: Changes, old: Overlays, new: Overlays, most: int) -> Iterator[Change]:
-    """Objects found and lost: at most `most` of each, the highest scores first."""
+    """Objects found and lost, the highest scores first.
+
+    Args:
+        changes: The changes from the first model to the second.
+        old: The shapes of the first model.
+        new: The shapes of the second model.
+        most: The highest number of objects found, and of objects lost.
+    """
     for row in _first(changes.objects, most):
         label, overlays = new.analysis.objects.loc[row.object], new if row.change == FOUND else old
         outlines = [overlays.detection(int(row.detection)), new.label(int(row.object))]
@@ -103,7 +110,14 @@ def changed_objects(changes: Changes, old: Overlays, new: Overlays, most: int) -
 
 
 def changed_detections(changes: Changes, old: Overlays, new: Overlays, most: int) -> Iterator[Change]:
-    """Wrong detections gone and added: at most `most` of each, the highest scores first."""
+    """Wrong detections gone and added, the highest scores first.
+
+    Args:
+        changes: The changes from the first model to the second.
+        old: The shapes of the first model.
+        new: The shapes of the second model.
+        most: The highest number of detections gone, and of detections added.
+    """
     for row in _first(changes.detections, most):
         overlays = new if row.change == ADDED else old
         detection = overlays.analysis.detections.loc[row.detection]

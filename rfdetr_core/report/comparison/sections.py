@@ -129,7 +129,13 @@ def per_class(compared: Comparison) -> Table:
 
 
 def slice_table(compared: Comparison, brightness: Floats, metadata: Mapping[str, Mapping[str, str]]) -> Table:
-    """The scores of both models on each slice of the split."""
+    """The scores of both models on each slice of the split.
+
+    Args:
+        compared: The two models.
+        brightness: The mean brightness of each image, 0 to 255, (I,).
+        metadata: For the path of an image the values by metadata column.
+    """
     table = slice_changes(compared, brightness, metadata)
     for name in ("map", "f1"):
         table[f"change_{name}"] *= 100

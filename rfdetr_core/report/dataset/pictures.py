@@ -38,7 +38,13 @@ class Pairs(NamedTuple):
 
 
 def annotated(thumbnails: Thumbnails, image: CanonicalImage, side: int) -> Picture | None:
-    """A picture of an image with its objects. If there are many: the largest. A shape's group is its class index."""
+    """A picture of an image with its objects. If there are many: the largest. A shape's group is its class index.
+
+    Args:
+        thumbnails: Makes the picture. If it cannot, the result is None.
+        image: The image with its objects.
+        side: The longer side of the picture in pixels, at most.
+    """
     picture = thumbnails.image(image.path, side, (image.width, image.height))
     if picture is None:
         return None
@@ -115,7 +121,13 @@ def gallery(root: Path, dataset: CleanDataset) -> Gallery:
 
 
 def pairs(root: Path, dataset: CleanDataset, findings: Findings) -> Pairs:
-    """Pictures of some pairs of copies: first those in two splits, then the most alike pair of each image."""
+    """Pictures of some pairs of copies: first those in two splits, then the most alike pair of each image.
+
+    Args:
+        root: The dataset folder.
+        dataset: The kept images by split, and the pairs of copies.
+        findings: They show which images have the same bytes as another one.
+    """
     import pandas as pd
 
     thumbnails = Thumbnails(root)

@@ -65,7 +65,13 @@ class PictureRequests:
         return self._add(image, _View(None, outlines))
 
     def request_crop(self, image: int, box: Box, outlines: Sequence[Outline]) -> int:
-        """Request a picture of a box and its surroundings. Arguments and result as in `request_image`."""
+        """Request a picture of a box and its surroundings. Returns its index in the result of `render`.
+
+        Args:
+            image: The index of the image in the samples.
+            box: In pixels of the image.
+            outlines: Drawn over the picture.
+        """
         return self._add(image, _View(box, outlines))
 
     def _add(self, image: int, view: _View) -> int:

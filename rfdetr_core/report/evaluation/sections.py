@@ -156,7 +156,10 @@ def recommended(kind: Kind, target: Mapping[Goal, float] | None) -> Table:
 def per_class(kind: Kind, confusions: pd.DataFrame, pictured: Container[tuple[int, int]]) -> Table:
     """A row for each class.
 
-    confusions: see `Analysis.confusions`. pictured: the confusions with pictures, as labels (actual, predicted).
+    Args:
+        kind: The boxes or the masks of the evaluation.
+        confusions: See `Analysis.confusions`.
+        pictured: The confusions with pictures, as labels (actual, predicted).
     """
     names = kind.analysis.classes
     wrong = confusions[(confusions.actual != confusions.predicted) & (confusions.actual >= 0)]
@@ -181,7 +184,13 @@ def per_class(kind: Kind, confusions: pd.DataFrame, pictured: Container[tuple[in
 
 
 def confusion(kind: Kind, confusions: pd.DataFrame, pictured: Container[tuple[int, int]]) -> tuple[Chart, Table]:
-    """The confusion matrix with the shares of each row, and the confusions as a list. Arguments as in `per_class`."""
+    """The confusion matrix with the shares of each row, and the confusions as a list.
+
+    Args:
+        kind: The boxes or the masks of the evaluation.
+        confusions: See `Analysis.confusions`.
+        pictured: The confusions with pictures, as labels (actual, predicted).
+    """
     names = kind.names
     counts = confusions.groupby(["actual", "predicted"]).size().rename("count").reset_index()
     row_totals = counts.groupby("actual")["count"].transform("sum")
@@ -242,7 +251,15 @@ def errors(kind: Kind) -> tuple[Chart, Table]:
 def slice_table(
     kind: Kind, annotations: Row, results: Results, brightness: Floats, metadata: Mapping[str, Mapping[str, str]]
 ) -> Table:
-    """The scores on each slice of the split. Arguments: see `slices`."""
+    """The scores on each slice of the split.
+
+    Args:
+        kind: The boxes or the masks of the evaluation.
+        annotations: The canonical annotations.
+        results: All detections.
+        brightness: The mean brightness of each image, 0 to 255, (I,).
+        metadata: For the path of an image the values by metadata column.
+    """
     table = slices(kind.analysis, annotations, results, kind.thresholds, brightness, metadata)
     columns = {
         "slice": Column("slice", names=True, style="file"),
