@@ -38,8 +38,9 @@ def _design(facts: Facts) -> list[str]:
     return [
         "## 2(b) Design specifications",
         "Asked for: the general logic of the system and its algorithms; key design choices with their rationale and "
-        "assumptions, also about the persons it is used on; the main classification choices; what it is designed to "
-        "optimise for, and the relevance of the parameters; the expected output and its quality; trade-offs.",
+        "assumptions, also about the persons on whom the system is used; the main classification choices; what it is "
+        "designed to optimise for, and the relevance of the parameters; the expected output and its quality; "
+        "trade-offs.",
         "### General logic and expected output",
         f"The model is an RF-DETR detector, a transformer of the DETR family. For each image it gives a box{masks} and "
         f"a score for every object that it finds, without a step that removes duplicates. Its classes: {names}.",
@@ -58,14 +59,14 @@ def _design(facts: Facts) -> list[str]:
 
 def _losses(facts: Facts) -> str:
     masks = (
-        ", and for masks a cross-entropy and a Dice loss"
+        ", a cross-entropy loss of the masks, a Dice loss of the masks"
         if facts.checkpoint.model_config.get("segmentation_head")
         else ""
     )
     return (
-        "The training minimises a weighted sum of losses over pairs of predicted and labelled objects: one for the "
-        f"class, the L1 distance of the boxes and their generalised IoU{masks}. The parameters `train.*_loss_coef` are "
-        "their weights. Among the epochs, the weights are chosen by a score:"
+        "The training minimises a weighted sum of losses over pairs of predicted and labelled objects: a loss of the "
+        f"class, the L1 distance of the boxes, a loss of the generalised IoU of the boxes{masks}. The parameters "
+        "`train.*_loss_coef` are the weights of the losses. The epoch is chosen by a score:"
     )
 
 
@@ -137,7 +138,8 @@ def _changes(facts: Facts) -> list[str]:
         "Asked for: changes to the system and its performance that were determined beforehand, and the technical "
         "solutions by which it stays compliant.",
         "A retraining makes a new model with a new run record: `python -m rfdetr_core audit --diff OLD NEW` lists "
-        "what changed in data, parameters, code and scores. This file does not change by itself.",
+        "what changed in data, parameters, code and scores. The file of this model does not change: the model does not "
+        "learn while it is used.",
         request_to_provider(
             "which changes are determined beforehand, and within which limits of performance they are accepted."
         ),

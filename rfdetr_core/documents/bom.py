@@ -133,7 +133,7 @@ def _value_counts(split: Split, column: str) -> Iterator[str]:
     if len(images) > MOST:
         yield f"{len(images) - MOST} other values"
     if lacking := split.without(column):
-        yield f"{_PROVIDER} ({lacking} images have none.)" if images else _PROVIDER
+        yield f"{_PROVIDER} ({lacking} images have no {column}.)" if images else _PROVIDER
 
 
 def _licence(text: str) -> License:
@@ -149,7 +149,8 @@ def _parents(facts: Facts, prefix: str) -> Iterator[Component]:
     for key, parent in sorted(facts.training["parents"].items()):
         below = ancestors({"parents": {key: parent}})
         data = [
-            f"{split} ({counts['images']} images), {ancestor.steps} trainings back, SHA-256 of the manifest: {manifest}"
+            f"{split} ({counts['images']} images), ancestor of generation {ancestor.steps}, "
+            f"SHA-256 of the manifest: {manifest}"
             for ancestor in below
             for split, counts, manifest in ancestor.splits()
         ]
@@ -180,7 +181,7 @@ def _code(facts: Facts) -> Component:
         properties=_properties(
             modules=len(modules),
             **{"modules:sha256": files.digest(modules), "run:parent_commit": facts.run.get("parent_commit")},
-            commit=None if commit else f"not known (confirmed by {facts.confirmed_by})",
+            commit=None if commit else f"no known commit (source: {facts.confirmed_by})",
         ),
     )
 

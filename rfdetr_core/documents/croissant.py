@@ -41,9 +41,9 @@ _TABLES: dict[str, tuple[str, dict[str, tuple[Any, str, str]]]] = {
         "manifest/{split}.json",
         {
             "path": (_TEXT, "$[*].path", "The path of the image below the folder of the dataset."),
-            "sha256": (_TEXT, "$[*].sha256", "The SHA-256 of its file."),
-            "width": (_WHOLE, "$[*].width", "Pixels."),
-            "height": (_WHOLE, "$[*].height", "Pixels."),
+            "sha256": (_TEXT, "$[*].sha256", "The SHA-256 of the image file."),
+            "width": (_WHOLE, "$[*].width", "The width of the image in pixels."),
+            "height": (_WHOLE, "$[*].height", "The height of the image in pixels."),
         },
     ),
     _NUMBERS: (
@@ -56,18 +56,22 @@ _TABLES: dict[str, tuple[str, dict[str, tuple[Any, str, str]]]] = {
     "objects": (
         "annotations/{split}.json",
         {
-            "image_id": (_WHOLE, "$.annotations[*].image_id", "The id of its image."),
-            "class_id": (_WHOLE, "$.annotations[*].category_id", "The id of its class."),
+            "image_id": (_WHOLE, "$.annotations[*].image_id", "The id of the image that shows the object."),
+            "class_id": (_WHOLE, "$.annotations[*].category_id", "The id of the object's class."),
             "box": (mlc.DataType.BOUNDING_BOX, "$.annotations[*].bbox", "Left, top, width and height in pixels."),
-            "area": (_DECIMAL, "$.annotations[*].area", "Square pixels: of its mask if it has one, else of its box."),
+            "area": (
+                _DECIMAL,
+                "$.annotations[*].area",
+                "Square pixels of the mask, or of the box if there is no mask.",
+            ),
             "crowd": (_WHOLE, "$.annotations[*].iscrowd", "1 for a group of objects, else 0."),
         },
     ),
 }
 _CLASS_TABLE = {
     "id": (_WHOLE, "$[*].id", "The id of the class in the table of objects."),
-    "index": (_WHOLE, "$[*].index", "Its index in the output of the model."),
-    "name": (_TEXT, "$[*].name", "Its name."),
+    "index": (_WHOLE, "$[*].index", "The index of the class in the output of the model."),
+    "name": (_TEXT, "$[*].name", "The name of the class."),
 }
 
 
@@ -107,7 +111,7 @@ class _Writer:
         remaining = [f"and {len(sources) - MOST} others"] if len(sources) > MOST else []
         named = "; ".join([*sources[:MOST], *remaining, *self._lacking("source")])
         return (
-            "Images for training, selecting and scoring the model with SHA-256 "
+            "Images that were used to train a model, to choose its epoch and to score it. SHA-256 of the model: "
             f"{', '.join(self.facts.digests.values())}. "
             f"{'; '.join(parts)}. Sources: {named}{'' if named.endswith('.') else '.'} "
             "Paths start at the folder of the project. The manifest of a split has the SHA-256 of each image."

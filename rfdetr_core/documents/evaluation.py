@@ -196,7 +196,9 @@ class _EvaluationFiles:
             return None
         metrics = (FOLDER / "metrics.json").as_posix()
         if from_report and self.lock.dep("report", metrics) != self.lock.out(metrics):
-            self.notes.append(f"{FOLDER / name} was made from other scores, so it is not used. Run: dvc repro report")
+            self.notes.append(
+                f"{FOLDER / name} was made from another metrics.json, so it is not used. Run: dvc repro report"
+            )
             return None
         return content
 

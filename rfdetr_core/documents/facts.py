@@ -306,7 +306,7 @@ def _metadata(
         )
         if committed_manifest is not None and files.sha256_bytes(committed_manifest) == manifest:
             if content is not None and content != committed:
-                notes.append(f"{name} differs from the commit of the model, so the committed version is used")
+                notes.append(f"{name} differs from its version in the model's commit, so the committed version is used")
             content = committed or b"path\n"
     try:
         return None if content is None else parse_metadata(content, name)

@@ -18,7 +18,7 @@ def limits(facts: Facts) -> list[str]:
 
 def _history_limits(facts: Facts) -> Iterator[str]:
     if not facts.confirmed:
-        yield "No commit confirms this file. This document repeats only what the file says."
+        yield "No commit confirms this file. The facts in this document come from the file only."
     elif facts.commit is None:
         yield "The history has the run record of this file, but no committed dvc.lock names the file."
     for note in facts.history_facts.traced.notes if facts.history_facts else ():
@@ -31,14 +31,18 @@ def _data_limits(facts: Facts) -> Iterator[str]:
             yield f"{split.name} has no object of these classes: {', '.join(absent)}."
     for ancestor in ancestors(facts.training):
         weights = f"the weights {ancestor.name} ({ancestor.parameter}, SHA-256 {short(ancestor.sha256)})"
-        back = "that the training started from" if ancestor.steps == 1 else f"{ancestor.steps} trainings back"
+        place = (
+            "The training of this model started from these weights."
+            if ancestor.steps == 1
+            else f"These weights are an ancestor of the model, in generation {ancestor.steps}."
+        )
         if ancestor.training is None:
-            yield f"The training data of {weights} {back} is not known."
+            yield f"The training data of {weights} is not known. {place}"
         else:
             images = ", ".join(f"{split} with {counts['images']} images" for split, counts, _ in ancestor.splits())
             yield (
-                f"The model also learned from the data of {weights} {back}: {images}. Whether scored images are "
-                "among these images was not checked."
+                f"The model also learned from the data of {weights}: {images}. {place} It was not checked whether "
+                "scored images are among these images."
             )
     custom = facts.training.get("custom") or {}
     if custom:
@@ -60,18 +64,18 @@ def _score_limits(facts: Facts) -> Iterator[str]:
     if CHOSEN in facts.splits[evaluation.split].uses:
         note = evaluation.about.get("note")
         yield (
-            f"The scores are too high: they are from {evaluation.split}, and the weights were chosen by that split"
-            + (f": {note}." if note else ".")
+            "The scores are probably higher than on new images: the weights were chosen by their scores on the same "
+            f"split, {evaluation.split}" + (f": {note}." if note else ".")
         )
     if any(scores.get("threshold") is not None for scores in evaluation.kinds.values()):
         yield (
-            "Precision, recall and F1 are too high: the score threshold was chosen on the same images of "
-            f"{evaluation.split}."
+            "Precision, recall and F1 are probably higher than on new images: the score threshold was chosen on the "
+            f"same images of {evaluation.split}."
         )
     images = int(evaluation.metrics["images"])
     if images < FEW_IMAGES:
-        yield f"Only {images} images were scored. With fewer than {FEW_IMAGES}, the intervals are uncertain, too."
+        yield f"Only {images} images were scored. With fewer than {FEW_IMAGES}, the intervals are uncertain."
     if missing := evaluation.about.get("not_measured"):
-        yield f"Not measured: {missing}."
+        yield f"These scores were not measured (names as in metrics.json). {missing}."
     if not evaluation.intervals:
         yield "The scores have no intervals, so how much they depend on the choice of images is not known."

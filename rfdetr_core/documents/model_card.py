@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from rfdetr_core.base.markdown import code
 from rfdetr_core.documents import tables, training_tables
-from rfdetr_core.documents.facts import Facts
+from rfdetr_core.documents.facts import PROVIDER, Facts
 from rfdetr_core.documents.tables import request_to_provider
 
 _TASKS = {"boxes": "object-detection", "masks": "image-segmentation"}
@@ -33,7 +33,7 @@ def _data(facts: Facts) -> ModelCardData:
         EvalResult(
             task_type=_TASKS[kind],
             dataset_type="custom",
-            dataset_name=f"split {evaluation.split} of the project",
+            dataset_name=f"split {evaluation.split} of the project (revision: SHA-256 of its manifest)",
             dataset_split=evaluation.split,
             dataset_revision=facts.splits[evaluation.split].digests.get(f"manifest/{evaluation.split}.json"),
             metric_type="map" if name.startswith("map") else "mar",
@@ -59,7 +59,7 @@ def _body(facts: Facts) -> str:
     return tables.join_paragraphs(
         f"# Model card: {code(facts.lineage['variant'] or 'RF-DETR')}",
         "`python -m rfdetr_core document` wrote this card from the lineage in the model file and the project's "
-        "history. Missing values are marked.",
+        f'history. Missing values are marked "{tables.NOT_KNOWN}" or "{PROVIDER}".',
         "## The model",
         tables.identity(facts),
         f"It detects these classes: {names}.",

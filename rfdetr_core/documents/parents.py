@@ -12,7 +12,8 @@ class Ancestor:
     """Weights among the ancestors of a model.
 
     Attributes:
-        steps: How many trainings back: 1 for the weights that the model's training started from.
+        steps: The generation: 1 for the weights that the model's training started from, 2 for the weights that the
+            training of generation 1 started from.
         parameter: The parameter that named them, such as `pretrain_weights`.
         name: The name of their file.
         sha256: The SHA-256 of their file.

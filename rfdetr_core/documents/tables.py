@@ -19,8 +19,15 @@ from rfdetr_core.checkpoint.files import MODEL_FIELDS
 from rfdetr_core.documents.facts import ASKED, MOST, PROVIDER, Facts
 from rfdetr_core.documents.limits import limits as known_limits
 
-NOT_KNOWN = "not known from the record"
+NOT_KNOWN = "not known"
 TO_FILL = f"**{PROVIDER}:**"
+_NO_ADDRESS = f"{NOT_KNOWN}: there is no public address of the git remote `origin`"
+# The trees over the images of a split, as in `base.manifest`, each with the content of its leaves.
+_TREES = {
+    "images": "the digest of the image file",
+    "labelled": "the digest of the image file and the digest of its labels",
+    "pixels": "the digest of the decoded image",
+}
 # Also a dot within a word: GitHub makes a link of www.example.org.
 _MARKUP = re.compile(r"[^\s,;:]*(?:[`|\\<>&*_\[\]!@#/~^$]|\w\.\w)[^\s,;:]*(?<!\.)")
 METRICS = {
@@ -64,14 +71,14 @@ def bullets(sentences: Iterable[str]) -> str:
 def identity(facts: Facts) -> str:
     """A table that identifies the model file, its commit and its run record."""
     tensors = facts.lineage["tensors"]
-    commit = code(facts.commit.id) if facts.commit else f"{NOT_KNOWN} (confirmed by {facts.confirmed_by})"
+    commit = code(facts.commit.id) if facts.commit else f"no known commit (source: {facts.confirmed_by})"
     rows = [
         ("model", code(facts.lineage["variant"] or "unnamed")),
         *((f"file {code(name)}, SHA-256", code(digest)) for name, digest in facts.digests.items()),
-        ("weights, SHA-256 of their tensors", code(tensors)),
+        ("weights only, SHA-256 (`tensors` in the lineage)", code(tensors)),
         ("commit", commit),
-        ("repository", code(facts.address) if facts.address else NOT_KNOWN),
-        ("record", code(facts.record) if facts.record else "the file itself"),
+        ("repository", code(facts.address) if facts.address else _NO_ADDRESS),
+        ("run record", code(facts.record) if facts.record else "not found: the facts come from the model file"),
     ]
     if facts.exported is not None:
         about = facts.exported.description
@@ -109,16 +116,17 @@ def splits(facts: Facts) -> str:
     ]
     parts = [
         table(("split", "used for", "images", "objects"), rows),
-        "The manifest of a split lists each image with its SHA-256; the annotations have COCO's format.",
+        "The manifest of a split lists each image with its SHA-256. The annotations have COCO's format.",
         table(("file", "SHA-256"), digests),
     ]
     if trees:
         parts.append(
-            "Merkle roots over the images of a split. With them it can be proved that an image is, or is not, in the "
-            "split. The tree `images` is over the digests of the files, `labelled` over files with their labels, "
-            "`pixels` over decoded images:"
+            "The splits of the training have Merkle trees over their images. The root of a tree is a digest of all its "
+            "leaves. With the root, a proof can show that an image is in the split, or that it is not in the split. "
+            "Each image has one leaf (equal images share it):"
         )
-        parts.append(table(("split", "tree", "images", "root"), trees))
+        parts.append(table(("tree", "content of a leaf"), ((code(tree), content) for tree, content in _TREES.items())))
+        parts.append(table(("split", "tree", "leaves", "root"), trees))
     return "\n\n".join(parts)
 
 
@@ -162,7 +170,7 @@ def _requests_to_provider(facts: Facts) -> Iterator[str]:
         if names:
             why = f" `metadata/` could not be read for {listed(map(code, unread))}." if unread else ""
             yield request_to_provider(
-                f"the {column} of the images in {listed(map(code, names))} that have none in `metadata/`.{why}"
+                f"the {column} of each image in {listed(map(code, names))} that has no {column} in `metadata/`.{why}"
             )
 
 
@@ -181,12 +189,16 @@ def scores(facts: Facts) -> str:
             if name in metrics
         ]
     text = (
-        f"On {evaluation.metrics['images']:,} images of the split {code(evaluation.split)} with "
-        f"{evaluation.metrics['objects']:,} objects, by pycocotools. Each score is the mean over the classes that have "
-        "objects. Precision, recall and F1 are at IoU 0.50 and at the score threshold with the highest F1."
+        f"The scores were measured with pycocotools on {evaluation.metrics['images']:,} images of the split "
+        f"{code(evaluation.split)} with {evaluation.metrics['objects']:,} objects. Each score is the mean over the "
+        "classes that have objects. Precision, recall and F1 are at IoU 0.50 and at the score threshold with the "
+        "highest F1."
     )
     if evaluation.resamples:
-        text += f" The 95 % intervals come from {evaluation.resamples:,} draws of images with replacement, by hotcoco."
+        text += (
+            f" The 95 % intervals come from {evaluation.resamples:,} bootstrap samples of the images, computed with "
+            "hotcoco."
+        )
     return f"{text}\n\n" + table(("kind", "metric", "value", "95 % interval"), rows)
 
 
@@ -211,8 +223,8 @@ def per_class(facts: Facts) -> str:
             values = (_score(class_row.get(f"{prefix}{name}")) for name in PER_CLASS)
             rows.append((kind, code(class_row["class"]), format_count(class_row["instances"]), *values))
     text = (
-        "Scores of each class, by pycocotools. Precision, recall and F1 are at IoU 0.50 and at the score threshold "
-        "that is best for all classes together.\n\n"
+        "Scores of each class, computed with pycocotools. Precision, recall and F1 are at IoU 0.50 and at the score "
+        "threshold that is best for all classes together.\n\n"
     )
     return (text if rows else "") + table(("kind", "class", "objects", *PER_CLASS.values()), rows)
 
@@ -238,8 +250,11 @@ def slices(facts: Facts) -> str:
         f"{_score(threshold)} ({kind})" for kind, threshold in (evaluation.slices_at if evaluation else {}).items()
     )
     text = (
-        f"By hotcoco. Precision, recall and F1 are at IoU 0.50 and the score threshold {used_thresholds}. They count "
-        "the objects of all classes together, so they can differ from the means over the classes above.\n\n"
+        "Scores of groups of images or objects, computed with hotcoco. Precision, recall and F1 are at IoU 0.50 and at "
+        f"the score threshold {used_thresholds}. They count the objects of all classes together. So they can differ "
+        "from the scores of the whole split, which are means over classes. Objects are grouped by size twice: by "
+        "COCO's limits, and into quarters of the objects of this split. The shape `neither` is neither tall nor "
+        "wide.\n\n"
     )
     return (text if rows else "") + table(
         ("kind", "grouped by", "part", "images", "objects", *PER_SLICE.values()), rows
@@ -265,9 +280,10 @@ def thresholds(facts: Facts) -> str:
         (name, _score(point.threshold), _score(point.precision), _score(point.recall), _score(point.f1))
         for name, point in points.items()
     ]
-    return f"Chosen for {target} of {recommended.of} on the split {code(recommended.split)}.\n\n" + table(
-        ("class", "threshold", "precision", "recall", "F1"), rows
+    lead = (
+        f"These score thresholds were chosen for {target} of {recommended.of} on the split {code(recommended.split)}."
     )
+    return f"{lead}\n\n" + table(("class", "threshold", "precision", "recall", "F1"), rows)
 
 
 def code_names(sentence: str) -> str:

@@ -12,7 +12,20 @@ from rfdetr_core.base.markdown import block, code
 from rfdetr_core.base.provenance import flattened
 from rfdetr_core.documents.facts import LOCK, Facts
 from rfdetr_core.documents.parents import ancestors
-from rfdetr_core.documents.tables import NOT_KNOWN, code_names, format_count, format_value, join_paragraphs, table
+from rfdetr_core.documents.tables import code_names, format_count, format_value, join_paragraphs, table
+
+_GENERATION = (
+    "Generation 1: the weights that the training of this model started from. Generation 2: the weights that the "
+    "training of generation 1 started from, and so on."
+)
+# The meaning of names in the training record and the run record that are not clear by themselves.
+_MEANINGS = {
+    "device": "used for training",
+    "cpu": "instruction set",
+    "processor": "model of the CPU",
+    "threads": "number",
+    "cpus": "number of CPUs",
+}
 
 
 def parents(facts: Facts) -> str:
@@ -38,9 +51,9 @@ def parents(facts: Facts) -> str:
         for ancestor in starting_weights
         for split, counts, sha256 in ancestor.splits()
     ]
-    parts = [table(("parameter", "file", "trainings back", "SHA-256"), rows)]
+    parts = [table(("parameter", "file", "generation", "SHA-256"), rows), _GENERATION]
     if data:
-        head = ("file", "trainings back", "split", "images", "objects", "SHA-256 of the manifest")
+        head = ("file", "generation", "split", "images", "objects", "SHA-256 of the manifest")
         parts += [
             "These weights were trained on the following data, so the model learned from it, too:",
             table(head, data),
@@ -63,7 +76,7 @@ def custom(facts: Facts) -> str:
     return (
         table(("what", "value"), rows)
         if rows
-        else "The training record names no change by a script and no class of another package."
+        else "No script changed the training. The training used no class of another package."
     )
 
 
@@ -73,8 +86,13 @@ def selection(facts: Facts) -> str:
     winner = selected["winner"]
     best = selected[winner]
     score = "no score" if best["score"] is None else f"{best['score']:.4f}"
+    average = (
+        "The training keeps two sets of weights: `regular`, and `ema` (EMA), their exponential moving average. "
+        if selected["ema"]["score"] is not None
+        else ""
+    )
     return (
-        f"Of {selected['epochs']} epochs, the {code(winner)} weights of epoch {best['epoch']} were chosen, by "
+        f"{average}Of {selected['epochs']} epochs, the {code(winner)} weights of epoch {best['epoch']} were chosen, by "
         f"{code(selected['key'])} on the split `valid`: {score}. {code_names(selected.get('rule') or '')}".strip()
     )
 
@@ -85,10 +103,16 @@ def environment(facts: Facts) -> str:
     machine = {name: value for name, value in training["machine"].items() if value not in (None, {}, "")}
     rows = [("package", code(name), code(version)) for name, version in facts.packages.items()]
     if training.get("lock"):
-        rows.append(("lock", code(LOCK), code(training["lock"])))
-    rows += [("machine", code(name), code(value)) for name, value in machine.items()]
-    rows += [("run", code(name), code(facts.run[name])) for name in ("gpu", "cpus", "started") if facts.run.get(name)]
+        rows.append(("lock file of the packages, SHA-256", code(LOCK), code(training["lock"])))
+    rows += [("machine", _name_with_meaning(name), code(value)) for name, value in machine.items()]
+    run = {name: facts.run[name] for name in ("gpu", "cpus", "started") if facts.run.get(name)}
+    rows += [("run", _name_with_meaning(name), code(value)) for name, value in run.items()]
     return table(("kind", "name", "value"), rows)
+
+
+def _name_with_meaning(name: str) -> str:
+    meaning = _MEANINGS.get(name)
+    return code(name) + (f" ({meaning})" if meaning else "")
 
 
 def durations(facts: Facts) -> str:
@@ -96,22 +120,22 @@ def durations(facts: Facts) -> str:
     rows = [(code(stage), f"{seconds:,.1f}") for stage, seconds in facts.durations.items()]
     epochs, epochs_run = facts.lineage["selection"]["epochs"], facts.run.get("epochs_here")
     resumed = (
-        f"The training was interrupted and resumed. Its time is that of the last process, which trained "
-        f"{epochs_run} of {epochs} epochs."
+        f"The training was interrupted and resumed. The time of `train` covers only its last part, {epochs_run} of "
+        f"{epochs} epochs."
         if rows and type(epochs_run) is int and epochs_run < epochs
         else ""
     )
-    lead = "The times of the first run that gave this result." if rows else ""
+    lead = "These are the times of the first run that gave this result." if rows else ""
     return join_paragraphs(lead, table(("stage", "seconds"), rows), resumed).strip()
 
 
 def commands(facts: Facts) -> str:
     """The commands that reproduce the model, each with a comment."""
     if facts.commit is None:
-        return f"{NOT_KNOWN.capitalize()}: no known commit has the file."
+        return "No known commit has the file. So there are no commands that reproduce it."
     lines = [
         (f"git clone {_clone_address(facts)} project && cd project", "get the code of the model"),
-        (f"git checkout {facts.commit.id}", "as it was committed"),
+        (f"git checkout {facts.commit.id}", "the commit that added the model"),
         ("make setup", "install the locked packages"),
         ("dvc pull", "get data and results"),
         (f"python -m rfdetr_core verify {shlex.quote(facts.place)}", "compare the local files with the lineage"),
@@ -136,7 +160,7 @@ def _reproducibility_note(facts: Facts) -> str:
     train = facts.training["params"].get("train", {})
     if facts.training.get("custom"):
         return (
-            "A script changed the training. These commands alone do not give equal weights: the script must run, too."
+            "A script changed the training. To get equal weights, this script must run in addition to these commands."
         )
     if train.get("deterministic") is False:
         return "The training was not deterministic, so another run gives other bytes. Compare the scores."

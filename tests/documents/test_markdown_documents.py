@@ -118,7 +118,7 @@ def test_unreadable_metadata_is_not_reported_as_missing(tmp_path: Path, place: s
         repository.git("commit", "-q", "--amend", "-a", "-m", "Train")
     facts = collect(root / MODEL, root)
     section = sections_of(model_card(facts))[LICENCES_OF]
-    assert "| `train` | `licence` | not known from the record |" in section
+    assert "| `train` | `licence` | not known |" in section
     assert "could not be read for `train`" in section
     assert any("metadata/train.csv" in note for note in facts.notes) == (place == "damaged")
 
@@ -129,7 +129,7 @@ def test_metadata_that_were_changed_after_the_commit_are_not_used(tmp_path: Path
     path.write_text(path.read_text().replace("CC0-1.0", "CC-BY-4.0"))
     facts = collect(repository.folder / MODEL, repository.folder)
     assert facts.splits["train"].metadata == {"train/a.jpg": LICENCES["train/a.jpg"]}
-    assert any("metadata/train.csv differs from the commit" in note for note in facts.notes)
+    assert any("metadata/train.csv differs from its version in the model's commit" in note for note in facts.notes)
 
 
 def test_a_long_licence_is_whole_and_no_folder_of_the_machine_is_named(tmp_path: Path) -> None:
