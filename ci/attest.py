@@ -68,7 +68,7 @@ def check_statement(statement: bytes, result: str) -> bytes:
 
 
 def signature() -> str:
-    """Sign the statement. Returns, in Markdown, where the signature is or why there is none.
+    """Sign the statement. Returns Markdown: the place of the signature, or the reason why there is no signature.
 
     Raises:
         UserError: the statement is not about the result, or this job has an identity and sigstore did not sign with it.
@@ -94,7 +94,7 @@ def signature() -> str:
 
 
 def main() -> None:
-    """Write the signature, and a line in the comment that names the signer or says why there is no signature."""
+    """Write the signature, and a line in the comment: the signer, or the reason why there is no signature."""
     if not STATEMENT.exists():
         if not nothing_to_do():
             say("there is no statement to sign")

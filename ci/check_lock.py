@@ -1,7 +1,8 @@
-"""Check that dvc.lock does not claim results of stages that did not run, by the lineages in git. No data is needed.
+"""Compare dvc.lock with the lineages in git. The check fails if dvc.lock claims the result of a stage that did not run.
 
-A pushed change that has not been run yet is fine: dvc.lock differs from it, and so the stage will run. A mismatch is
-unexplained if dvc.lock agrees with the files of this clone and a lineage does not, for example after `dvc commit -f`.
+The check needs no data. A pushed change that has not been run yet is not an error: dvc.lock has the old value, so the
+stage will run. A mismatch is unexplained if dvc.lock agrees with the files of this clone, but a lineage has another
+value, for example after `dvc commit -f`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ BEST = "output/checkpoint_best_"
 
 
 def unexplained(mismatches: Iterable[dict[str, Any]], changed: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """The mismatches that no stage that will run accounts for.
+    """The unexplained mismatches: the next run of the stages will not remove them.
 
     Args:
         mismatches: those that `verify --lock` reports.
@@ -33,20 +34,21 @@ def unexplained(mismatches: Iterable[dict[str, Any]], changed: dict[str, list[st
 
 
 def _lock_differs(mismatch: dict[str, Any]) -> bool:
-    """Whether only dvc.lock and dvc.yaml expect another value. DVC sees that too, and runs the stage."""
+    """Whether the expected value comes only from dvc.lock or dvc.yaml. Then DVC finds the difference, too, and reruns
+    the stage."""
     return all(source.startswith(("dvc.lock", "dvc.yaml")) or " wrote it, " in source for source in mismatch["by"])
 
 
 def _is_explained(mismatch: dict[str, Any], changed: dict[str, list[str]]) -> bool:
-    # After a training that was not stripped yet, the record is still that of the model before.
+    # The training ran, but `strip` did not run yet. So the run record is that of the previous model.
     if EVALUATION not in mismatch["by"] and any(path.startswith(BEST) for path in changed.get("strip", [])):
         return True
-    if mismatch["what"].endswith(" in dvc.lock"):  # the lineage contradicts dvc.lock: no run explains that
+    if mismatch["what"].endswith(" in dvc.lock"):  # lineage and dvc.lock disagree; a run would not change that
         return False
     evaluated = EVALUATION in mismatch["by"]
     stages = {"evaluate"} if evaluated else changed.keys() - {"evaluate", "report", "export", STAGE}
     stale = {reason for name in stages for reason in changed.get(name, [])}
-    # The digests that the stage read are neither local nor in git. So the changed module is not known.
+    # The digest file that the stage read is neither local nor in git. So it is not known which module changed.
     if mismatch["what"].startswith("code ") and any(path.startswith(f"{FOLDER}/") for path in stale):
         return True
     words = re.sub(r"^images of (\w+)", r"manifest/\1.json", f"{mismatch['what']} {' '.join(mismatch['by'])}").split()

@@ -1,7 +1,7 @@
-"""Whether HEAD is the commit that a retraining made.
+"""Check whether HEAD is a commit that was made by a retraining.
 
-Such a commit names its parent in its message (`Retrained-from`). Anybody can write such a message, so the parent, the
-branch and the files of the commit are checked too.
+The message of such a commit names its parent (`Retrained-from`). Anybody can write such a message. So the parent, the
+branch and the files of the commit are checked, too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def trailer(commit: str, key: str) -> str:
 
 
 def claim_error(source: str, changed: dict[str, list[str]]) -> str | None:
-    """Why HEAD cannot be the retraining of `source`. None if it can be.
+    """Why HEAD cannot be the commit of a retraining of `source`. None if it can be.
 
     Args:
         source: the commit that the message of HEAD names.
@@ -56,7 +56,7 @@ def claim_error(source: str, changed: dict[str, list[str]]) -> str | None:
 
 
 def commit_error(commit: str, source: str) -> str | None:
-    """Why a commit cannot be the retraining of `source`, judged by its parent and by the files that it changes."""
+    """Why a commit cannot be made by a retraining of `source`, according to its parent and its changed files."""
     if call("git", "log", "-1", "--format=%P", commit).stdout.strip() != source:
         return f"its only parent is not the commit that {TRAILER} names"
     files = foreign_files(commit, source)
@@ -83,7 +83,10 @@ def _changes(commit: str, source: str) -> tuple[list[str], list[str]]:
 
 
 def _records_error(added: list[str]) -> str | None:
-    """Why added run records are not those of the model in dvc.lock. RECORD has been compared with dvc.lock before."""
+    """Why added run records do not belong to the model in dvc.lock; None if they do.
+
+    RECORD was compared with dvc.lock before.
+    """
     if not added:
         return None
     try:

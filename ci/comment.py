@@ -1,4 +1,5 @@
-"""The comment of a pull request: the gate, the scores of both models on the same test split, changes, pictures.
+"""The comment of a pull request: the verdict of the gate, the scores of both models on the same test split, the changes
+and pictures.
 
 Text that comes from data, git or another program is always passed through `code` or `block`.
 """
@@ -36,7 +37,7 @@ def title() -> str:
 def comment(published: str) -> str:
     """The comment, in Markdown. The new result must be committed before: its images are looked up in git.
 
-    published: what became of the publishing, in a sentence without a full stop.
+    published: the result of publishing to MLflow, as a sentence without a full stop.
     """
     content = read_state(COMPARISON) or {"missing": "it was not scored", "verdict": "failed", "why": "no comparison"}
     ran, plan = read_state(RAN), read_state(PLAN)
@@ -62,7 +63,7 @@ def comment(published: str) -> str:
 
 
 def _gate_without_comparison(content: dict[str, Any]) -> str:
-    """The verdict where there is no comparison. The reason is the message of an error."""
+    """The verdict of the gate if the models were not compared. The reason is the message of an error."""
     return f"Gate {content['verdict']}, without a comparison:\n\n{block(content['why'])}"
 
 
@@ -71,7 +72,7 @@ def _code_list(names: list[str]) -> str:
 
 
 def _publishing(sentence: str) -> str:
-    """The output of `publish`, as code. Only an address made of numbers of the server stays a link."""
+    """The output of `publish`, as code. Only the address of a published run stays a link."""
     return sentence if re.fullmatch(r"published as run https?://[\w.:/#-]+", sentence) else code(sentence)
 
 
@@ -117,14 +118,14 @@ def _difference_interval(content: dict[str, Any]) -> str:
 
 
 def _comparison_page(changes: str) -> list[str]:
-    """How many detections changed, and where the page of the comparison is. Empty if there is no page."""
+    """The number of changed detections, and the place of the comparison page. Empty if there is no page."""
     if not COMPARED.exists():
         return []
     return [f"{changes} Images, slices and crops: `{COMPARED}` (A is the base, B the new model), {_artifacts_place()}."]
 
 
 def _pictures_of_both(content: dict[str, Any]) -> list[str]:
-    """The pictures of both models, or why there are none. Without an address, a picture is named and not shown."""
+    """The pictures of both models, or the reason why there are no pictures. A picture without an address is only named."""
     pictures, parts = content.get("pictures") or {}, ["### Both models in pictures"]
     if "unpictured" in content:
         return [*parts, f"There are no pictures: {code(content['unpictured'])}."]
@@ -140,7 +141,7 @@ def _pictures_of_both(content: dict[str, Any]) -> list[str]:
 
 
 def _artifacts_place() -> str:
-    """Where the files are that are in neither git nor DVC."""
+    """The place of files that are in neither git nor DVC."""
     link = os.environ.get("RETRAIN_ARTIFACTS", "")
     return f"[in the artifacts of this run]({link})" if link else "on the machine that ran the retraining"
 
@@ -187,7 +188,7 @@ def _recommended_threshold(thresholds: Thresholds) -> str:
 
 
 def _scores_of_new() -> str:
-    """The scores of the new model, where there is no comparison."""
+    """The scores of the new model, if the models were not compared."""
     paths = [EVALUATION / name for name in ("about.json", "metrics.json")]
     if not all(path.exists() for path in paths):
         return "There is no evaluation."
@@ -205,7 +206,7 @@ def _evaluation_pictures() -> str:
 
 
 def _dvc_place(path: Path) -> str:
-    """Where a file is that DVC tracks."""
+    """The place of a file that DVC tracks."""
     link = os.environ.get("RETRAIN_ARTIFACTS", "")
     return f"[in the artifacts of this run]({link}), or `dvc pull {path}`" if link else f"`dvc pull {path}`"
 

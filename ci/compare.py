@@ -39,8 +39,13 @@ FIRST = "this is the first result, since the base has no dvc.lock"
 def verdict(comparison: dict[str, Any], config: GateConfig) -> tuple[str, str]:
     """The verdict (passed, failed or undecided), and the reasons as Markdown that names classes as code.
 
-    A fall beyond its limit fails if its whole interval is below 0. If 0 is in the interval, the fall may be chance and
-    passes. With too few images for an interval, a fall is undecided. So is a lost class whose fall may be chance.
+    A fall of a score matters only if it is larger than its limit. The verdict then depends on the fall's interval:
+
+    - The whole interval is below 0: failed.
+    - 0 is in the interval: passed, because the fall may be chance.
+    - There are too few images for an interval: undecided.
+
+    A class is lost if only the base finds objects of it. If its fall may be chance, the verdict is undecided.
     """
     if config.max_drop is None:
         return "passed", "gate.max_drop is null: every result passes"
@@ -68,7 +73,7 @@ def _with_remedy(why: str) -> str:
 
 
 def _judge_classes(comparison: dict[str, Any], config: GateConfig) -> tuple[list[str], list[str]]:
-    """The reasons to fail because of classes, and the reasons to leave the verdict undecided."""
+    """Two lists of reasons that concern classes: reasons for "failed", and reasons for "undecided"."""
     limit = math.inf if config.max_drop_class is None else config.max_drop_class
     unknown, names = comparison["no_longer_known"], defaultdict[tuple[str, str], list[str]](list)
     lost = "the base finds objects of these classes at its best threshold, the new model finds none"
@@ -96,13 +101,13 @@ def _judge_classes(comparison: dict[str, Any], config: GateConfig) -> tuple[list
 
 
 def _judge_fall(interval: list[float | None]) -> str:
-    """The verdict on a fall beyond its limit, by the interval of the fall."""
+    """The verdict on a fall that is larger than its limit, from the interval of the fall."""
     high = interval[1]
     return "undecided" if high is None else "failed" if high < 0 else "passed"
 
 
 def interval_text(interval: list[float | None], images: int, name: str = "") -> str:
-    """An interval in points, as text, or that there are too few images for one.
+    """An interval in points, as text. Without an interval, the text says that there are too few images.
 
     Args:
         interval: its ends, in points; None if it was not computed.
@@ -150,7 +155,7 @@ def _pull(md5: str) -> None:
 
 
 def score_models(gate: GateConfig, commit: str) -> dict[str, Any]:
-    """Score both models, and write the page and the pictures of their differences. commit: that of the base.
+    """Score both models, and write the page and the pictures of their differences. commit: the commit of the base.
 
     Raises:
         NotComparableError: a comparison of their scores would be meaningless.
@@ -178,7 +183,7 @@ def score_models(gate: GateConfig, commit: str) -> dict[str, Any]:
 
 
 def draw_pictures(compared: FileComparison, commit: str) -> dict[str, Any]:
-    """Write the pictures of the comment. Returns their captions by file name, or why there are no pictures."""
+    """Write the pictures of the comment. Returns their captions by file name, or the reason why there are no pictures."""
     from rfdetr_core.report.comparison.png import write_pictures
 
     try:
@@ -199,7 +204,7 @@ def training_curves(commit: str) -> dict[str, Path]:
 
 
 def main() -> None:
-    """Write the comparison and its page, or why there is no comparison."""
+    """Write the comparison and its page. Without a comparison, write the reason."""
     if nothing_to_do():
         return
     gate, content = read_section(GateConfig, "gate"), dict[str, Any]()

@@ -1,8 +1,8 @@
 """Verify the result, push its files to the DVC remote, commit it, publish it, and write the bundle for `ci.push`.
 
-The DVC remote gets the files before a commit names them. If the step is killed, the remote may have files that no
-commit names, never the reverse. The next retraining uses these files. All that leaves the machine is first searched for
-the values of secret variables.
+The DVC remote gets the files before a commit names them. So each file that a commit names is on the remote. If the step
+is killed, the remote may also have files that no commit names; the next retraining uses them. Everything that leaves
+the machine is first searched for the values of secret variables.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ DOCUMENTS = ATTACHMENTS / "documents"
 
 
 def stage_results() -> list[str]:
-    """Stage dvc.lock and the results that git keeps; of the run records, only those of this result.
+    """Stage dvc.lock, the results that git keeps, and the run records of this result.
 
     Returns the files that the commit will change, relative to the folder of the project.
     """
@@ -64,8 +64,8 @@ def stage_results() -> list[str]:
 def outgoing_files(staged: list[str]) -> list[str]:
     """All files that leave this machine.
 
-    These are the files of the commit, the outputs in dvc.lock, the run cache, the page of both models, the plan and the
-    pictures. The run cache also has entries of earlier results, for example of one whose delivery was stopped.
+    These are the files of the commit, the outputs in dvc.lock, the run cache, the comparison page, the plan and the
+    pictures. The run cache also has entries of earlier results, for example of a result whose delivery was stopped.
     """
     root = Path()
     entries = [path for path in sorted((cache_folder(root) / "runs").rglob("*")) if path.is_file()]
@@ -106,7 +106,7 @@ def push_small_results() -> None:
 def write_documents() -> str:
     """Write the documents and the statement of the result, which must be committed before.
 
-    Returns, in Markdown, what could not be written.
+    Returns a paragraph of Markdown for each failure; empty if everything was written.
     """
     if not MODEL.exists():
         call("dvc", "pull", str(MODEL))
@@ -184,7 +184,7 @@ def trailers(source: str) -> list[str]:
 
 
 def main() -> None:
-    """Deliver the result. If that fails, the comment says so and why."""
+    """Deliver the result. If the delivery fails, write the reason into the comment."""
     if nothing_to_do():
         return
     try:

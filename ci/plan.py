@@ -1,6 +1,6 @@
 """Plan a retraining: which stages will run, why, and for how long. Nothing is pulled and nothing is run.
 
-It writes .retrain/plan.json, .retrain/plan.md (the comment of a pull request), and `stages=...` to the file that
+The step writes .retrain/plan.json, .retrain/plan.md (the comment of a pull request), and `stages=...` to the file that
 GITHUB_OUTPUT names.
 """
 
@@ -27,9 +27,9 @@ _VERDICTS = {"runs": "reruns", "may run": "may rerun", "cached": "from the cache
 
 
 def markdown(planned: Plan) -> str:
-    """The comment on a pull request: what will run after a merge.
+    """The comment on a pull request: the stages that will run after a merge.
 
-    A stage may also run because of an earlier commit. Text from data, params or git is passed through `code`.
+    An earlier commit may also be the reason why a stage runs. Text from data, params or git is passed through `code`.
     """
     if not planned.stages:
         return "## After a merge, no stage will run\n"

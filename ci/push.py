@@ -49,14 +49,14 @@ _ATTACHMENTS_REF = "refs/retrain/attachments"
 class Destination:
     """The branch that a result is pushed to."""
 
-    branch: str | None  # None: no branch, since there is a newer result
-    tip: str = ""  # the commit that the branch must still have at the push; empty: the branch must not exist
-    reason: str = ""  # why it is not the usual branch, in Markdown
+    branch: str | None  # None: the result is not pushed to a branch, because a newer result exists
+    tip: str = ""  # the push fails if the branch has another commit then; empty: it fails if the branch exists
+    reason: str = ""  # in Markdown: why the result does not go to the usual branch
     mergeable: bool = True  # whether a pull request is opened
 
 
 def fetch_result() -> tuple[str, str]:
-    """Fetch the commit of the bundle into this clone. Returns it, and the commit that was retrained.
+    """Fetch the commit of the bundle into this clone. Returns this commit, and the commit that was retrained.
 
     Raises:
         UserError: this clone lacks the commit that was retrained, another commit is checked out, or the commit of the
@@ -144,9 +144,9 @@ def _foreign_commits(name: str, source: str, exclusions: list[str], tips: dict[s
 
 
 def _is_retraining(commit: str) -> bool:
-    """Whether a commit is a retraining by the name and address of this job.
+    """Whether a commit was made by a retraining, with the name and email address of this job.
 
-    An amended commit is not: its author and committer differ, or their dates, or it changes other files.
+    An amended commit does not count: its committer or its dates differ from the author's, or it changes other files.
     """
     source = claimed_source(commit)
     author, committer = call("git", "log", "-1", "--format=%an <%ae> %at%n%cn <%ce> %ct", commit).stdout.splitlines()
