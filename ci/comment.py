@@ -125,7 +125,7 @@ def _comparison_page(changes: str) -> list[str]:
 
 
 def _pictures_of_both(content: dict[str, Any]) -> list[str]:
-    """The pictures of both models, or the reason why there are no pictures. A picture without an address is only named."""
+    """The pictures of both models, or the reason why there are none. A picture without an address is only named."""
     pictures, parts = content.get("pictures") or {}, ["### Both models in pictures"]
     if "unpictured" in content:
         return [*parts, f"There are no pictures: {code(content['unpictured'])}."]

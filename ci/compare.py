@@ -183,7 +183,7 @@ def score_models(gate: GateConfig, commit: str) -> dict[str, Any]:
 
 
 def draw_pictures(compared: FileComparison, commit: str) -> dict[str, Any]:
-    """Write the pictures of the comment. Returns their captions by file name, or the reason why there are no pictures."""
+    """Write the pictures of the comment. Returns their captions by file name, or why there are no pictures."""
     from rfdetr_core.report.comparison.png import write_pictures
 
     try:
