@@ -30,7 +30,7 @@ def _data_limits(facts: Facts) -> Iterator[str]:
         if split.classes and (absent := [name for name, count in split.classes.items() if not count]):
             yield f"{split.name} has no object of these classes: {', '.join(absent)}."
     for ancestor in ancestors(facts.training):
-        weights = f"the weights {ancestor.name} ({ancestor.parameter}, SHA-256 {short(ancestor.sha256)})"
+        weights = f"the weights {ancestor.name} (parameter {ancestor.parameter}, SHA-256 {short(ancestor.sha256)})"
         place = (
             "The training of this model started from these weights."
             if ancestor.steps == 1
@@ -76,6 +76,6 @@ def _score_limits(facts: Facts) -> Iterator[str]:
     if images < FEW_IMAGES:
         yield f"Only {images} images were scored. With fewer than {FEW_IMAGES}, the intervals are uncertain."
     if missing := evaluation.about.get("not_measured"):
-        yield f"These scores were not measured (names as in metrics.json). {missing}."
+        yield f"These scores of metrics.json were not measured: {missing}."
     if not evaluation.intervals:
         yield "The scores have no intervals, so how much they depend on the choice of images is not known."

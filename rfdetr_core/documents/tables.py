@@ -252,9 +252,9 @@ def slices(facts: Facts) -> str:
     text = (
         "Scores of groups of images or objects, computed with hotcoco. Precision, recall and F1 are at IoU 0.50 and at "
         f"the score threshold {used_thresholds}. They count the objects of all classes together. So they can differ "
-        "from the scores of the whole split, which are means over classes. Objects are grouped by size twice: by "
-        "COCO's limits, and into quarters of the objects of this split. The shape `neither` is neither tall nor "
-        "wide.\n\n"
+        "from the scores of the whole split, which are means over classes. The group `size, COCO's` has "
+        "COCO's limits of size. The group `size, quarters of this split` has four parts of the objects, from the "
+        "smallest to the largest. The shape `neither` is neither tall nor wide.\n\n"
     )
     return (text if rows else "") + table(
         ("kind", "grouped by", "part", "images", "objects", *PER_SLICE.values()), rows
