@@ -24,15 +24,15 @@ SPLITS = ("train", "valid", "test")
 class DataConfig(Config):
     """The `data` section of params.yaml. dir: the dataset folder; the paths of a manifest are relative to it.
 
-    For DVC the dataset is not an input of training and evaluation. Their inputs are the manifests, which have the
-    digest of every image.
+    For DVC, training and evaluation depend on the manifests, not on the dataset. A manifest has the digest of every
+    image of its split.
     """
 
     dir: str = "data/sample"
 
     @field_validator("dir")
     @classmethod
-    def _has_one_spelling(cls, value: str) -> str:
+    def _require_simplest_form(cls, value: str) -> str:
         # DVC copies this text into dvc.lock, where ./data/mine/ would not match the data/mine of data/mine.dvc.
         if value and value != (plain := posixpath.normpath(value)):
             raise ValueError(f"the path must be in its simplest form. Write {plain}")
