@@ -13,7 +13,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.metadata import column_name
 
 Sign = Literal["=", "<", "<=", ">", ">="]
-# (start, end): all values from start up to, but not including, end. A date without day or time covers a month or a year.
+# (start, end): all values from start up to, but not including, end. A date without a day covers a month or a year.
 # For a number or a moment, end is the next float.
 Span = tuple[float, float]
 
@@ -63,8 +63,8 @@ class Condition:
     def holds(self, row: Mapping[str, str]) -> bool | None:
         """Whether the condition holds for an image's metadata; None if that cannot be decided.
 
-        If the image has no value in the column, the condition does not hold. A date without day or time is compared as
-        a period: an image dated 2024 may be from before or after 2024-06, so `date<2024-06` is undecided.
+        If the image has no value in the column, the condition does not hold. A date without a day is compared as a
+        period: an image dated 2024 may be from before or after 2024-06, so `date<2024-06` is undecided.
 
         Args:
             row: The image's metadata: value by column, without empty values.

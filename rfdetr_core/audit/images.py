@@ -26,7 +26,7 @@ class Images:
         rows: A row for each image: split, path, sha256, width, height, labels (the digest of its annotations), pixels,
             and through (the tensor digest of the ancestor that was trained on it; "" for the model itself).
         unknown: A sentence for each part that cannot be listed.
-        notes: What limits the answer.
+        notes: The limits of the answer, as sentences.
     """
 
     rows: list[dict[str, Any]]

@@ -125,7 +125,7 @@ class _Table:
         self._undecided: dict[str, str] = {}
 
     def select(self, content: bytes, title: str) -> Set[str] | str:
-        """The paths of the images that meet all conditions; a text says why they are not known.
+        """The paths of the images that meet all conditions, or a text: why they are not known.
 
         Args:
             content: The table, a CSV file.

@@ -59,7 +59,7 @@ class Proof:
         content: The proof file, as plain values.
         lines: The same as text.
         unknown: A sentence for each part that is missing.
-        notes: What limits the answer.
+        notes: The limits of the answer, as sentences.
     """
 
     content: dict[str, Any]
@@ -133,7 +133,7 @@ def training_name(through: str) -> str:
 
 
 def proof_sentence(through: str, split: str, tree: str, leaf: str, *, is_in: bool) -> str:
-    """What a proof shows, as a sentence.
+    """A sentence about the result of a proof.
 
     Args:
         through: The tensor digest of an ancestor; "" for the model itself.

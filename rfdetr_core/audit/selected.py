@@ -148,7 +148,7 @@ class _ManifestPaths:
         self._paths: dict[str, set[str] | str] = {}
 
     def read(self, blob: str) -> set[str] | str:
-        """The paths in a manifest; a text says why they are not known."""
+        """The paths in a manifest, or a text: why they are not known."""
         if blob not in self._paths:
             if len(self._paths) >= _MAX_MANIFESTS:
                 del self._paths[next(iter(self._paths))]

@@ -252,7 +252,7 @@ def _format_pairs(values: Mapping[str, Any]) -> str:
 
 
 def _dataset_digests(traced: Trace) -> dict[str, str]:
-    """The MD5 of each path of the dataset: what validate read, except for code."""
+    """The MD5 of each path of the dataset: the inputs of validate except for code."""
     deps = next((link.entry.deps for link in traced.links if link.stage == "validate"), {})
     return {path: md5 for path, md5 in deps.items() if not path.startswith(_NO_DATA)}
 

@@ -53,7 +53,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Trace:
-    """What the history and the file itself say about a file.
+    """The facts about a file, from the history and from the file itself.
 
     Attributes:
         file: The file that was traced.
@@ -65,7 +65,7 @@ class Trace:
             "rounded": its weights are those of such a file, rounded.
             "training": a record has the training that the file names, but no record has the file's weights.
             "description": an exported file that names the weights of a record.
-            "derived": the same, but its graph differs from the exported graph.
+            "derived": an exported file as in "description", but its graph was changed after the export.
             None: the history does not know it.
         path: Its name in the pipeline.
         links: The stages that led to it, from the stage that wrote it back to validate.
@@ -75,7 +75,7 @@ class Trace:
         runs: Several run records that may belong to the file: they have its weights, and the file does not say which
             run it is from.
         children: Tensor digests of the models that were trained from it.
-        notes: What limits the answer.
+        notes: The limits of the answer, as sentences.
         contradicted: Whether the file contradicts its record or its own weights.
         exported: The content of an exported file.
     """
@@ -243,7 +243,7 @@ class Archive:
 def trace(path: Path, archive: Archive) -> Trace:
     """Find a file in the history, whatever its name is.
 
-    What cannot be found is None or empty, and `notes` say why.
+    Facts that cannot be found are None or empty; `notes` says why.
 
     Raises:
         UserError: The file is missing, or it is a model file that cannot be read.
@@ -317,7 +317,7 @@ def _read_model(path: Path) -> tuple[Checkpoint | None, str | None, Exported | N
 
 
 def _notes(traced: Trace, archive: Archive) -> Iterator[str]:
-    """What limits the answer about a file."""
+    """The limits of the answer about a file, as sentences."""
     if traced.exported is not None:
         yield from exports.limits(traced.exported, traced.found_by, traced.file)
     if isinstance(archive.history, NoHistory):
@@ -354,8 +354,7 @@ def _links(link: Link, archive: Archive) -> Iterator[Link]:
     """The stage that wrote a file and the stages before it, from the deps in the dvc.lock that has the file."""
     lock = link.lock
     writers = {path: stage for stage, path, _ in lock.outs()}
-    # The steps on the longest path from `link` back to each stage. Sorted by it, a stage comes after all its users.
-    steps = {link.stage: 0}
+    steps = {link.stage: 0}  # on the longest path back to each stage; sorted by it, a stage comes after all its users
     waiting = [link.stage]
     while waiting:
         name = waiting.pop()

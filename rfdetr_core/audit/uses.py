@@ -88,7 +88,7 @@ class Image:
     pixels: str | None = None
 
     def same(self, row: Mapping[str, Any]) -> str:
-        """What a manifest row shares with the image: "bytes", "pixels", or "" for neither."""
+        """The equal part of a manifest row and the image: "bytes", "pixels", or "" for neither."""
         if row["sha256"] == self.sha256:
             return "bytes"
         return "pixels" if row.get("pixels") in {self.sha256, self.pixels} - {None} else ""
