@@ -110,11 +110,11 @@ def uses_of(image: Image, archive: Archive) -> Answer[Use]:
     """
     require_complete(archive)
     families, without_record = families_of(archive), list(models_without_record(archive))
-    everything = list(manifest_uses(archive, families))
-    places, missing = _search_manifests(image, archive, {manifest.blob for manifest in everything})
+    manifests_used = list(manifest_uses(archive, families))
+    places, missing = _search_manifests(image, archive, {manifest.blob for manifest in manifests_used})
     uses: dict[tuple[str, str | None], Use] = {}
     unknown: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for manifest in everything:
+    for manifest in manifests_used:
         model = (manifest.role, manifest.tensors, manifest.md5, manifest.commit, manifest.through)
         if manifest.blob in places:
             uses.setdefault((manifest.role, manifest.md5 or manifest.tensors), Use(*model, *places[manifest.blob]))

@@ -124,10 +124,10 @@ def edited_files(*, deep: bool = False) -> dict[str, list[str]]:
             .py file.
     """
     edited: dict[str, list[str]] = {}
-    everything = (
+    distributions = (
         distribution for distribution in metadata.distributions() if distribution.metadata["Name"] != _PROJECT
     )
-    for package in everything if deep else map(_distribution, PACKAGES):
+    for package in distributions if deep else map(_distribution, PACKAGES):
         if package is not None and (problems := [*_wrong_version(package), *_changed(package, deep=deep)]):
             edited[str(package.metadata["Name"]).lower()] = problems
     return dict(sorted(edited.items()))
