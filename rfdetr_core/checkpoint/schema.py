@@ -61,7 +61,7 @@ class Tracks(FileSchema):
 
 
 class Scores(FileSchema):
-    """scores.json, written by train. It also has `Tracks` under the name of the metric."""
+    """scores.json, written by train. One more key is the name of the metric; its value has the schema `Tracks`."""
 
     epochs: Count
 

@@ -21,7 +21,8 @@ from rfdetr_core.documents.limits import limits as known_limits
 
 NOT_KNOWN = "not known from the record"
 TO_FILL = f"**{PROVIDER}:**"
-# Also a dot within a word: GitHub makes a link of www.example.org.
+# Matches a word that must be written as code: it has a character of Markdown, or a dot inside. GitHub would make a
+# link of www.example.org.
 _MARKUP = re.compile(r"[^\s,;:]*(?:[`|\\<>&*_\[\]!@#/~^$]|\w\.\w)[^\s,;:]*(?<!\.)")
 METRICS = {
     "map": "AP, IoU 0.50 to 0.95",
