@@ -167,13 +167,14 @@ def slice_changes(compared: Comparison, brightness: Floats, metadata: Mapping[st
     for name in ("map", "f1"):
         table[f"old_{name}"], table[f"new_{name}"] = old[name], new[name]
         table[f"change_{name}"] = new[name] - old[name]
-    return table.reset_index().drop(columns="turn")
+    return table.reset_index().drop(columns="duplicate")
 
 
 def _by_part(table: pd.DataFrame) -> pd.DataFrame:
-    """Index slices by `slice`, `value` and `turn`.
+    """Index slices by `slice`, `value` and `duplicate`.
 
-    turn: counts rows with the same slice and value. A metadata value can have the name of another row, "no value".
+    duplicate: 0 for the first row of a slice and value, 1 for the second. There are two rows "no value" if the metadata
+    has the value "no value".
     """
     keys = ["slice", "value"]
-    return table.assign(turn=table.groupby(keys).cumcount()).set_index([*keys, "turn"])
+    return table.assign(duplicate=table.groupby(keys).cumcount()).set_index([*keys, "duplicate"])

@@ -80,7 +80,7 @@ def about_of(split: str, config: EvaluateConfig, metrics: dict[str, Any]) -> dic
 def write_pictures(
     folder: Path, scored: Scored, samples: Sequence[Sample], dataset: Path, names: dict[int, str], count: int
 ) -> None:
-    """Draw images of a split into a folder. The PNG files that are in it are deleted.
+    """Draw images of a split into a folder. PNG files that are already in the folder are deleted.
 
     Args:
         folder: Where the pictures are written.

@@ -135,7 +135,7 @@ def _predict(predictor: BasePredictor, name: str, picture: Image.Image, threshol
 
 
 def _images_of(argument: str | Path) -> Iterator[tuple[object, _Source]]:
-    """The images of an argument, each with a key. Two names of the same image have the same key."""
+    """The images of an argument, each with a key. Equal keys mean the same image, which is predicted only once."""
     if isinstance(argument, str) and is_address(argument):
         yield argument, _Source.from_address(argument)
         return

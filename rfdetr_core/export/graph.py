@@ -13,7 +13,8 @@ from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import Detector
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
 
-# The additional output of a copy of a file, for comparison: the tokens (B, Q) that became queries.
+# A copy of each file is written for the comparison. It has this additional output: the tokens (B, Q) that became
+# queries.
 CHOSEN = "chosen"
 _HALF = 2**11  # 11 bits: half of the 22 bits of Pillow's weights
 RESIZE = "Pillow's bilinear, antialiased, to a square, rounded to 8 bits after each pass: across, then down"
@@ -107,7 +108,8 @@ def resize_as_pillow(pixels: Tensor, side: int, *, branches: bool) -> Tensor:
     Args:
         pixels: (B, C, H, W), whole numbers from 0 to 255.
         side: height and width of the result (B, C, side, side).
-        branches: compute only the order that is needed, with a conditional branch. False: compute both and choose.
+        branches: choose the order of the two passes with a conditional branch, and compute only this order. False:
+            compute both orders and choose one result.
     """
     height, width = (torch.scalar_tensor(length, dtype=torch.int64) for length in pixels.shape[2:])
     # The rule of Pillow 13. Earlier versions always begin with the rows.

@@ -63,7 +63,7 @@ class CanonicalImage:
     pixels: str | None = None
 
     def row(self) -> ManifestRow:
-        """Its row of the manifest. The label digest uses class names, so a new class elsewhere does not change it."""
+        """Its row of the manifest. The label digest has class names, not indexes: new classes do not change it."""
         labels = files.digest([{"class": instance.entry.name} | instance.content() for instance in self.instances])
         return ManifestRow(self.path, self.sha256, self.width, self.height, labels, self.pixels)
 

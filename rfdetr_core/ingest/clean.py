@@ -29,7 +29,7 @@ _SUFFIXES = {
     "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"),
 }
-# For copies: the words of the message, the code within one split, and the code across two splits.
+# For copies: the words of the message, the finding code for one split, and the finding code for two splits.
 _EQUAL = ("has the same bytes as", "image-doubled", "leakage")
 _NEAR = ("looks like", "near-doubled", "near-leakage")
 # `FileFacts.doubt` -> code and message.
@@ -46,15 +46,15 @@ _DOUBTS = {
 
 
 def check_units(dataset: Dataset, facts: Facts, findings: Findings) -> bool:
-    """Find splits whose boxes are all in the wrong unit, or are corners instead of sizes.
+    """Find splits whose boxes are all in the wrong unit, or have two corners instead of a corner and a size.
 
     Args:
         dataset: the records of all splits that the dataset has.
         facts: the facts about the images, by path. Objects of an image without facts do not count.
-        findings: collects what is found.
+        findings: collects the findings.
 
     Returns:
-        True if that stops the run. Then no other check of the boxes makes sense.
+        True if such a finding stops the run. Then no other check of the boxes makes sense.
     """
     wrong = False
     for name, split in dataset.items():
@@ -92,7 +92,7 @@ def check_range(dataset: Dataset, facts: Facts, findings: Findings) -> None:
     Args:
         dataset: the records of all splits that the dataset has.
         facts: the facts about the images, by path. An image without facts does not count.
-        findings: collects what is found.
+        findings: collects the findings.
     """
     for split in dataset.values():
         by_doubt: dict[str, list[str]] = defaultdict(list)
@@ -110,7 +110,7 @@ def check_content(dataset: Dataset, splits: Mapping[str, list[CanonicalImage]], 
     Args:
         dataset: the records of all splits that the dataset has. Findings name their label files.
         splits: the kept images by split. Images that must be left out are removed from it.
-        findings: collects what is found.
+        findings: collects the findings.
     """
     for name, images in splits.items():
         without_mask, objects, first_without = 0, 0, ""
@@ -134,8 +134,8 @@ class CleanDataset:
     """The images and objects that are kept.
 
     classes: the class table. splits: the images of train, valid and test, each sorted by path. pairs: images that are
-    copies or look alike, also if one of them was left out. named: the paths of all images that the label files name,
-    also of those that were left out.
+    copies or look alike, also if one of them was left out. named: the paths of all images that label files name; images
+    that were left out are included.
     """
 
     classes: list[ClassEntry]
@@ -162,7 +162,7 @@ def clean(
 
     Args:
         root: the dataset folder.
-        findings: collects what is found.
+        findings: collects the findings.
         facts_of: gives the facts about image files, by path. An image without facts is left out without a finding.
             Validation decodes the images, conversion reads the manifests: both keep the same images.
         split_of_path: in conversion, the split of each image that validation kept. None in validation.
@@ -206,7 +206,7 @@ def clean(
             splits[name].append(
                 CanonicalImage(record.path, fact.sha256, *size, instances, record.metadata, fact.pixels)
             )
-            record.annotations = []  # with many images, both forms together might not fit into memory
+            record.annotations = []  # frees memory: the canonical image replaces them
     check_content(dataset, splits, findings)
     _check_sufficiency(dataset, classes.entries, splits, findings)
     return CleanDataset(classes.entries, splits, pairs, frozenset(named))
@@ -215,8 +215,9 @@ def clean(
 def _find_copies(dataset: Dataset, facts: Facts, findings: Findings) -> tuple[set[tuple[str, str]], list[Pair]]:
     """Find images with equal bytes and images that look alike.
 
-    Returns the images that must be left out, as (split, path), and all pairs. The original is the first image in the
-    order test, valid, train: for copies in train and test, the finding names the one in train.
+    Returns the images that must be left out, as (split, path), and all pairs. The first image in the order test, valid,
+    train is the original, and each later image gets the finding. So of equal images in test and train, the image in
+    train is the copy.
     """
     groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for name in (name for name in reversed(SPLITS) if name in dataset):

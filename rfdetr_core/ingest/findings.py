@@ -30,7 +30,7 @@ class Finding:
 
 @dataclass
 class Findings:
-    """Collects findings and decides, by the rules and the config, what happens to what they name.
+    """Collects findings. The rules and the config decide the effect of a finding on the named image, object or class.
 
     broken: the labels cannot be read well enough to check them.
     """
@@ -81,5 +81,5 @@ class Findings:
 
 
 def _encodable(text: str) -> str:
-    """The text with characters escaped that UTF-8 cannot encode: a file name may be any bytes."""
+    """Escape the characters of a text that UTF-8 cannot encode: a file name may be any bytes."""
     return text.encode(errors="backslashreplace").decode()
