@@ -38,8 +38,8 @@ class Changes:
         LOST), detection (row in the side that finds the object), score.
     detections: the wrong detections that only one model makes, the highest score first. Columns: change (GONE or
         ADDED), detection (row in the side that makes it), score.
-    Two wrong detections, one of each model, count as the same if they are in the same image, of the same class, and
-    their IoU is 0.5 or more.
+    Both models make a wrong detection if their wrong detections are in the same image, of the same class, and have an
+    IoU of 0.5 or more.
     """
 
     images: pd.DataFrame

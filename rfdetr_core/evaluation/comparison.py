@@ -185,9 +185,9 @@ class Comparison:
     def class_intervals(self) -> list[Interval | None]:
         """For each class the interval of the difference of AP, in points, over the draws with an object of the class.
 
-        The intervals of all K classes with objects shall hold together. So each leaves out 2.5 / K % of the draws at
-        each end (Bonferroni's correction), which needs DRAWS * K draws. None: fewer than `fewest_images(K)` images have
-        an object of the class.
+        The intervals of all K classes with objects must all be right, with a probability of 95 %. So each leaves out
+        2.5 / K % of the draws at each end (Bonferroni's correction). This needs DRAWS * K draws. None: fewer than
+        `fewest_images(K)` images have an object of the class.
         """
         classes = max(1, sum(count > 0 for count in self.class_images))
         return [

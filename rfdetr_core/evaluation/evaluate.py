@@ -115,8 +115,8 @@ def require_classes(predictor: BasePredictor, names: tuple[str, ...]) -> None:
 def detect(predictor: BasePredictor, dataset: Path, samples: Sequence[Sample], names: Sequence[str]) -> list[Row]:
     """Run the predictor on images. The detections are in COCO's results format.
 
-    The classes of the predictor are matched with `names` by name. Detections of other classes are left out, and so are
-    those of the last row of the class head, which stands for no class.
+    The classes of the predictor are matched with `names` by name. Detections of other classes are left out.
+    The last row of the class head stands for no class, so its detections are left out too.
 
     Args:
         predictor: The detector.

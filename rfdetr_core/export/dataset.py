@@ -220,7 +220,7 @@ def export_dataset(source: Path, destination: Path, to: Format, linking: Linking
         linking: how the images get there: copies, links, or not at all.
 
     Returns:
-        A text that says what was written, and what the format could not hold.
+        A text about the written files and about the content that the format could not hold.
 
     Raises:
         UserError: the source is missing or has errors, the destination has content, or two images or label files would

@@ -167,7 +167,7 @@ def _compare_complete(
 ) -> dict[str, float]:
     """Match the detections of a file, one to one, with the (query, class) pairs of the checkpoint.
 
-    If pairs tie with the last one of the list, file and checkpoint may choose different ones.
+    If pairs have the same score as the last pair of the list, file and checkpoint may choose different pairs.
     """
     worst: dict[str, float] = {}
     queries, rows = expected.logits.shape[1:]

@@ -156,7 +156,7 @@ def export_files(
     scores: Scores | None = None,
     calibration: Calibration | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Write a file for each format into a folder. Returns what was measured of each file, by its name.
+    """Write a file for each format into a folder. Returns the measurements of each file, by its name.
 
     Args:
         source: the checkpoint.

@@ -115,7 +115,7 @@ def _search(
 
 
 def _confirm(greys: npt.NDArray[np.uint8], firsts: Ints, seconds: Ints, mirrored: bool) -> Iterator[Near]:
-    """Yield the pairs whose thumbnails correlate and have no cell that stands out."""
+    """Yield the pairs whose thumbnails correlate and have no cell that differs by more than OUTLIER."""
     for start in range(0, len(firsts), _CHUNK):
         pair = firsts[start : start + _CHUNK], seconds[start : start + _CHUNK]
         a, b = (greys[numbers].astype(np.int64) for numbers in pair)

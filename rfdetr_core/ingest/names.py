@@ -112,7 +112,7 @@ def _portability_problem(path: str) -> str | None:
 
 
 def check_files(root: Path, dataset: Dataset, findings: Findings) -> None:
-    """Find what the readers skip.
+    """Find the files that the readers skip.
 
     These are hidden files, folders that are links or cannot be read, pictures in formats that are not read, and images
     and annotation files that do not belong to a split.

@@ -151,7 +151,7 @@ def with_progress(items: Iterable[Item], total: int, task: str, unit: str) -> It
     """Yield the items and print the progress to standard error.
 
     Args:
-        items: what to pass on.
+        items: the items to yield.
         total: how many items there will be.
         task: the name of the task, at the start of the line.
         unit: the plural noun for the items.

@@ -54,7 +54,7 @@ class ClassScores:
 class ImageMatches:
     """Which detection of an image matches which annotation of its class, at IoU 0.5.
 
-    Crowd regions are left out, and so are the detections that match them.
+    Crowd regions and the detections that match them are left out.
 
     pairs: for each detection its index in the list of all detections, and the id of the annotation that it matches;
         None: it matches none. One matching is enough for all thresholds: to match only the detections above a

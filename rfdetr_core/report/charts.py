@@ -241,7 +241,7 @@ def heatmap(
 
     Args:
         rows: The names of the rows, in their order. In the table, the column `row` has indices in this list.
-        columns: The names of the columns, in the same way.
+        columns: The names of the columns; the column `column` of the table has indices in this list.
         domain: The values of the lightest and the darkest cell; None: from 0, or the lowest value, to the highest.
         text: Write the value into each cell.
         muted_diagonal: Draw the cells on the diagonal grey.
