@@ -21,7 +21,7 @@ RESIZE = "Pillow's bilinear, antialiased, to a square, rounded to 8 bits after e
 
 
 class RawGraph(nn.Module):
-    """The detector alone: normalised images (B, C, R, R) in, upstream's tensors out.
+    """Only the detector. The input is normalised images (B, C, R, R), the outputs are upstream's tensors.
 
     Outputs: dets (B, Q, 4) cxcywh from 0 to 1; labels (B, Q, K + 1) logits; for segmentation, masks (B, Q, h, w)
     logits.
@@ -47,7 +47,7 @@ class RawGraph(nn.Module):
 
 
 class CompleteGraph(nn.Module):
-    """Photographs in, detections out. Resize, normalisation and choice of detections are those of `predict`.
+    """From photographs to detections. Resize, normalisation and choice of detections are those of `predict`.
 
     Outputs: boxes (B, Q, 4) xyxy in pixels, cut at the border of the image; scores (B, Q), the highest first; classes
     (B, Q) int64, indexes of the class table; for segmentation, masks (B, Q, h, w) logits, to be resized to the image

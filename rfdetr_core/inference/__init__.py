@@ -1,4 +1,4 @@
-"""Predicts: images in, detections in pixels out.
+"""Predicts: the input is images, the output is detections in pixels.
 
 `predictor.Predictor` runs a checkpoint. `exported.ExportedPredictor` runs a .onnx or .xml file through `sessions`.
 `exported.load_predictor` chooses between them by the file's name. Both take paths, https addresses (`addresses`), PIL

@@ -1,4 +1,4 @@
-"""Applying every check to the records of a dataset, and leaving out what cannot be used: `clean`."""
+"""Applies every check to the records of a dataset, and leaves out unusable images and objects: `clean`."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def clean(
         split_of_path: in conversion, the split of each image that validation kept. None in validation.
 
     Returns:
-        What is kept; None if the labels cannot be read well enough to check them.
+        The kept images and objects; None if the labels cannot be read well enough to check them.
 
     Raises:
         UserError: the layout is unknown, or a split that should be cut from train already exists.
@@ -188,7 +188,7 @@ def clean(
             dataset = recut_splits(dataset, split_of_path)
         classes = replace(classes, by_id={name: classes.by_id.get(name, classes.by_id["train"]) for name in dataset})
     left_out, pairs = _find_copies(dataset, facts, findings)
-    # Only in validation. What these checks leave out is missing from the manifests, so conversion does not see it.
+    # Only in validation. Images that these checks leave out are not in the manifests, so conversion does not see them.
     if split_of_path is None:
         check_files(root, dataset, findings)
         left_out |= check_names(dataset, facts, findings)
@@ -228,7 +228,7 @@ def _find_copies(dataset: Dataset, facts: Facts, findings: Findings) -> tuple[se
     copies = [(copy, group[0], 0.0, _EQUAL) for group in different for copy in group[1:]]
     thumbnails = [facts[group[0][1]].thumbnail for group in different]
     splits = [-SPLITS.index(group[0][0]) for group in different]
-    # Conversion has no thumbnails and needs none: the manifests already lack what validation left out.
+    # Conversion has no thumbnails and needs none: images that validation left out are not in the manifests.
     for near in find_near(thumbnails, splits) if all(thumbnails) else ():
         copies += [(copy, different[near.earlier][0], near.distance, _NEAR) for copy in different[near.number]]
     left_out, pairs = set(), []

@@ -28,7 +28,7 @@ Rows = dict[str, dict[str, str]]  # image path -> column -> value
 
 
 def read_metadata_csv(root: Path, images: Iterable[str], findings: Findings) -> Rows:
-    """Read metadata.csv: the values of each image. What cannot be used becomes a finding; without the file: no rows.
+    """Read metadata.csv: the values of each image. Unusable rows and values become findings. No file: no rows.
 
     A row names its image by its path, or by an end of the path that no other image has, such as the base name.
 
@@ -208,7 +208,7 @@ def _ends(path: str) -> Iterator[str]:
 def _image(
     line: int, cells: list[str], width: int, image_column: int, names: _ImagesByPathEnd, findings: Findings
 ) -> str | None:
-    """The image that a row is about; None, with a finding, if it names none or may name several."""
+    """The image that a row names; None, with a finding, if it names no image or may name several."""
     place = Place(METADATA, line)
     if len(cells) != width:
         count = "more cells than" if len(cells) > width else f"{len(cells)} cells, not"

@@ -1,4 +1,4 @@
-"""Reader of COCO: in Roboflow's layout (a folder per split), in COCO's own, or in the files that params.yaml names."""
+"""Reader of COCO: in Roboflow's layout (a folder per split), in the original one, or in the files of params.yaml."""
 
 from __future__ import annotations
 
