@@ -276,8 +276,9 @@ class ExportKeywords(TypedDict, total=False):
     shape: tuple[int, int] | list[int] | None
     """(resolution, resolution): only the resolution of the model"""
     postprocess: bool
-    """False: normalised images in; `dets`, `labels`, `masks` out, as in upstream's files. True: photographs of any size
-    in; boxes in pixels, scores and class indexes out (default: False)"""
+    """False: the input is normalised images, the outputs are `dets`, `labels` and `masks`, as in upstream's files.
+    True: the input is photographs of any size, the outputs are boxes in pixels, scores and class indexes (default:
+    False)"""
     images: Literal["uint8", "float"]
     """input with postprocess: uint8 (B, H, W, 3), or float32 (B, 3, H, W) from 0 to 1; both RGB (default: 'uint8')"""
     max_drop: float | None
