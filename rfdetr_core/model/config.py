@@ -28,7 +28,7 @@ class Architecture:
     weights_file: str | None  # the file that upstream published
     resolution: int  # side of the square input in pixels
     patch_size: int = 16
-    windows: int = 2  # windowed blocks of the encoder cut the image into windows x windows rectangles
+    windows: int = 2  # along each side of the image: most encoder blocks attend only within a window
     position_grid: int = 0  # side of the stored grid of position embeddings; 0: resolution / patch_size
     encoder_width: int = 384
     encoder_blocks: int = 12
@@ -44,7 +44,7 @@ class Architecture:
     feedforward_width: int = 2048
     queries: int = 300
     groups: int = 13  # of queries, in training
-    classes: int = 90  # the class head has one row more
+    classes: int = 90  # without "no object", for which the class head has one more row
     channels: int = 3
     segmentation: bool = False
     mask_downsample_ratio: int = 4

@@ -45,7 +45,10 @@ class SegmentationHead(nn.Module):
         return masks
 
     def factors(self, pixels: Tensor, queries: Tensor) -> MaskFactors:
-        """Masks of queries (B, Q, C) on pixels (B, C, h, w), without a block. Masks of the proposals come from here."""
+        """Masks of queries (B, Q, C) on pixels (B, C, h, w), without a `PixelBlock`.
+
+        The masks of the proposals are made directly by this method.
+        """
         return MaskFactors(self.pixel_projection(pixels), self.query_projection(self.query_block(queries)), self.bias)
 
 

@@ -23,7 +23,10 @@ def read_history(path: Path) -> dict[int, dict[str, float]]:
 
 
 def fingerprint(record: Mapping[str, Any]) -> str:
-    """The digest of a training record. Loggers find the run of a resumed training by it."""
+    """The fingerprint as one value: the digest of a training record. Loggers find the run of a resumed training by it.
+
+    `training.record.fingerprint` has the keys and values that decide whether a training may resume.
+    """
     return files.digest(record)
 
 

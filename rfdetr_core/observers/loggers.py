@@ -142,7 +142,10 @@ class TensorBoard(EpochLogger):
 
 
 class WeightsAndBiases(EpochLogger):
-    """One run for each result; its id is the fingerprint. WANDB_MODE=offline stores it in <run folder>/wandb/."""
+    """One run for each result; its id is from the digest of the training record.
+
+    WANDB_MODE=offline stores it in <run folder>/wandb/.
+    """
 
     key = "wandb"
 
@@ -172,7 +175,7 @@ class WeightsAndBiases(EpochLogger):
 
 
 class ClearML(EpochLogger):
-    """A task for each training process, with the fingerprint as its tag and with every epoch.
+    """A task for each training process, with the digest of the training record as its tag and with every epoch.
 
     CLEARML_OFFLINE_MODE=1 stores it on this machine. The task runs in a separate process: see clearml_task.py.
     """
@@ -301,7 +304,7 @@ def _asked_to_stop(trainer: Trainer) -> bool:
 
 
 class RunFacts(Checkpoint):
-    """Writes run.json with the fingerprint at the end. It is a Checkpoint because Lightning calls these last."""
+    """Writes run.json with the digest of the record. It is a Checkpoint because Lightning calls these last."""
 
     def __init__(self, record: Mapping[str, Any], folder: Path) -> None:
         self.record, self.folder, self.started = record, folder, time.time()

@@ -22,10 +22,13 @@ _DIGEST_DISTANCE = 200  # steps between two digests of weights in an epoch, at l
 class Steps:
     """Collects the rows of steps.csv, without waiting for the device before an epoch ends.
 
-    A row has the epoch and the optimiser step (both from 1), the loss terms of the step's last batch on rank 0, and the
-    chain (see `chained`). The last row of an epoch also has the digests of the weights of both tracks (see
-    `tensor_digest`). An epoch has 20 to 40 rows at equal distances, and a row for its last step. If the distance is 200
-    steps or more, each row has the digest of the regular weights. So a row depends only on the training.
+    A row has the epoch and the optimiser step (both from 1), the loss terms of the step's last batch on rank 0, and a
+    link to the row before it (see `base.chain.chain_link`). The last row of an epoch also has the digests of the
+    weights of both tracks (see `tensor_digest`).
+
+    An epoch has 20 to 40 rows at equal distances, and a row for its last step. If the distance is 200 steps or more,
+    each row has the digest of the regular weights. The distance depends only on the number of steps in an epoch, so an
+    interrupted and an uninterrupted training write the same rows.
 
     lines: the lines of the file for the finished epochs. The first line names the columns.
     """

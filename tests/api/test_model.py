@@ -272,7 +272,7 @@ def test_results_of_a_pipeline_are_not_overwritten(tmp_path: Path, monkeypatch: 
     for folder in ("output", tmp_path / "output", "output/a.pth/inner", "."):
         with pytest.raises(UserError, match=r"The pipeline of .*dvc\.yaml keeps its results in"):
             model.train(dataset_dir="data", output_dir=folder)
-    with pytest.raises(UserError, match="^The pipeline of .* keeps its results in output;"):
+    with pytest.raises(UserError, match=r"^The pipeline of .* keeps its results in output;"):
         model.train(dataset_dir="data")
     with pytest.raises(UserError, match=r"reports/evaluate is where"):
         model.evaluate(dataset_dir="data", output_dir="reports")
