@@ -1,4 +1,4 @@
-"""Checks that run models again: the best weights on valid, and the result on the evaluated split."""
+"""Checks that run models again: the best weights of each track on valid, and the model file on the evaluated split."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ def check_valid(report: Report, contents: Contents, pipeline: Pipeline, data: st
     with _threads(machine.get("threads")) as threads:
         runtime = RuntimeConfig(num_workers=0, mlflow=False, threads=threads)
         try:
-            inputs = read_inputs(project, model, _on_one_device(config, machine), runtime, contents.root / "output")
+            inputs = read_inputs(
+                project, model, _params_for_one_device(config, machine), runtime, contents.root / "output"
+            )
             values = _validated(inputs, {track: entry[0] for track, entry in best.items()})
         except UserError as error:
             report.skip(_VALID, str(error))
@@ -129,8 +131,8 @@ def _best_files(contents: Contents) -> dict[str, tuple[Loaded, Mapping[str, Any]
     return best
 
 
-def _on_one_device(config: TrainConfig, machine: Mapping[str, Any]) -> TrainConfig:
-    """The params for the local device, with the batch size and precision of the training."""
+def _params_for_one_device(config: TrainConfig, machine: Mapping[str, Any]) -> TrainConfig:
+    """The section `train` for a single local device, with the batch size and precision of the training."""
     local_settings = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto", "compile": "off"}
     amp = _AMP.get(str(machine.get("precision")), config.amp_dtype)
     if amp == "fp16" and device_kind(config.model_copy(update=local_settings)) == "cpu":
