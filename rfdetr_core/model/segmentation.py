@@ -19,7 +19,7 @@ class SegmentationHead(nn.Module):
     Args:
         width: C, of maps and states.
         blocks: as many as decoder layers.
-        downsample_ratio: masks are so many times smaller than the image.
+        downsample_ratio: side of the image divided by the side of its masks.
     """
 
     def __init__(self, width: int, *, blocks: int, downsample_ratio: int) -> None:

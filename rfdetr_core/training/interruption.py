@@ -24,7 +24,8 @@ from rfdetr_core.base.errors import UserError, causes
 from rfdetr_core.base.memory import shortage_message
 
 _AGAIN = "Run again to resume after the last finished epoch."
-# Seconds. Before a training begins, torch waits for the other ranks, and Python cannot handle a signal meanwhile.
+# Seconds. If Python has not handled a signal by then, and the training has not begun, the process is ended. While torch
+# waits for the other ranks, Python cannot handle a signal.
 _PATIENCE = 1.0
 # Patterns that reveal a shortage of open files or of shared memory, and the message for the user. The text that is
 # searched is that of an error, or the traceback of a worker.

@@ -138,7 +138,7 @@ class TrainingModule(LightningModule):
         cast(Any, optimizer).found_inf = self._watch.bad  # then AdamW does not change the weights
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop at a step that is not finite, before its weights are scored or saved."""
+        """Stop if the loss or gradient of a step is not finite, before its weights are scored or saved."""
         if self._fused:
             self._raise_if_not_finite(self._watch.first(last=self.trainer.is_last_batch))
 

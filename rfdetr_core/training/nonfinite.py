@@ -1,4 +1,4 @@
-"""A loss or gradient that is not finite: it is found before it changes a weight, and its batch is saved.
+"""Finds a loss or gradient that is not finite before it changes a weight, and saves its batch.
 
 `python -m rfdetr_core.training.nonfinite output/nonfinite_batch.pth` computes the saved batch again, on the CPU.
 """
@@ -32,7 +32,7 @@ _STEPS_AHEAD = 2  # steps that may be queued on an accelerator before the oldest
 
 @dataclass(frozen=True)
 class Step:
-    """A training step, so that it can be computed again.
+    """The data of a training step from which it can be computed again.
 
     batch: at the size that the step used. point_seed: of the mask points. names, values: the loss and its terms.
     number: the step's place in its epoch.
@@ -50,7 +50,7 @@ class Step:
 
 
 class NonFiniteError(UserError):
-    """A step that is not finite. `saved` writes the file from which it can be computed again."""
+    """The loss or the gradient of a step is not finite. `saved` writes the file from which it can be computed again."""
 
     def __init__(self, message: str, content: dict[str, Any]) -> None:
         super().__init__(message)

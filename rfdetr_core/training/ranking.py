@@ -28,7 +28,7 @@ def best_epoch(values: Sequence[float], *, skip: int = 0, smooth: float = 0.0, f
 
     Args:
         values: the score of each epoch; NaN if it was not evaluated.
-        skip: so many first epochs cannot be the best.
+        skip: number of first epochs that cannot be the best.
         smooth: compare smoothed values s = smooth * s + (1 - smooth) * value, beginning with s = 0 (upstream's
             training/callbacks/best_model.py); 0: compare the values.
         finished: whether the training is over. Otherwise None is returned if no value is above zero.

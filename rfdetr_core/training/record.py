@@ -48,7 +48,7 @@ LOCK_FILE = ".lock"
 PATIENCE = 15.0  # seconds to wait for the lock: a trainer that received a signal first finishes its step
 _writers: dict[Path, int] = {}  # the thread that writes to each folder
 _MOST_EPOCHS = 10**9
-_SMALL_CHANGE = 0.02  # of the full learning rate: a smaller change is not mentioned
+_SMALL_CHANGE = 0.02  # smaller changes, relative to the full learning rate, are not mentioned
 _NAMED_CODE_FILES = 3  # the number of changed files of code that a message names
 # With train.resume, keys with a prefix of _REQUIRED must be equal, except those of _LENGTH: length and first weights.
 _REQUIRED = ("params.", "inputs.annotations/classes.json ")
@@ -72,7 +72,7 @@ def record_of(
 ) -> dict[str, Any]:
     """The training record. Equal inputs on equal machines give an equal record.
 
-    Beside the parts of the fingerprint it has: files (the size of each input, and the name that git gives to its
+    Beside the parts of the fingerprint, it has: files (the size of each input, and the id that git gives to its
     content), counts, parents (name, digests, and lineage or training record of the weights), roots (of Merkle trees
     over the images of each split, see `base.manifest.trees`), lock (the SHA-256 of requirements/numeric.lock), and
     classes if params name a class of an installed package (see `installed_classes`). A training that a script changed
@@ -237,7 +237,7 @@ def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State
 
 
 def named_state(path: Path, config: TrainConfig, fingerprint: Mapping[str, Any]) -> tuple[State, str]:
-    """The state that `train.resume` names, from which training resumes up to `train.epochs`; sentences for the user.
+    """The state that `train.resume` names, and a message for the user. The resumed training ends at `train.epochs`.
 
     Args:
         path: the file.
@@ -286,7 +286,7 @@ def _check_unchanged(content: Mapping[str, Any], path: Path, *, required: bool) 
         required: refuse a state without a digest, which an older version wrote.
 
     Raises:
-        UserError: the content is not as it was written.
+        UserError: the content does not match its digest, or a required digest is missing.
     """
     recorded_digest = content["run"].get("digest")
     if recorded_digest is None and required:

@@ -15,8 +15,8 @@ from rfdetr_core.base.chain import FILE, chain_link
 from rfdetr_core.metrics.names import PREFIX
 from rfdetr_core.training.module import Terms, compact
 
-_ROWS = 20  # per epoch, about: the file is in git
-_DIGEST_DISTANCE = 200  # steps between two digests of weights in an epoch, at least: a digest costs as much as a step
+_ROWS = 20  # the least rows of a long epoch; few, because the file is in git
+_DIGEST_DISTANCE = 200  # the least steps between two digests of weights: a digest takes as long as a step
 
 
 class Steps:

@@ -160,7 +160,7 @@ def _rewritten(journal: Journal, name: str) -> str | None:
     if first is None:
         return next((version.commit for version in reversed(versions) if version.blob == blob), "unknown")
     others = [version.commit for version in versions if version.added and version.blob != blob]
-    # Deleted, and written again with other content.
+    # The entry was deleted, and written again with other content.
     rewritten = any(
         git.run(journal.tree.root, "merge-base", "--is-ancestor", commit, first.commit).returncode == 0
         for commit in others

@@ -109,8 +109,8 @@ def check_valid(report: Report, contents: Contents, pipeline: Pipeline, data: st
 def _best_files(contents: Contents) -> dict[str, tuple[Loaded, Mapping[str, Any], int | None]]:
     """The local best weights by track, with their training record and their epoch (from 1).
 
-    If no best file is local, the stripped result is used for the winner. Without weight averaging, both best files have
-    the regular weights, so only `regular` is returned.
+    If no best file is local, the stripped model file is used for the winner. Without weight averaging, both best files
+    have the regular weights, so only `regular` is returned.
     """
     best: dict[str, tuple[Loaded, Mapping[str, Any], int | None]] = {}
     for track in PREFIX:
@@ -214,7 +214,7 @@ def _threads(number: Any) -> Iterator[int]:
 
 
 def check_detections(report: Report, contents: Contents, pipeline: Pipeline, data: str) -> None:
-    """Run the result on the evaluated split and compare the detections with detections.json and masks.json.
+    """Run the model file on the evaluated split and compare the detections with detections.json and masks.json.
 
     With the machine and packages that the evaluation names, bytes must be equal. Elsewhere, scores of each image and of
     the split may differ by TOLERANCE. Each detection with a score of at least LEAST_SCORE needs a new detection of its
