@@ -14,13 +14,13 @@ from rfdetr_core.training import RFDETRDataModule, RFDETRModelModule, build_trai
 
 
 class StopAt(Callback):
-    """Stops the training when the averaged weights are good enough."""
+    """Stops the training when the averaged (EMA) weights reach a target score."""
 
     def __init__(self, score: float) -> None:
         self.score = score
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare a score with the target. Scores have the names of the columns of history.csv."""
+        """Compare a score with the target. The name of a score is its column in history.csv."""
         trainer.should_stop = float(trainer.callback_metrics["val/ema_mAP_50"]) >= self.score
 
 
@@ -29,10 +29,10 @@ def main(dataset: str, output: str, epochs: int = 20, enough: float = 0.5, inter
 
     Args:
         dataset: The folder of the dataset.
-        output: Receives checkpoint_best_total.pth, checkpoint_best_regular.pth, checkpoint_best_ema.pth, and
-            checkpoint.pth to resume from.
+        output: The folder for the results: checkpoint_best_total.pth, checkpoint_best_regular.pth,
+            checkpoint_best_ema.pth, and checkpoint.pth, which resumes the training.
         epochs: The largest number of epochs.
-        enough: The score val/ema_mAP_50 at which the training stops.
+        enough: The target score. The training stops when val/ema_mAP_50 is at least this number.
         interval: Epochs between two checkpoint_<N>.pth.
     """
     model_config = RFDETRPicoConfig()

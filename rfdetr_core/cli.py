@@ -66,15 +66,17 @@ def _parser(program: str) -> argparse.ArgumentParser:
         return command
 
     predict = add(
-        "predict", models.predict, "find objects in images; write a picture with boxes and a JSON file for each image"
+        "predict", models.predict, "find objects in images; for each image write a picture with boxes and a JSON file"
     )
     predict.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="such as output/checkpoint_best_total.pth")
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="an image file, a folder, or an https address")
     score = predict.add_mutually_exclusive_group()
     score.add_argument(
-        "--threshold", type=_number(float, 0, 1), help="keep higher scores (default: CHECKPOINT's, or 0.5)"
+        "--threshold",
+        type=_number(float, 0, 1),
+        help="keep objects with a higher score (default: the number in CHECKPOINT, else 0.5)",
     )
-    of_class = "a thresholds.json with a threshold for each class; `recommended` finds the file of CHECKPOINT"
+    of_class = "a thresholds.json with a threshold for each class; `recommended`: the file that belongs to CHECKPOINT"
     score.add_argument("--thresholds", dest="threshold", metavar="FILE", help=of_class)
     predict.add_argument(
         "--output",
@@ -84,7 +86,11 @@ def _parser(program: str) -> argparse.ArgumentParser:
         help="folder for the results (default: predictions)",
     )
     predict.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto (default)")
-    check = add("check", project.check, "check params.yaml, dataset, weights and packages before DVC starts")
+    check = add(
+        "check",
+        project.check,
+        "check params.yaml, packages, memory, weights and the dataset folder; `dvc repro validate` checks the labels",
+    )
     check.add_argument("--params", action="store_true", help="check only params.yaml; useful before dvc pull")
     plan = add("plan", project.plan, "show what dvc repro will run, why, and how long it took last time; run nothing")
     plan.add_argument("--json", action="store_true", help="print JSON")
@@ -103,11 +109,11 @@ def _parser(program: str) -> argparse.ArgumentParser:
     export.add_argument("source", type=Path, metavar="SOURCE", help="a dataset folder in any supported layout")
     export.add_argument("destination", type=Path, metavar="DESTINATION", help="a new or empty folder")
     export.add_argument("--format", choices=("yolo", "coco"), required=True)
-    ways = "copy (default), hardlink, symlink (validate refuses such a dataset), or none"
+    ways = "copy (default); hardlink; symlink (`validate` refuses symbolic links); none: write only the labels"
     export.add_argument("--images", choices=("copy", "hardlink", "symlink", "none"), default="copy", help=ways)
     labels = add("suspects", models.suspects, "list labels that are probably wrong, the most probable first")
     labels.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="best: a model that was not trained on these images"
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="recommended: a model that was not trained on these images"
     )
     labels.add_argument("--split", default="train", help="train (default), valid or test")
     labels.add_argument("--output", type=Path, metavar="FILE.csv", help="default: reports/suspects/SPLIT.csv")
@@ -116,12 +122,14 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     labels.add_argument("--page", action="store_true", help="also write FILE.html, a page with image crops")
     compare = add("compare", models.compare, "score two models on the same images; write a page of their differences")
-    compare.add_argument("old", type=Path, metavar="A", help="a model file, such as the one in production")
-    compare.add_argument("new", type=Path, metavar="B", help="another model file, such as a retrained one")
+    compare.add_argument("old", type=Path, metavar="A", help="a model file, such as the model in production")
+    compare.add_argument("new", type=Path, metavar="B", help="another model file, such as a retrained model")
     compare.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
     compare.add_argument("--out", type=Path, default=Path("reports/compare"), metavar="DIR", help="folder for the page")
     evaluate = add(
-        "evaluate", models.evaluate, "score a model file on the project's images, in the runtime that it is for"
+        "evaluate",
+        models.evaluate,
+        "score a model file on the project's images; exported files run in ONNX Runtime or OpenVINO",
     )
     evaluate.add_argument(
         "--model", type=Path, required=True, metavar="FILE", help="a .pth, .onnx or OpenVINO .xml file"
@@ -151,8 +159,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
     speed.add_argument("--json", action="store_true", help="print JSON")
     speed.add_argument("--output", type=Path, metavar="FILE.json", help="also write the results to this file")
     speed.add_argument("--mlflow", action="store_true", help="attach the results to the MLflow run of the project")
-    add("results", project.results, "show the scores of the pipeline's result, and where its files are")
-    promote = add("promote", models.promote, "copy a model to weights/, as the start of the next training")
+    add("results", project.results, "show the scores of the pipeline's result, and the paths of its files")
+    promote = add("promote", models.promote, "copy a model to weights/, to start the next training from it")
     promote.add_argument(
         "file",
         type=Path,
@@ -162,24 +170,33 @@ def _parser(program: str) -> argparse.ArgumentParser:
         help="default: output/checkpoint_best_total.pth",
     )
     publish = add("publish", project.publish, "send the pipeline's result to MLflow; a second call changes nothing")
-    publish.add_argument("--register", metavar="NAME", help="also register it as a version of this model")
+    publish.add_argument("--register", metavar="NAME", help="also register the result as a version of the model NAME")
     trace = add("audit", audit.audit, "show how a file was made, from which images, and which models used an image")
     trace.add_argument(
         "file", type=Path, nargs="?", metavar="FILE", help="a model file, or another file that DVC tracks"
     )
     trace.add_argument("--images", action="store_true", help="list every image behind FILE, as CSV")
     trace.add_argument("--image", metavar="PATH_OR_SHA256", help="list every model that used this image")
-    where = "with FILE --images: only images with this value in metadata/; without FILE: every model that used such "
-    where += "images; may be repeated; dates and numbers also take < <= > >=, such as 'date<2024-01-01'"
+    where = "filter images by a value in metadata/, such as site=roof or 'date<2024-01-01'. With FILE --images: list "
+    where += "only these images. Without FILE: list the models that used such images. Operators: = < <= > >=. "
+    where += "Several --where: all must hold"
     trace.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help=where)
-    proof = "prove that an image was, or was not, used to train FILE; anyone with its attestation can check the proof"
+    proof = "prove that an image was, or was not, used to train FILE; anyone with the attestation of FILE can check it"
     trace.add_argument("--prove", metavar="IMAGE", help=proof)
     trace.add_argument("--output", type=Path, metavar="PROOF.json", help="with --prove: write the proof to this file")
     trace.add_argument(
-        "--diff", type=Path, nargs=2, metavar=("A", "B"), help="show how the training of two models differs"
+        "--diff",
+        type=Path,
+        nargs=2,
+        metavar=("A", "B"),
+        help="show the differences between the trainings of two models",
     )
     trace.add_argument("--markdown", action="store_true", help="with --diff: Markdown for a pull request")
-    verify = add("verify", audit.verify, "compute digests again and compare them with dvc.lock, lineage and history")
+    verify = add(
+        "verify",
+        audit.verify,
+        "compute digests again; report each difference from dvc.lock, the model's lineage and git",
+    )
     verify.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a model file (default: the project's)")
     only = verify.add_mutually_exclusive_group()
     only.add_argument(
@@ -203,14 +220,22 @@ def _parser(program: str) -> argparse.ArgumentParser:
     verify.add_argument("--image", type=Path, metavar="IMAGE", help="with --proof: the image of the proof")
     for command in (trace, verify):
         command.add_argument("--json", action="store_true", help="print JSON")
-    attest = add("attest", audit.attest, "write an in-toto statement about a model's training; sign both files")
+    attest = add(
+        "attest",
+        audit.attest,
+        "write an in-toto statement about a model's training; with a key, sign statement and model file",
+    )
     attest.add_argument("file", type=Path, metavar="FILE", help="a model file that carries its lineage")
     attest.add_argument("--sign-key", type=Path, metavar="KEY.pem", help="private key on an elliptic curve (P-256)")
     attest.add_argument("--output", type=Path, metavar="PATH", help="default: FILE.intoto.json")
     attest.add_argument(
         "--documents", type=Path, metavar="DIR", help="also put the digests of the files in DIR into the statement"
     )
-    attest.add_argument("--own-word", action="store_true", help="also attest a lineage that no commit confirms")
+    attest.add_argument(
+        "--own-word",
+        action="store_true",
+        help="also attest a model whose lineage no commit confirms (only the file itself states it)",
+    )
     for command, help_text in ((trace, "the clone to search"), (verify, "the project"), (attest, "the project")):
         command.add_argument(
             "--repo", type=Path, default=Path(), metavar="DIR", help=f"{help_text} (default: this folder)"

@@ -82,6 +82,11 @@ PATCHES = {
                 '    Rule("box-sliver", "warning", "usable", "Draw the box again: it is too narrow.", _sliver),\n',
             ),
             Before(
+                "rfdetr_core/ingest/meanings.py",
+                '    "area-unlike-box"',
+                '    "box-sliver": "One side of a box is more than 30 times as long as the other.",\n',
+            ),
+            Before(
                 "tests/ingest/faults.py",
                 '    "area too large":',
                 '    "box forty times as wide as high": on("box-sliver", bbox=[2, 20, 60, 1.5], area=90),\n',
@@ -376,7 +381,7 @@ PATCHES = {
         [
             Before(
                 "rfdetr_core/model/config.py",
-                "    # Ours, not upstream's",
+                "    # These two are not upstream's",
                 '    "micro": Architecture("RFDETRMicro", None, 128, **_SMALLEST | {"queries": 20, "groups": 2}),\n',
             )
         ],

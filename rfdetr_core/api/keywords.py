@@ -10,9 +10,9 @@ class AugmentKeywords(TypedDict, total=False):
     """The keys of `augmentation`."""
 
     crop_sides: list[int] | tuple[int, ...]
-    """short sides, one drawn per crop; none: no crop (default: (400, 500, 600))"""
+    """before a crop, the short side is scaled to one of these, at random; []: no crop (default: (400, 500, 600))"""
     crop_range: list[int] | tuple[int, int]
-    """smallest and largest side of a square crop (default: (384, 600))"""
+    """smallest and largest side of the square crop, in pixels of the scaled image (default: (384, 600))"""
     horizontal_flip: float
     """probability of a left-right flip (default: 0.5)"""
     vertical_flip: float
@@ -20,13 +20,13 @@ class AugmentKeywords(TypedDict, total=False):
     quarter_turn: float
     """probability of a turn by 90, 180 or 270 degrees (default: 0.0)"""
     brightness: float
-    """factor drawn from 1 - b to 1 + b (default: 0.0)"""
+    """b: pixels are multiplied by a random factor from 1 - b to 1 + b (default: 0.0)"""
     contrast: float
-    """factor drawn from 1 - c to 1 + c (default: 0.0)"""
+    """c: contrast is multiplied by a random factor from 1 - c to 1 + c (default: 0.0)"""
     saturation: float
-    """factor drawn from 1 - s to 1 + s (default: 0.0)"""
+    """s: saturation is multiplied by a random factor from 1 - s to 1 + s (default: 0.0)"""
     hue: float
-    """shift drawn from -h to h, in turns of the colour circle (default: 0.0)"""
+    """h: the hue is shifted by a random part of the colour circle, from -h to h (default: 0.0)"""
 
 
 class ModelKeywords(TypedDict, total=False):
@@ -35,11 +35,11 @@ class ModelKeywords(TypedDict, total=False):
     pretrain_weights: str | os.PathLike[str] | None
     """path of a checkpoint, or a published name; None: a new model; default: the published weights"""
     resolution: int | None
-    """side of the square input in pixels (default: None)"""
+    """side of the square input in pixels (allowed: see docs/training.md); None: the variant's (default: None)"""
     num_queries: int | None
-    """the most objects that the model can find in an image (default: None)"""
+    """number of queries: the largest number of objects found in an image; None: the variant's (default: None)"""
     group_detr: int | None
-    """groups of queries in training (Group DETR) (default: None)"""
+    """number of groups of queries in training (method: Group DETR); None: the variant's (default: None)"""
     num_channels: int | None
     """channels of the input (default: 3)"""
     freeze_encoder: bool | None
@@ -60,15 +60,15 @@ class RunKeywords(TypedDict, total=False):
     epochs: int
     """passes over the training images (default: 100)"""
     batch_size: int | Literal["auto"]
-    """images per device and batch; auto: as many as fit on a CUDA device, 4 on other devices (default: 4)"""
+    """images per device and batch; auto: by the memory of a CUDA device, 4 on other devices (default: 4)"""
     grad_accum_steps: int
     """batches per optimiser step (default: 1)"""
     auto_batch_target_effective: int
-    """batch_size auto: images per optimiser step to aim at (default: 16)"""
+    """with batch_size auto: the least number of images per optimiser step (default: 16)"""
     auto_batch_max_targets_per_image: int
-    """batch_size auto: objects per image in the memory test (default: 100)"""
+    """with batch_size auto: objects per image in the memory test (default: 100)"""
     auto_batch_ema_headroom: float
-    """batch_size auto, with use_ema: the part of the largest batch that is used (default: 0.7)"""
+    """with batch_size auto and use_ema: factor for the batch size, as EMA needs memory too (default: 0.7)"""
     eval_batch_size: int | None
     """images per validation batch; None: batch_size (default: None)"""
     lr: float
@@ -76,9 +76,9 @@ class RunKeywords(TypedDict, total=False):
     lr_encoder: float
     """learning rate of the encoder, before its decay by depth (default: 0.00015)"""
     lr_vit_layer_decay: float
-    """factor per encoder block, from last to first (default: 0.8)"""
+    """factor of the learning rate from each encoder block to the block before it (default: 0.8)"""
     lr_component_decay: float
-    """factor for the decoder's rate; its square for the encoder's (default: 0.7)"""
+    """factor c: the decoder learns with lr x c, the encoder with lr_encoder x c^2 (default: 0.7)"""
     weight_decay: float
     """weight decay of the optimiser (default: 0.0001)"""
     optimizer: str
@@ -87,26 +87,28 @@ class RunKeywords(TypedDict, total=False):
     optimizer_kwargs: dict[str, Any]
     """further arguments of the optimiser, such as betas (default: {})"""
     lr_scheduler: str
-    """step: x 0.1 after lr_drop epochs; cosine: half a period; or package.module.Class of an installed package or of
-    rfdetr_core (default: 'step')"""
+    """step: the learning rate x 0.1 after lr_drop epochs; cosine: falls as half a cosine wave until the last epoch; or
+    package.module.Class of an installed package or of rfdetr_core (default: 'step')"""
     lr_scheduler_kwargs: dict[str, Any]
-    """of step: lr_drop (100: epochs); of cosine: min_factor (0: the part of the rate it ends at) (default: {})"""
+    """of step: lr_drop (100: epochs); of cosine: min_factor (0: factor of the learning rate at the end) (default:
+    {})"""
     lr_scheduler_interval: Literal["step", "epoch"]
     """when a scheduler named as package.module.Class steps (default: 'step')"""
     lr_scheduler_monitor: str
     """the value of an epoch that ReduceLROnPlateau watches (default: 'val/loss')"""
     warmup_epochs: float
-    """epochs of linear growth from 0 (default: 0.0)"""
+    """epochs in which the learning rate grows linearly from 0 (default: 0.0)"""
     clip_max_norm: float
     """largest norm of the gradient; 0: no clipping (default: 0.1)"""
     drop_path: float
-    """rate of stochastic depth in the last encoder block; it grows from 0 in the first (default: 0.0)"""
+    """rate of stochastic depth: rises linearly from 0 (first encoder block) to this value (last) (default: 0.0)"""
     use_ema: bool
-    """average the weights; False: both best files have the regular weights (default: True)"""
+    """average the weights (EMA); False: checkpoint_best_ema.pth has the weights of checkpoint_best_regular.pth
+    (default: True)"""
     ema_decay: float
     """decay of the moving average of the weights (default: 0.993)"""
     ema_tau: float
-    """optimiser steps in which the decay grows to about ema_decay; 0: constant decay (default: 100.0)"""
+    """time constant of the warm-up of the decay, in updates of the average; 0: constant decay (default: 100.0)"""
     ema_update_interval: int
     """optimiser steps between two updates of the average (default: 1)"""
     cls_loss_coef: float
@@ -120,11 +122,12 @@ class RunKeywords(TypedDict, total=False):
     mask_dice_loss_coef: float
     """weight of the mask Dice loss (segmenters) (default: 5.0)"""
     mask_point_sample_ratio: int
-    """mask pixels per sampled point (segmenters) (default: 16)"""
+    """n: the mask losses use one point for each n mask pixels (segmenters) (default: 16)"""
     multi_scale: bool | Literal["per-batch", "per-sample", "off"]
-    """random input sizes around the resolution; True: per-batch, False: off (default: 'per-batch')"""
+    """train at random input sizes around the resolution, drawn per batch or per image; True: per-batch, False: off
+    (default: 'per-batch')"""
     expanded_scales: bool
-    """a wider range of those sizes (default: True)"""
+    """a wider range of the sizes of multi_scale (default: True)"""
     scale_jitter: bool
     """crop half of the training images before they are resized (default: True)"""
     augmentation: AugmentKeywords
@@ -132,9 +135,9 @@ class RunKeywords(TypedDict, total=False):
     class_names: list[str] | tuple[str, ...] | None
     """the classes in order, checked against the dataset's; None: the dataset's (default: None)"""
     eval_interval: int
-    """epochs between evaluations on valid; the last epoch is evaluated (default: 1)"""
+    """epochs between evaluations on valid; the last epoch is always evaluated (default: 1)"""
     eval_max_dets: int
-    """the best detections of each image and class that count (default: 100)"""
+    """number of detections per image and class that are scored: those with the highest scores (default: 100)"""
     eval_masks_head_resolution: bool
     """score masks on valid at the mask head's resolution: cheaper, coarser (segmenters) (default: False)"""
     log_per_class_metrics: bool
@@ -145,11 +148,12 @@ class RunKeywords(TypedDict, total=False):
     compute_train_metrics: bool
     """add box scores of the augmented training batches to history.csv, such as train/mAP_50_95 (default: False)"""
     compact_train_metrics: bool
-    """in history.csv, sum each loss term of inner decoder layers and proposals as train/loss_*_aux (default: True)"""
+    """in history.csv, one column train/loss_*_aux per loss term: the sum over the auxiliary outputs (all decoder layers
+    but the last, and the encoder's proposals) (default: True)"""
     best_model_metric: Literal["map", "map_50", "mar", "f1"]
-    """score that chooses the best epoch; for segmenters the score of masks (default: 'map')"""
+    """score on valid that selects the best epoch and the winner; for segmenters the score of masks (default: 'map')"""
     skip_best_epochs: int
-    """first epochs that cannot be the best (default: 0)"""
+    """number of epochs at the beginning that cannot be the best (default: 0)"""
     smooth_alpha: float
     """smoothing of the scores by which the best regular epoch is chosen; 0: no smoothing (default: 0.0)"""
     early_stopping: bool
@@ -170,7 +174,8 @@ class RunKeywords(TypedDict, total=False):
     portable: bool
     """experimental: on a CPU, arithmetic that is the same on any x86-64 processor with AVX2; slow (default: False)"""
     compile: bool | Literal["off", "default"]
-    """default: compile the network's blocks for this machine; True: default, False: off (default: 'off')"""
+    """the value `default` compiles the network's blocks for this machine; True means `default`, False means off
+    (default: 'off')"""
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
     """kind of device (default: 'auto')"""
     devices: int | Literal["auto"]
@@ -182,23 +187,23 @@ class RunKeywords(TypedDict, total=False):
     resume: str | os.PathLike[str] | None
     """checkpoint.pth of the run to resume; the training ends at `epochs` (default: None)"""
     notes: Any
-    """any value; checkpoints keep it as args.notes (default: None)"""
+    """a note of your own, of any type; checkpoints keep it as args.notes (default: None)"""
     num_workers: int
     """processes that read images (default: 2)"""
     pin_memory: bool | None
     """put batches into pinned memory; None: yes if training uses CUDA (default: None)"""
     persistent_workers: bool | None
-    """keep these processes between epochs; None: yes (default: None)"""
+    """keep the processes that read images between epochs; None: yes (default: None)"""
     prefetch_factor: int | None
-    """batches that each process reads ahead; None: 2 (default: None)"""
+    """batches that each of these processes reads ahead; None: 2 (default: None)"""
     threads: int | None
     """threads of computation on a CPU; None: torch's number (default: None)"""
     num_sanity_val_steps: int
-    """validation batches to try before training; they are not scored (default: 0)"""
+    """validation batches that run before training, to find errors early; they are not scored (default: 0)"""
     checkpoint_interval: int
-    """epochs between two files checkpoint_<epoch>.pth that are kept (default: 10)"""
+    """epochs between two files checkpoint_<epoch>.pth (default: 10)"""
     progress_bar: bool | Literal["tqdm", "rich"] | None
-    """style of the bar on a terminal and in notebooks; a line per epoch is printed in any case (default: 'tqdm')"""
+    """style of the bar on a terminal and in notebooks; a line per epoch is always printed (default: 'tqdm')"""
     mlflow: bool
     """track the run in MLflow: in mlflow.db of the current folder, or at MLFLOW_TRACKING_URI (default: False)"""
     tensorboard: bool
@@ -226,7 +231,8 @@ class TrainKeywords(SettingsKeywords, total=False):
     """The keywords of `train`."""
 
     resolution: int | None
-    """side of the square input in pixels; None: as in the constructor"""
+    """side of the square input in pixels (allowed: see docs/training.md); None: the variant's; None: as in the
+    constructor"""
     freeze_encoder: bool | None
     """do not train the encoder; None: as in the constructor"""
     gradient_checkpointing: bool | None
@@ -241,12 +247,13 @@ class EvaluateKeywords(RunKeywords, total=False):
     dataset_dir: str | os.PathLike[str] | None
     """None: the dataset of the training"""
     pictures: int
-    """number of images to draw: a third each of the best, the middle and the worst (default: 9)"""
+    """number of images to draw: a third of them the best, a third the middle, a third the worst (default: 9)"""
     threshold: float | None
-    """detections count in pictures and confusion if their score is above it; None: the threshold with the highest F1
+    """pictures and confusion show detections with a score above this number; None: the threshold with the highest F1
     (default: None)"""
     resolution: int | None
-    """side of the square input in pixels; None: as in the constructor"""
+    """side of the square input in pixels (allowed: see docs/training.md); None: the variant's; None: as in the
+    constructor"""
     freeze_encoder: bool | None
     """do not train the encoder; None: as in the constructor"""
     gradient_checkpointing: bool | None

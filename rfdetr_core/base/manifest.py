@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
@@ -22,13 +22,13 @@ SPLITS = ("train", "valid", "test")
 
 
 class DataConfig(Config):
-    """The `data` section of params.yaml. dir: the dataset folder; the paths of a manifest are relative to it.
+    """The `data` section of params.yaml. The paths of a manifest are relative to the folder `dir`.
 
     For DVC the dataset is not an input of training and evaluation. Their inputs are the manifests, which have the
     digest of every image.
     """
 
-    dir: str = "data/sample"
+    dir: str = Field("data/sample", description="the dataset folder, relative to the root folder of the project")
 
     @field_validator("dir")
     @classmethod

@@ -30,15 +30,20 @@ class GateConfig(Config):
     max_drop: float | None = Field(
         0.5,
         ge=0,
-        description="points of mAP (0 to 100) that a new model may lose in CI; null: no gate, also not for classes",
+        description="points of mAP (0 to 100) that a new model may lose in CI; null: no gate, and max_drop_class "
+        "has no effect",
     )
     max_drop_class: float | None = Field(
         None,
         ge=0,
-        description="points of AP that a class may lose; null: no limit; a class that is no longer found never passes",
+        description="points of AP that a class may lose; null: no limit. A model that no longer finds a class of the "
+        "previous model never passes",
     )
     resamples: int = Field(
-        200, gt=0, description="number of resamplings of the test images for the intervals; at least 40 for each class"
+        200,
+        gt=0,
+        description="number of resamplings of the test images for the intervals; raised to 40 x the number of classes "
+        "if that is more",
     )
 
 
@@ -104,7 +109,7 @@ ABSENT: Mapping[str, Mapping[str, str]] = {
 DIFFERENT: Mapping[str, tuple[str, str]] = {
     "train.eval_max_dets": ("500", "the limit of COCO, as in the evaluate stage"),
     "train.seed": ("null", "equal inputs give equal bytes only with a seed"),
-    "runtime.mlflow": ("false", "the pipeline tracks its runs; train() does so only on request"),
+    "runtime.mlflow": ("false", "the pipeline tracks its runs; in Python, train() has the default false, as upstream"),
     "runtime.progress_bar": ("null", "it appears only on a terminal or in a notebook"),
     "runtime.project": ("null", "MLflow needs a name for the experiment"),
     "runtime.tensorboard": ("true", "it needs an extra package; MLflow has the same values"),

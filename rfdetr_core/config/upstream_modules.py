@@ -258,7 +258,11 @@ INNER = (
     ),
     Row("rfdetr.utilities.box_ops", "masks_to_boxes", note="torchvision.ops has it"),
     Row("rfdetr.utilities.compiler", "is_compiling", note="torch.compiler has it"),
-    Row("rfdetr.utilities.decorators", "TargetMode deprecated void", note="not needed: no name here is deprecated"),
+    Row(
+        "rfdetr.utilities.decorators",
+        "TargetMode deprecated void",
+        note="not needed, because this project has no deprecated names",
+    ),
     Row(
         "rfdetr.utilities rfdetr.utilities.distributed",
         "all_gather get_rank get_world_size is_dist_avail_and_initialized is_main_process reduce_dict save_on_master",

@@ -186,25 +186,25 @@ def quarter_turn(example: Example, value: float, random: Generator) -> Example:
     return example.move("rotate", 90.0 * integer(1, 3, random)) if chance(value, random) else example
 
 
-@augmentation("factor drawn from 1 - b to 1 + b", most=1, shared=True)
+@augmentation("b: pixels are multiplied by a random factor from 1 - b to 1 + b", most=1, shared=True)
 def brightness(example: Example, value: float, random: Generator) -> Example:
     """Multiply all pixels by a factor."""
     return example.recolour("adjust_brightness", around(1, value, random)) if value else example
 
 
-@augmentation("factor drawn from 1 - c to 1 + c", most=1, shared=True)
+@augmentation("c: contrast is multiplied by a random factor from 1 - c to 1 + c", most=1, shared=True)
 def contrast(example: Example, value: float, random: Generator) -> Example:
     """Scale the difference from the mean grey."""
     return example.recolour("adjust_contrast", around(1, value, random)) if value else example
 
 
-@augmentation("factor drawn from 1 - s to 1 + s", most=1, shared=True)
+@augmentation("s: saturation is multiplied by a random factor from 1 - s to 1 + s", most=1, shared=True)
 def saturation(example: Example, value: float, random: Generator) -> Example:
     """Scale the difference from grey."""
     return example.recolour("adjust_saturation", around(1, value, random)) if value else example
 
 
-@augmentation("shift drawn from -h to h, in turns of the colour circle", most=0.5, shared=True)
+@augmentation("h: the hue is shifted by a random part of the colour circle, from -h to h", most=0.5, shared=True)
 def hue(example: Example, value: float, random: Generator) -> Example:
     """Turn the circle of colours."""
     return example.recolour("adjust_hue", around(0, value, random)) if value else example
@@ -222,8 +222,13 @@ class AugmentConfig(Config):
     the short side, at every resolution. A `crop_range` that starts lower magnifies more.
     """
 
-    crop_sides: tuple[int, ...] = Field((400, 500, 600), description="short sides, one drawn per crop; none: no crop")
-    crop_range: tuple[int, int] = Field((384, 600), description="smallest and largest side of a square crop")
+    crop_sides: tuple[int, ...] = Field(
+        (400, 500, 600),
+        description="before a crop, the short side is scaled to one of these, at random; []: no crop",
+    )
+    crop_range: tuple[int, int] = Field(
+        (384, 600), description="smallest and largest side of the square crop, in pixels of the scaled image"
+    )
 
     @model_validator(mode="after")
     def _crops_exist(self) -> Self:

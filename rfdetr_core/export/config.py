@@ -38,7 +38,7 @@ class ExportConfig(Config):
     """Which files for other runtimes are made from the chosen checkpoint, and the checks they must pass."""
 
     formats: tuple[Format, ...] = Field(
-        ("onnx",), description="any of onnx, openvino, onnx-int8 (the encoder computes in int8)"
+        ("onnx",), description="the files to write: any of onnx, openvino, onnx-int8 (the encoder computes in int8)"
     )
     postprocess: bool = Field(
         False,

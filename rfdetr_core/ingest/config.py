@@ -36,16 +36,17 @@ class ValidateConfig(Config):
     """Options of validation."""
 
     on_error: Literal["stop", "drop"] = Field(
-        "stop", description="on errors: stop, or leave out the images and objects they name"
+        "stop", description="if there are errors: stop; or drop: leave out the images and objects with errors"
     )
     severities: dict[str, Severity] = Field(
-        default_factory=dict, description="another severity for finding codes: {CODE: SEVERITY}"
+        default_factory=dict, description="other severities for codes of findings, as {leakage: error}"
     )
     coco: dict[Literal["train", "valid", "test"], CocoFiles] | None = Field(
-        None, description="files of the splits of a COCO dataset that has another layout"
+        None, description="the files of each split, only for a COCO dataset whose files have other names (docs/data.md)"
     )
     split: SplitConfig | None = Field(
-        None, description="cut missing splits from train; copies of a picture stay in one split"
+        None,
+        description="take missing splits from train, as {valid: 0.15}; all copies of a picture go to the same split",
     )
     max_pixels: int = Field(
         MAX_PIXELS, gt=0, description="the largest image that is decoded, in pixels; half of it for WebP"

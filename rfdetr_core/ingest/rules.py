@@ -1,4 +1,7 @@
-"""The table of all findings: code, severity, effect on the named image or object, and advice."""
+"""The table of all findings: code, severity, effect on the named image or object, and advice.
+
+`meanings.py` has the sentence that explains each code in docs/findings.md.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Literal
 
 from rfdetr_core.ingest import geometry
 from rfdetr_core.ingest.geometry import bounds, mask_area, numbers, polygon_area
+from rfdetr_core.ingest.meanings import MEANINGS
 from rfdetr_core.ingest.records import Annotation, short_repr
 
 Severity = Literal["error", "warning", "ignore"]
@@ -285,7 +289,7 @@ _OTHERS = (
     Rule("image-doubled", "warning", "usable", "Remove one of the two copies."),
     Rule("near-doubled", "warning", "usable", "Compare the two images, and remove one if it adds nothing."),
     Rule("image-not-listed", "warning", "split",
-         "Add the image to a split; without objects it is a negative example. It is not used now."),
+         "Add the image to a split. Without objects, it is a negative example. Now it is not used."),
     Rule("image-not-read", "warning", "split", "Save the image as JPEG, PNG, BMP, WebP or TIFF, or remove it."),
     Rule("image-without-labels", "warning", "split",
          "Add the label file: for images/train/1.jpg it is labels/train/1.txt; without a folder images, it is "
@@ -311,7 +315,8 @@ _OTHERS = (
     Rule("name-not-portable", "warning", "usable",
          "Rename the file: other systems or people read this name differently."),
     Rule("names-alike", "warning", "usable", "Rename one of the files: on some systems they are the same file."),
-    Rule("name-differs", "error", "unusable", "Write the name exactly as the file is named."),
+    Rule("name-differs", "error", "unusable",
+         "Rename the file, or correct its name in the labels. Upper and lower case count."),
     Rule("file-ignored", "warning", "split", "Remove the file or folder, or make it an ordinary part of the dataset."),
     Rule("label-shared", "error", "unusable", "Rename one of the images, so that each has its own label file."),
     # Metadata of images. These leave out the file, a column, a row or a value, but never an image.
@@ -321,18 +326,18 @@ _OTHERS = (
          "Give every column a unique name, or remove the column. The name path is reserved."),
     Rule("metadata-row", "error", "unusable",
          "Give every row an image in file_name, and as many cells as the header. Quote cells that contain a comma."),
-    Rule("metadata-doubled", "error", "unusable", "Keep one of the rows. Neither is used, since either may be right."),
+    Rule("metadata-doubled", "error", "unusable", "Keep the row that is right. Until then, all of them are ignored."),
     Rule("metadata-ambiguous", "error", "unusable", "Write the path of the image below the dataset folder."),
     Rule("metadata-without-image", "warning", "unusable",
-         "Write the path of an image below the dataset folder, or a base name that only this image has; or "
-         "remove the row."),
+         "Write the path of an image below the dataset folder, or a file name that only this image has. "
+         "Or remove the row."),
     Rule("metadata-value", "warning", "unusable", "Shorten the value to one line, or keep it in another file."),
     Rule("metadata-licence-unknown", "warning", "unusable",
          "Add the licence to licenses, or write it into the column licence of metadata.csv."),
     # Annotations.
     Rule("many-objects", "warning", "usable",
          "Cut the image into parts: a model detects at most as many objects as it has queries."),
-    Rule("box-doubled", "warning", "usable", "Keep the object with the right class."),
+    Rule("box-doubled", "warning", "usable", "Keep only the object that is right."),
     Rule("keypoints-ignored", "warning", "split", "Nothing, if you train boxes. Keypoints are not used."),
     Rule("ignored-as-crowd", "warning", "split",
          "Remove the key ignore to use these objects. They count as crowds now: neither trained on nor scored."),
@@ -343,36 +348,37 @@ _OTHERS = (
 )  # fmt: skip
 RULES = {rule.code: rule for rule in (*_OTHERS, *ANNOTATION_RULES)}
 
-_EFFECTS = {
-    ("dataset", "error"): "always stops",
-    ("split", "error"): "stops",
-    ("split", "warning"): "used; stops if set to error",
-    ("unusable", "error"): "left out",
-    ("unusable", "warning"): "left out",
-    ("usable", "error"): "left out; used if set to warning",
-    ("usable", "warning"): "used; left out if set to error",
-}
+_EFFECTS = {"dataset": "stop always", "split": "stop or keep", "unusable": "leave out", "usable": "leave out or keep"}
 
 
 def markdown() -> str:
     """docs/findings.md: `python -m rfdetr_core.ingest.rules > docs/findings.md`."""
     head = """# Findings of validation
 
-All codes that `validate` can report, with their default severity and what to do. Which data is checked, and how:
-[data.md](data.md).
+All codes that `validate` can report: what each code means, its default severity, its effect, and what to do. Which data
+is checked, and how: [data.md](data.md).
 
-- An error stops the pipeline. With `validate.on_error: drop`, the third column says what happens instead: the image or
-  object that the finding names is left out; or the pipeline still stops, because nothing can be left out.
-- A warning is reported, and what it names is used, unless the third column says "left out".
-- `validate.severities` in params.yaml sets another severity for a code: `error`, `warning` or `ignore`. Codes that
-  always stop cannot be changed.
+By default (`validate.on_error: stop`), every error stops the pipeline before training. With `on_error: drop`, the
+column "effect" says what happens:
+
+| effect | if the finding is an error | if the finding is a warning |
+|---|---|---|
+| stop always | the pipeline stops; the severity cannot be changed | never a warning |
+| stop or keep | the pipeline stops | the pipeline continues, and nothing is left out |
+| leave out | the image, annotation, class or metadata is not used | as for an error |
+| leave out or keep | the image or annotation is not used | it is used |
+
+`validate.severities` in params.yaml sets another severity for a code: `error`, `warning` or `ignore`. An ignored
+finding has the effect of a warning, and is not reported.
 
 Written by `python -m rfdetr_core.ingest.rules > docs/findings.md`.
 
-| code | severity | with `drop` | what to do |
-|---|---|---|---|
+| code | meaning | severity | effect | what to do |
+|---|---|---|---|---|
 """
-    rows = [(rule.code, rule.severity, _EFFECTS[rule.scope, rule.severity], rule.advice) for rule in RULES.values()]
+    rows = [
+        (rule.code, MEANINGS[rule.code], rule.severity, _EFFECTS[rule.scope], rule.advice) for rule in RULES.values()
+    ]
     return head + "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 

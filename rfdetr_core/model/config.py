@@ -115,11 +115,19 @@ VARIANTS: dict[str, Architecture] = {
 class ModelConfig(Config):
     """The section `model` of params.yaml. None keeps the variant's number."""
 
-    variant: str = Field("pico", description="the model: " + ", ".join(VARIANTS))
-    pretrain_weights: str | None = Field(None, description="a file in weights/ or a published name; null: from scratch")
-    resolution: Resolution | None = Field(None, description="side of the square input in pixels")
-    num_queries: Queries | None = Field(None, description="the most objects that the model can find in an image")
-    group_detr: Groups | None = Field(None, description="groups of queries in training (Group DETR)")
+    variant: str = Field("pico", description="the model, one of: " + ", ".join(VARIANTS) + " (docs/training.md)")
+    pretrain_weights: str | None = Field(
+        None, description="a file in weights/, or a published name such as rf-detr-nano.pth; null: untrained weights"
+    )
+    resolution: Resolution | None = Field(
+        None, description="side of the square input in pixels (allowed: see docs/training.md); null: the variant's"
+    )
+    num_queries: Queries | None = Field(
+        None, description="number of queries: the largest number of objects found in an image; null: the variant's"
+    )
+    group_detr: Groups | None = Field(
+        None, description="number of groups of queries in training (method: Group DETR); null: the variant's"
+    )
     num_channels: Channels = Field(3, description="channels of the input")
     freeze_encoder: bool = Field(False, description="do not train the encoder")
     gradient_checkpointing: bool = Field(False, description="recompute encoder activations: less memory, more time")

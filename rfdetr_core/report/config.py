@@ -16,13 +16,17 @@ class ReportConfig(Config):
 
     target: Annotated[dict[Literal["precision", "recall"], Share], Field(min_length=1, max_length=1)] | None = Field(
         None,
-        description="the precision or recall that the recommended thresholds shall reach, as {precision: 0.9}; "
+        description="the precision or recall that the recommended thresholds should reach, as {precision: 0.9}; "
         "null: thresholds with the highest F1",
     )
-    resamples: int = Field(1000, ge=100, description="number of bootstrap draws for each interval")
+    resamples: int = Field(
+        1000, ge=100, description="number of times the images are resampled for each interval (bootstrap)"
+    )
     images: int = Field(
-        300, ge=0, description="most images shown on the page; if there are more, those with the lowest F1"
+        300, ge=0, description="largest number of images on the page; if the split has more: those with the lowest F1"
     )
     crops: int = Field(
-        12, ge=0, description="most pictures of each kind of error; five times as many of suspected labels"
+        12,
+        ge=0,
+        description="largest number of pictures for each kind of error; for suspected labels five times this number",
     )

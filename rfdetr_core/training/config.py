@@ -41,24 +41,29 @@ class TrainConfig(Config):
 
     epochs: int = Field(100, gt=0, description="passes over the training images")
     batch_size: int | Literal["auto"] = Field(
-        4, description="images per device and batch; auto: as many as fit on a CUDA device, 4 on other devices"
+        4, description="images per device and batch; auto: by the memory of a CUDA device, 4 on other devices"
     )
     grad_accum_steps: int = Field(1, gt=0, description="batches per optimiser step")
     auto_batch_target_effective: int = Field(
-        16, gt=0, description="batch_size auto: images per optimiser step to aim at"
+        16, gt=0, description="with batch_size auto: the least number of images per optimiser step"
     )
     auto_batch_max_targets_per_image: int = Field(
-        100, gt=0, description="batch_size auto: objects per image in the memory test"
+        100, gt=0, description="with batch_size auto: objects per image in the memory test"
     )
     auto_batch_ema_headroom: float = Field(
-        0.7, gt=0, le=1, description="batch_size auto, with use_ema: the part of the largest batch that is used"
+        0.7,
+        gt=0,
+        le=1,
+        description="with batch_size auto and use_ema: factor for the batch size, as EMA needs memory too",
     )
     eval_batch_size: int | None = Field(None, gt=0, description="images per validation batch; null: batch_size")
     lr: float = Field(1e-4, gt=0, description="learning rate of decoder, projector and heads")
     lr_encoder: float = Field(1.5e-4, ge=0, description="learning rate of the encoder, before its decay by depth")
-    lr_vit_layer_decay: float = Field(0.8, gt=0, le=1, description="factor per encoder block, from last to first")
+    lr_vit_layer_decay: float = Field(
+        0.8, gt=0, le=1, description="factor of the learning rate from each encoder block to the block before it"
+    )
     lr_component_decay: float = Field(
-        0.7, gt=0, le=1, description="factor for the decoder's rate; its square for the encoder's"
+        0.7, gt=0, le=1, description="factor c: the decoder learns with lr x c, the encoder with lr_encoder x c^2"
     )
     weight_decay: float = Field(1e-4, ge=0, description="weight decay of the optimiser")
     optimizer: str = Field("adamw", min_length=1, description=", ".join(OPTIMIZERS) + f", or {_CLASS}")
@@ -76,15 +81,24 @@ class TrainConfig(Config):
         "step", description="when a scheduler named as package.module.Class steps"
     )
     lr_scheduler_monitor: str = Field("val/loss", description="the value of an epoch that ReduceLROnPlateau watches")
-    warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear growth from 0")
+    warmup_epochs: float = Field(0.0, ge=0, description="epochs in which the learning rate grows linearly from 0")
     clip_max_norm: float = Field(0.1, ge=0, description="largest norm of the gradient; 0: no clipping")
     drop_path: float = Field(
-        0.0, ge=0, lt=1, description="rate of stochastic depth in the last encoder block; it grows from 0 in the first"
+        0.0,
+        ge=0,
+        lt=1,
+        description="rate of stochastic depth: rises linearly from 0 (first encoder block) to this value (last)",
     )
-    use_ema: bool = Field(True, description="average the weights; false: both best files have the regular weights")
+    use_ema: bool = Field(
+        True,
+        description="average the weights (EMA); false: checkpoint_best_ema.pth has the weights of "
+        "checkpoint_best_regular.pth",
+    )
     ema_decay: float = Field(0.993, ge=0, lt=1, description="decay of the moving average of the weights")
     ema_tau: float = Field(
-        100.0, ge=0, description="optimiser steps in which the decay grows to about ema_decay; 0: constant decay"
+        100.0,
+        ge=0,
+        description="time constant of the warm-up of the decay, in updates of the average; 0: constant decay",
     )
     ema_update_interval: int = Field(1, gt=0, description="optimiser steps between two updates of the average")
     # A field for each loss term. In a class body, locals() is the namespace of the class. Writing the fields into it
@@ -94,18 +108,26 @@ class TrainConfig(Config):
         __annotations__[_term.coefficient] = float
         locals()[_term.coefficient] = Field(float(_term.default), ge=0, description=_about)
     del _term, _about
-    mask_point_sample_ratio: int = Field(16, gt=0, description="mask pixels per sampled point (segmenters)")
-    multi_scale: Literal["per-batch", "per-sample", "off"] = Field(
-        "per-batch", description="random input sizes around the resolution; true: per-batch, false: off"
+    mask_point_sample_ratio: int = Field(
+        16, gt=0, description="n: the mask losses use one point for each n mask pixels (segmenters)"
     )
-    expanded_scales: bool = Field(True, description="a wider range of those sizes")
+    multi_scale: Literal["per-batch", "per-sample", "off"] = Field(
+        "per-batch",
+        description="train at random input sizes around the resolution, drawn per batch or per image; true: per-batch, "
+        "false: off",
+    )
+    expanded_scales: bool = Field(True, description="a wider range of the sizes of multi_scale")
     scale_jitter: bool = Field(True, description="crop half of the training images before they are resized")
     augmentation: AugmentConfig = Field(default_factory=AugmentConfig, description="changes of training images")
     class_names: list[str] | None = Field(
         None, description="the classes in order, checked against the dataset's; null: the dataset's"
     )
-    eval_interval: int = Field(1, gt=0, description="epochs between evaluations on valid; the last epoch is evaluated")
-    eval_max_dets: int = Field(100, gt=0, description="the best detections of each image and class that count")
+    eval_interval: int = Field(
+        1, gt=0, description="epochs between evaluations on valid; the last epoch is always evaluated"
+    )
+    eval_max_dets: int = Field(
+        100, gt=0, description="number of detections per image and class that are scored: those with the highest scores"
+    )
     eval_masks_head_resolution: bool = Field(
         False, description="score masks on valid at the mask head's resolution: cheaper, coarser (segmenters)"
     )
@@ -118,12 +140,15 @@ class TrainConfig(Config):
         False, description="add box scores of the augmented training batches to history.csv, such as train/mAP_50_95"
     )
     compact_train_metrics: bool = Field(
-        True, description="in history.csv, sum each loss term of inner decoder layers and proposals as train/loss_*_aux"
+        True,
+        description="in history.csv, one column train/loss_*_aux per loss term: the sum over the auxiliary outputs "
+        "(all decoder layers but the last, and the encoder's proposals)",
     )
     best_model_metric: Literal["map", "map_50", "mar", "f1"] = Field(
-        "map", description="score that chooses the best epoch; for segmenters the score of masks"
+        "map",
+        description="score on valid that selects the best epoch and the winner; for segmenters the score of masks",
     )
-    skip_best_epochs: int = Field(0, ge=0, description="first epochs that cannot be the best")
+    skip_best_epochs: int = Field(0, ge=0, description="number of epochs at the beginning that cannot be the best")
     smooth_alpha: float = Field(
         0.0,
         ge=0,
@@ -146,14 +171,18 @@ class TrainConfig(Config):
         False, description="experimental: on a CPU, arithmetic that is the same on any x86-64 processor with AVX2; slow"
     )
     compile: Literal["off", "default"] = Field(
-        "off", description="default: compile the network's blocks for this machine; true: default, false: off"
+        "off",
+        description="the value `default` compiles the network's blocks for this machine; true means `default`, "
+        "false means off",
     )
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="kind of device")
     devices: int | Literal["auto"] = Field(1, description="devices per node")
     num_nodes: int = Field(1, gt=0, description="machines")
     strategy: str = Field("auto", description="Lightning's strategy: auto, ddp, fsdp, ...")
-    resume: str | None = Field(None, description="a checkpoint.pth in weights/ to resume from, up to `epochs`")
-    notes: JsonValue = Field(None, description="any value; checkpoints keep it as args.notes")
+    resume: str | None = Field(
+        None, description="a checkpoint.pth in weights/: the training resumes from it and ends at `epochs`"
+    )
+    notes: JsonValue = Field(None, description="a note of your own, of any type; checkpoints keep it as args.notes")
 
     @field_validator("multi_scale", "compile", mode="before")
     @classmethod
@@ -257,17 +286,19 @@ class RuntimeConfig(Config):
 
     num_workers: int = Field(2, ge=0, description="processes that read images")
     pin_memory: bool | None = Field(None, description="put batches into pinned memory; null: yes if training uses CUDA")
-    persistent_workers: bool | None = Field(None, description="keep these processes between epochs; null: yes")
-    prefetch_factor: int | None = Field(None, gt=0, description="batches that each process reads ahead; null: 2")
+    persistent_workers: bool | None = Field(
+        None, description="keep the processes that read images between epochs; null: yes"
+    )
+    prefetch_factor: int | None = Field(
+        None, gt=0, description="batches that each of these processes reads ahead; null: 2"
+    )
     threads: int | None = Field(None, gt=0, description="threads of computation on a CPU; null: torch's number")
     num_sanity_val_steps: int = Field(
-        0, ge=0, description="validation batches to try before training; they are not scored"
+        0, ge=0, description="validation batches that run before training, to find errors early; they are not scored"
     )
-    checkpoint_interval: int = Field(
-        10, gt=0, description="epochs between two files checkpoint_<epoch>.pth that are kept"
-    )
+    checkpoint_interval: int = Field(10, gt=0, description="epochs between two files checkpoint_<epoch>.pth")
     progress_bar: Literal["tqdm", "rich"] | None = Field(
-        "tqdm", description="style of the bar on a terminal and in notebooks; a line per epoch is printed in any case"
+        "tqdm", description="style of the bar on a terminal and in notebooks; a line per epoch is always printed"
     )
     mlflow: bool = Field(
         True, description="track runs in MLflow: in mlflow.db of the project, or where MLFLOW_TRACKING_URI points"

@@ -39,8 +39,12 @@ def _cosine(step: int, warmup: int, per_epoch: int, steps: int, *, min_factor: f
 
 # After upstream's training/module_model.py.
 SCHEDULES = {
-    "step": Schedule("x 0.1 after lr_drop epochs", {"lr_drop": Number(100, "epochs")}, _step),
-    "cosine": Schedule("half a period", {"min_factor": Number(0, "the part of the rate it ends at", most=1)}, _cosine),
+    "step": Schedule("the learning rate x 0.1 after lr_drop epochs", {"lr_drop": Number(100, "epochs")}, _step),
+    "cosine": Schedule(
+        "falls as half a cosine wave until the last epoch",
+        {"min_factor": Number(0, "factor of the learning rate at the end", most=1)},
+        _cosine,
+    ),
 }
 
 

@@ -151,7 +151,7 @@ def test_a_new_model_has_the_given_classes_and_size() -> None:
         ({"pretrain_weights": ["a.pth"]}, "pretrain_weights is"),
         ({"resolution": 65}, "not divisible"),
         ({"resolution": "big"}, "resolution is 'big'"),
-        ({"pretrain_weights": "no.pth"}, "no published name"),
+        ({"pretrain_weights": "no.pth"}, "nor a published name"),
         ({"pretrain_weights": "weigths/rf-detr-nano.pth"}, "no such file.*pretrain_weights='rf-detr-nano.pth'"),
         ({"pretrain_weights": "/"}, "'/', a folder"),
     ],
@@ -274,7 +274,7 @@ def test_results_of_a_pipeline_are_not_overwritten(tmp_path: Path, monkeypatch: 
             model.train(dataset_dir="data", output_dir=folder)
     with pytest.raises(UserError, match=r"^The pipeline of .* keeps its results in output;"):
         model.train(dataset_dir="data")
-    with pytest.raises(UserError, match=r"reports/evaluate is where"):
+    with pytest.raises(UserError, match="keeps its results in reports/evaluate; they would be overwritten"):
         model.evaluate(dataset_dir="data", output_dir="reports")
     assert [path.name for path in tmp_path.iterdir()] == ["dvc.yaml"]
     with pytest.raises(UserError, match="data does not exist"):
@@ -531,7 +531,7 @@ def test_a_wrong_argument_of_export_is_named(
 
 
 def test_only_an_unchanged_model_is_exported(trained: api.RFDETR, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="this one is new"):
+    with pytest.raises(UserError, match="This one is new"):
         rfdetr_core.RFDETRPico(**SMALL).export(tmp_path)
     path = folder / "output" / "checkpoint_best_total.pth"
     larger = rfdetr_core.RFDETRPico(pretrain_weights=path, resolution=96, device="cpu")

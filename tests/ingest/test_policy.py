@@ -15,6 +15,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.ingest import survey
 from rfdetr_core.ingest.config import ValidateConfig
+from rfdetr_core.ingest.meanings import MEANINGS
 from rfdetr_core.ingest.rules import RULES
 from tests.ingest.samples import SPLITS, coco_content, edit_coco, ingest, make_coco, places, validate, write_coco
 
@@ -95,6 +96,7 @@ def test_a_code_that_is_unknown_or_always_an_error_is_refused() -> None:
 
 def test_every_rule_says_what_to_do() -> None:
     assert all(rule.advice.endswith((".", "?")) for rule in RULES.values())
+    assert MEANINGS.keys() == RULES.keys()
 
 
 def test_the_table_shows_the_first_few_of_each_code(
