@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SMALL_STEPS = ["--steps", "1", "--warm", "0", "--side", "64"]  # with --smoke
+SMALL_STEPS = ["--steps", "1", "--warm", "0", "--side", "64"]  # the options of steps with --smoke
 
 
 @dataclass(frozen=True)

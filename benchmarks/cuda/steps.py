@@ -41,7 +41,7 @@ from tests.small import random_images
 
 # Upstream can score with four packages that give equal scores. Its default is vernier; the locks have hotcoco.
 SCORING = {} if find_spec("vernier") else {"eval_backend": "hotcoco"}
-OBJECTS = 10  # in each image of the batch
+OBJECTS = 10  # objects in each image of the batch
 KERNELS = 40  # listed in a profile
 
 

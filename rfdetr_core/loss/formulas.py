@@ -137,7 +137,7 @@ def matched_logits(masks: Tensor | MaskFactors, images: Tensor, queries: Tensor,
 
 
 def uncertain_points(logits: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Points (N, count, 2): three quarters where the logits are nearest to zero, the rest anywhere.
+    """Points (N, count, 2): three quarters are where the logits are nearest to zero, the others are random.
 
     Args:
         logits: of masks, (N, 1, h, w).
