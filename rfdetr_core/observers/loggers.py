@@ -304,7 +304,7 @@ def _asked_to_stop(trainer: Trainer) -> bool:
 
 
 class RunFacts(Checkpoint):
-    """Writes run.json with the digest of the record. It is a Checkpoint because Lightning calls these last."""
+    """Writes run.json with the fingerprint at the end. It is a Checkpoint because Lightning calls these last."""
 
     def __init__(self, record: Mapping[str, Any], folder: Path) -> None:
         self.record, self.folder, self.started = record, folder, time.time()
