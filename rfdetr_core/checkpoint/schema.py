@@ -158,8 +158,8 @@ class Lineage(FileSchema):
 class Run(FileSchema):
     """The field `run` of a resume state.
 
-    fingerprint: an equal one is needed to resume. result: the MD5s of the files of a finished training. digest: of the
-    resume state (see `files.content_digest`).
+    fingerprint: keys and values that must be equal to resume. result: the MD5s of the files of a finished training.
+    digest: of the resume state (see `files.content_digest`).
     """
 
     fingerprint: dict[Text, Any]

@@ -143,7 +143,10 @@ class TensorBoard(EpochLogger):
 
 
 class WeightsAndBiases(EpochLogger):
-    """One run for each result; its id is the fingerprint. WANDB_MODE=offline stores it in <run folder>/wandb/."""
+    """One run for each result; its id is from the digest of the training record.
+
+    WANDB_MODE=offline stores it in <run folder>/wandb/.
+    """
 
     key = "wandb"
 
@@ -173,7 +176,7 @@ class WeightsAndBiases(EpochLogger):
 
 
 class ClearML(EpochLogger):
-    """A task for each training process, with the fingerprint as its tag and with every epoch.
+    """A task for each training process, with the digest of the training record as its tag and with every epoch.
 
     CLEARML_OFFLINE_MODE=1 stores it on this machine. The task runs in a separate process: see clearml_task.py.
     """

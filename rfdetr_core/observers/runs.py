@@ -1,4 +1,4 @@
-"""Finds or creates the MLflow run of a training, one for each fingerprint, and sends missing data to it."""
+"""Finds or creates the MLflow run of a training, one for each training record, and sends missing data to it."""
 
 from __future__ import annotations
 
