@@ -46,7 +46,7 @@ def _is_explained(mismatch: dict[str, Any], changed: dict[str, list[str]]) -> bo
     evaluated = EVALUATION in mismatch["by"]
     stages = {"evaluate"} if evaluated else changed.keys() - {"evaluate", "report", "export", STAGE}
     stale = {reason for name in stages for reason in changed.get(name, [])}
-    # `stale` has digests/<stage>.json itself if its old content is neither local nor in git. Any module may have changed.
+    # `stale` names digests/<stage>.json itself if its old content is lost. Then any module may have changed.
     if mismatch["what"].startswith("code ") and any(path.startswith(f"{FOLDER}/") for path in stale):
         return True
     words = re.sub(r"^images of (\w+)", r"manifest/\1.json", f"{mismatch['what']} {' '.join(mismatch['by'])}").split()

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.run(options)
     except UserError as error:
         sys.exit(message_of(error))
-    except BrokenPipeError:  # as after `| head`; without dup2, Python reports it again when it flushes at exit
+    except BrokenPipeError:  # `| head` closes the pipe; without dup2, Python reports it again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
@@ -169,8 +169,10 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     trace.add_argument("--images", action="store_true", help="list every image behind FILE, as CSV")
     trace.add_argument("--image", metavar="PATH_OR_SHA256", help="list every model that used this image")
-    where = "with FILE --images: only images with this value in metadata/; without FILE: every model that used such "
-    where += "images; may be repeated; dates and numbers also take < <= > >=, such as 'date<2024-01-01'"
+    where = "select images by a value in metadata/. With FILE --images, list these images. Without FILE, list every "
+    where += (
+        "model that used such images. Dates and numbers also take < <= > >=, such as 'date<2024-01-01'. May be repeated"
+    )
     trace.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help=where)
     proof = "prove that an image was, or was not, used to train FILE; anyone with its attestation can check the proof"
     trace.add_argument("--prove", metavar="IMAGE", help=proof)

@@ -68,7 +68,7 @@ class RunKeywords(TypedDict, total=False):
     auto_batch_max_targets_per_image: int
     """batch_size auto: objects per image in the memory test (default: 100)"""
     auto_batch_ema_headroom: float
-    """batch_size auto, with use_ema: the part of the largest batch that is used (default: 0.7)"""
+    """with batch_size auto and use_ema: the used share of the largest possible batch (default: 0.7)"""
     eval_batch_size: int | None
     """images per validation batch; None: batch_size (default: None)"""
     lr: float
@@ -76,9 +76,9 @@ class RunKeywords(TypedDict, total=False):
     lr_encoder: float
     """learning rate of the encoder, before its decay by depth (default: 0.00015)"""
     lr_vit_layer_decay: float
-    """factor per encoder block, from last to first (default: 0.8)"""
+    """factor of the learning rate from each encoder block to the block before it (default: 0.8)"""
     lr_component_decay: float
-    """factor for the decoder's rate; its square for the encoder's (default: 0.7)"""
+    """multiplies the decoder's learning rate; its square multiplies the encoder's (default: 0.7)"""
     weight_decay: float
     """weight decay of the optimiser (default: 0.0001)"""
     optimizer: str
@@ -90,7 +90,8 @@ class RunKeywords(TypedDict, total=False):
     """step: x 0.1 after lr_drop epochs; cosine: half a period; or package.module.Class of an installed package or of
     rfdetr_core (default: 'step')"""
     lr_scheduler_kwargs: dict[str, Any]
-    """of step: lr_drop (100: epochs); of cosine: min_factor (0: the part of the rate it ends at) (default: {})"""
+    """for step: lr_drop, the epochs before the decrease (default: 100); for cosine: min_factor, the final share of the
+    rate (default: 0) (default: {})"""
     lr_scheduler_interval: Literal["step", "epoch"]
     """when a scheduler named as package.module.Class steps (default: 'step')"""
     lr_scheduler_monitor: str
@@ -124,7 +125,7 @@ class RunKeywords(TypedDict, total=False):
     multi_scale: bool | Literal["per-batch", "per-sample", "off"]
     """random input sizes around the resolution; True: per-batch, False: off (default: 'per-batch')"""
     expanded_scales: bool
-    """a wider range of those sizes (default: True)"""
+    """with multi_scale: a wider range of sizes (default: True)"""
     scale_jitter: bool
     """crop half of the training images before they are resized (default: True)"""
     augmentation: AugmentKeywords
@@ -188,7 +189,7 @@ class RunKeywords(TypedDict, total=False):
     pin_memory: bool | None
     """put batches into pinned memory; None: yes if training uses CUDA (default: None)"""
     persistent_workers: bool | None
-    """keep these processes between epochs; None: yes (default: None)"""
+    """keep the worker processes between epochs; None: yes (default: None)"""
     prefetch_factor: int | None
     """batches that each process reads ahead; None: 2 (default: None)"""
     threads: int | None

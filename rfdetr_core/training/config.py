@@ -47,14 +47,22 @@ class TrainConfig(Config):
         100, gt=0, description="batch_size auto: objects per image in the memory test"
     )
     auto_batch_ema_headroom: float = Field(
-        0.7, gt=0, le=1, description="batch_size auto, with use_ema: the part of the largest batch that is used"
+        0.7,
+        gt=0,
+        le=1,
+        description="with batch_size auto and use_ema: the used share of the largest possible batch",
     )
     eval_batch_size: int | None = Field(None, gt=0, description="images per validation batch; null: batch_size")
     lr: float = Field(1e-4, gt=0, description="learning rate of decoder, projector and heads")
     lr_encoder: float = Field(1.5e-4, ge=0, description="learning rate of the encoder, before its decay by depth")
-    lr_vit_layer_decay: float = Field(0.8, gt=0, le=1, description="factor per encoder block, from last to first")
+    lr_vit_layer_decay: float = Field(
+        0.8, gt=0, le=1, description="factor of the learning rate from each encoder block to the block before it"
+    )
     lr_component_decay: float = Field(
-        0.7, gt=0, le=1, description="factor for the decoder's rate; its square for the encoder's"
+        0.7,
+        gt=0,
+        le=1,
+        description="multiplies the decoder's learning rate; its square multiplies the encoder's",
     )
     weight_decay: float = Field(1e-4, ge=0, description="weight decay of the optimiser")
     optimizer: str = Field("adamw", min_length=1, description=", ".join(OPTIMIZERS) + f", or {_CLASS}")
@@ -63,7 +71,7 @@ class TrainConfig(Config):
     lr_scheduler_kwargs: dict[str, JsonValue] = Field(
         {},
         description="; ".join(
-            f"of {name}: {key} ({number.default:g}: {number.meaning})"
+            f"for {name}: {key}, {number.meaning} (default: {number.default:g})"
             for name, kind in SCHEDULES.items()
             for key, number in kind.numbers.items()
         ),
@@ -94,7 +102,7 @@ class TrainConfig(Config):
     multi_scale: Literal["per-batch", "per-sample", "off"] = Field(
         "per-batch", description="random input sizes around the resolution; true: per-batch, false: off"
     )
-    expanded_scales: bool = Field(True, description="a wider range of those sizes")
+    expanded_scales: bool = Field(True, description="with multi_scale: a wider range of sizes")
     scale_jitter: bool = Field(True, description="crop half of the training images before they are resized")
     augmentation: AugmentConfig = Field(default_factory=AugmentConfig, description="changes of training images")
     class_names: list[str] | None = Field(
@@ -253,7 +261,7 @@ class RuntimeConfig(Config):
 
     num_workers: int = Field(2, ge=0, description="processes that read images")
     pin_memory: bool | None = Field(None, description="put batches into pinned memory; null: yes if training uses CUDA")
-    persistent_workers: bool | None = Field(None, description="keep these processes between epochs; null: yes")
+    persistent_workers: bool | None = Field(None, description="keep the worker processes between epochs; null: yes")
     prefetch_factor: int | None = Field(None, gt=0, description="batches that each process reads ahead; null: 2")
     threads: int | None = Field(None, gt=0, description="threads of computation on a CPU; null: torch's number")
     num_sanity_val_steps: int = Field(

@@ -38,8 +38,8 @@ def _cosine(step: int, warmup: int, per_epoch: int, steps: int, *, min_factor: f
 
 # After upstream's training/module_model.py.
 SCHEDULES = {
-    "step": Schedule("x 0.1 after lr_drop epochs", {"lr_drop": Number(100, "epochs")}, _step),
-    "cosine": Schedule("half a period", {"min_factor": Number(0, "the part of the rate it ends at", most=1)}, _cosine),
+    "step": Schedule("x 0.1 after lr_drop epochs", {"lr_drop": Number(100, "the epochs before the decrease")}, _step),
+    "cosine": Schedule("half a period", {"min_factor": Number(0, "the final share of the rate", most=1)}, _cosine),
 }
 
 
