@@ -1,6 +1,6 @@
-"""Check that dvc.lock does not claim results of stages that did not run, by the lineages in git. No data is needed.
+"""Check with the lineages in git that a run produced every result that dvc.lock names. No data is needed.
 
-A pushed change that has not been run yet is fine: dvc.lock differs from it, and so the stage will run. A mismatch is
+A pushed change that has not been run yet is fine: dvc.lock differs from it, so the stage will run. A mismatch is
 unexplained if dvc.lock agrees with the files of this clone and a lineage does not, for example after `dvc commit -f`.
 """
 
@@ -23,22 +23,22 @@ BEST = "output/checkpoint_best_"
 
 
 def unexplained(mismatches: Iterable[dict[str, Any]], changed: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """The mismatches that no stage that will run accounts for.
+    """The mismatches that will still exist after `dvc repro`: no stage that will run accounts for them.
 
     Args:
         mismatches: those that `verify --lock` reports.
         changed: for each stage that will run, what differs from dvc.lock.
     """
-    return [mismatch for mismatch in mismatches if not _lock_differs(mismatch) and not _is_explained(mismatch, changed)]
+    return [mismatch for mismatch in mismatches if not _only_in_lock(mismatch) and not _is_explained(mismatch, changed)]
 
 
-def _lock_differs(mismatch: dict[str, Any]) -> bool:
-    """Whether only dvc.lock and dvc.yaml expect another value. DVC sees that too, and runs the stage."""
+def _only_in_lock(mismatch: dict[str, Any]) -> bool:
+    """Whether only dvc.lock or dvc.yaml contradicts the file. DVC sees this difference too, and runs the stage."""
     return all(source.startswith(("dvc.lock", "dvc.yaml")) or " wrote it, " in source for source in mismatch["by"])
 
 
 def _is_explained(mismatch: dict[str, Any], changed: dict[str, list[str]]) -> bool:
-    # After a training that was not stripped yet, the record is still that of the model before.
+    # If `strip` has not run since a training, the run record is still that of the previous model.
     if EVALUATION not in mismatch["by"] and any(path.startswith(BEST) for path in changed.get("strip", [])):
         return True
     if mismatch["what"].endswith(" in dvc.lock"):  # the lineage contradicts dvc.lock: no run explains that
@@ -46,7 +46,7 @@ def _is_explained(mismatch: dict[str, Any], changed: dict[str, list[str]]) -> bo
     evaluated = EVALUATION in mismatch["by"]
     stages = {"evaluate"} if evaluated else changed.keys() - {"evaluate", "report", "export", STAGE}
     stale = {reason for name in stages for reason in changed.get(name, [])}
-    # The digests that the stage read are neither local nor in git. So the changed module is not known.
+    # `stale` names digests/<stage>.json itself if its old content is lost. Then any module may have changed.
     if mismatch["what"].startswith("code ") and any(path.startswith(f"{FOLDER}/") for path in stale):
         return True
     words = re.sub(r"^images of (\w+)", r"manifest/\1.json", f"{mismatch['what']} {' '.join(mismatch['by'])}").split()

@@ -1,8 +1,8 @@
 """Verify the result, push its files to the DVC remote, commit it, publish it, and write the bundle for `ci.push`.
 
-The DVC remote gets the files before a commit names them. If the step is killed, the remote may have files that no
-commit names, never the reverse. The next retraining uses these files. All that leaves the machine is first searched for
-the values of secret variables.
+The DVC remote gets the files before a commit names them. So if the step is killed, the remote may have files that no
+commit names, but a commit never names files that the remote lacks. The next retraining uses the files without a commit.
+Everything that leaves the machine is first searched for the values of secret variables.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.run(options)
     except UserError as error:
         sys.exit(message_of(error))
-    except BrokenPipeError:  # as after `| head`; without dup2, Python reports it again when it flushes at exit
+    except BrokenPipeError:  # `| head` closes the pipe; without dup2, Python reports it again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 

@@ -46,13 +46,20 @@ class LinkAnswer(FileSchema):
 class FileAnswer(Answer):
     """audit FILE --json: how a file was made.
 
-    found_by: how the file was found in the history. certainty: how sure the answer is. "bytes" and "weights": the
-    history has the same bytes or weights. "rounded": each weight equals that of a model of the history, or is rounded
-    from it. "several": several runs made these weights. "contradicted": the history contradicts the file. "word": only
-    the file itself says so. "nothing": nothing is known. path: its path in the pipeline. chain: the stages, from the
-    one that wrote the file backwards. lineage, training: from the run record, else from the file. record, runs: names
-    of files in records/. run: facts of the run. trained_from_it: digests of the weights of models that were trained
-    from it.
+    found_by: how the file was found in the history.
+    certainty: how sure the answer is.
+        "bytes", "weights": the history has the same bytes or weights.
+        "rounded": each weight equals that of a model of the history, or is rounded from it.
+        "several": several runs made these weights.
+        "contradicted": the history contradicts the file.
+        "word": unconfirmed, only the file itself says so.
+        "nothing": nothing is known.
+    path: the path of the file in the pipeline.
+    chain: the stages, from the stage that wrote the file backwards.
+    lineage, training: from the run record, else from the file.
+    record, runs: names of files in records/.
+    run: facts of the run.
+    trained_from_it: the digests of the weights of models that were trained from the file.
     """
 
     sha256: Sha256
@@ -144,7 +151,7 @@ class _Uses(Answer):
 
 
 class OtherBytesAnswer(FileSchema):
-    """Other bytes that the path of the image had, for example in a commit."""
+    """Another version of the image: other bytes that a commit has under the same path."""
 
     path: str
     sha256: Sha256
@@ -196,9 +203,12 @@ class ScoresAnswer(FileSchema):
 class DifferenceAnswer(Answer):
     """audit --diff A B --json.
 
-    making: both values of each difference, by topic and key. images: the rows, by kind (added, removed, renamed, moved,
-    pixels, labels). commits: the commits that added A and B. sources: the number of images, by kind and source.
-    classes: the numbers of objects before and after, by kind and class. scores: from the evaluations of A and B.
+    making: each difference of the lineages, by topic and key, with the values of A and B.
+    images: the rows, by kind (added, removed, renamed, moved, pixels, labels).
+    commits: the commits that added A and B.
+    sources: the number of images, by kind and source.
+    classes: the numbers of objects before and after, by kind and class.
+    scores: from the evaluations of A and B.
     """
 
     making: dict[str, dict[str, list[Any]]]
@@ -228,7 +238,11 @@ class UncheckedAnswer(FileSchema):
 
 
 class VerifyAnswer(Answer):
-    """verify --json, with any of its options. holds: no checked value differs. checked: the number of comparisons."""
+    """verify --json, with any of its options.
+
+    holds: whether each checked value is equal to the computed one.
+    checked: the number of comparisons.
+    """
 
     holds: bool
     mismatches: list[MismatchAnswer]
@@ -270,7 +284,11 @@ class PlannedStageAnswer(FileSchema):
 
 
 class SecondsAnswer(FileSchema):
-    """The sums of the known durations. runs: of the stages that will run. all: also of those that may run."""
+    """Sums of the known durations.
+
+    runs: the sum for the stages that will run.
+    all: the sum for the stages that will or may run.
+    """
 
     runs: float
     all: float

@@ -20,11 +20,11 @@ from rfdetr_core.training.config import RuntimeConfig, TrainConfig, check_togeth
 
 
 class GateConfig(Config):
-    """The largest loss of a new model against the previous one. CI scores both on the new test split.
+    """The largest drop of the scores of a new model against the previous one. CI scores both on the new test split.
 
-    A loss beyond its limit fails the gate if its whole interval is below 0. If the images are too few for an interval,
-    the gate is undecided. It is also undecided if a class is lost but the loss may be chance. docs/retraining.md has
-    the complete rule.
+    A drop beyond its limit fails the gate if its whole interval is below 0. If there are too few images for an
+    interval, the gate is undecided. It is also undecided if a class is no longer found but its drop may be chance.
+    docs/retraining.md has the complete rule.
     """
 
     max_drop: float | None = Field(

@@ -72,7 +72,7 @@ class TrainConfig(Config):
     lr_scheduler_kwargs: dict[str, JsonValue] = Field(
         {},
         description="; ".join(
-            f"of {name}: {key} ({number.default:g}: {number.meaning})"
+            f"for {name}: {key}, {number.meaning} (default: {number.default:g})"
             for name, kind in SCHEDULES.items()
             for key, number in kind.numbers.items()
         ),
