@@ -90,8 +90,8 @@ class RunKeywords(TypedDict, total=False):
     """step: the learning rate x 0.1 after lr_drop epochs; cosine: falls as half a cosine wave until the last epoch; or
     package.module.Class of an installed package or of rfdetr_core (default: 'step')"""
     lr_scheduler_kwargs: dict[str, Any]
-    """of step: lr_drop (100: epochs); of cosine: min_factor (0: factor of the learning rate at the end) (default:
-    {})"""
+    """for step: lr_drop, epochs (default: 100); for cosine: min_factor, factor of the learning rate at the end
+    (default: 0) (default: {})"""
     lr_scheduler_interval: Literal["step", "epoch"]
     """when a scheduler named as package.module.Class steps (default: 'step')"""
     lr_scheduler_monitor: str

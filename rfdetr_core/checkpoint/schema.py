@@ -75,7 +75,7 @@ class Selection(Tracks):
 
 
 class Identity(FileSchema):
-    """An input file: its size, and git's name of its content."""
+    """An input file: its size, and the git blob id of its content."""
 
     size: Count
     git: Blob
@@ -144,7 +144,7 @@ class TrainingRecord(FileSchema):
 
 
 class Lineage(FileSchema):
-    """The lineage of a model, written by the stage strip (see `lineage.compose`)."""
+    """What a model file carries: its training record, the selection, and digests. The stage strip writes it."""
 
     schema_: Annotated[int, Field(alias="schema")] = 1
     variant: Text | None
