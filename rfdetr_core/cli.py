@@ -170,9 +170,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     trace.add_argument("--images", action="store_true", help="list every image behind FILE, as CSV")
     trace.add_argument("--image", metavar="PATH_OR_SHA256", help="list every model that used this image")
     where = "select images by a value in metadata/. With FILE --images, list these images. Without FILE, list every "
-    where += (
-        "model that used such images. Dates and numbers also take < <= > >=, such as 'date<2024-01-01'. May be repeated"
-    )
+    where += "model that used such images. Dates and numbers also take < <= > >= ('date<2024-01-01'). May be repeated"
     trace.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help=where)
     proof = "prove that an image was, or was not, used to train FILE; anyone with its attestation can check the proof"
     trace.add_argument("--prove", metavar="IMAGE", help=proof)
