@@ -41,7 +41,7 @@ def verdict(comparison: dict[str, Any], config: GateConfig) -> tuple[str, str]:
 
     A drop is a decrease of a score. A drop beyond its limit fails if its whole interval is below 0. If 0 is in the
     interval, the drop may be chance and passes. If there are too few images for an interval, the verdict is undecided.
-    If the new model no longer finds a class, and its drop may be chance, the verdict is undecided, too.
+    If the new model no longer finds a class, but the drop may be chance, the verdict is undecided, too.
     """
     if config.max_drop is None:
         return "passed", "gate.max_drop is null: every result passes"

@@ -65,7 +65,7 @@ def outgoing_files(staged: list[str]) -> list[str]:
     """All files that leave this machine.
 
     These are the files of the commit, the outputs in dvc.lock, the run cache, the page of both models, the plan and the
-    pictures. The run cache also has entries of earlier results, for example of one whose delivery was stopped.
+    pictures. The run cache also has entries of earlier results, for example if an earlier delivery was stopped.
     """
     root = Path()
     entries = [path for path in sorted((cache_folder(root) / "runs").rglob("*")) if path.is_file()]

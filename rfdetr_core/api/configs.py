@@ -109,7 +109,7 @@ class VariantConfig(ModelSettings):
     pretrain_weights: by default the published file of the variant; None for a new, untrained model.
 
     Raises:
-        UserError: an unknown keyword, a value of the wrong type or range, or an upstream option that is not here.
+        UserError: a keyword is unknown, a value has the wrong type or range, or an option of upstream is not here.
     """
 
     name: ClassVar[str] = ""
@@ -147,7 +147,7 @@ class TrainSettings(TrainConfig, RuntimeConfig, _FrozenConfig):
         """Build the settings from keywords. `where` is the beginning of an error message.
 
         Raises:
-            UserError: an unknown key, a wrong value, or an upstream option that does not exist here.
+            UserError: a key is unknown, a value is wrong, or an option of upstream does not exist here.
         """
         fields = TrainSettings.model_fields.keys()
         refuse_absent("train", values.keys() - fields, where)
@@ -177,7 +177,7 @@ class ScriptTrainConfig(TrainSettings):
     """The config of a custom training: `TrainConfig` of rfdetr_core.config.
 
     Raises:
-        UserError: an unknown keyword, a value of the wrong type or range, or an upstream option that is not here.
+        UserError: a keyword is unknown, a value has the wrong type or range, or an option of upstream is not here.
     """
 
     def __init__(self, **keywords: Unpack[SettingsKeywords]) -> None:

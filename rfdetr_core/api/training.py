@@ -211,7 +211,7 @@ class Plan:
             functions: The functions to call, by event.
 
         Raises:
-            UserError: an unknown keyword or event, a wrong value, or this machine cannot do the training.
+            UserError: a keyword or event is unknown, a value is wrong, or this machine cannot do the training.
         """
         for event in _nonempty_events(functions or {}):
             if event not in EVENTS:
@@ -253,7 +253,7 @@ class Plan:
             call: The called function, for messages.
 
         Raises:
-            UserError: an unknown keyword, a wrong value, or a keyword of the constructor.
+            UserError: a keyword is unknown, a value is wrong, or a keyword belongs to the constructor.
         """
         for key in keywords.keys() & _FOLDERS:
             as_path(keywords[key], key)
@@ -329,7 +329,7 @@ def evaluation_settings(split: Any, keywords: dict[str, Any], variant: str) -> t
         variant: The variant of the model, whose class a message names.
 
     Raises:
-        UserError: an unknown keyword or split, or a keyword of the constructor.
+        UserError: a keyword or the split is unknown, or a keyword belongs to the constructor.
     """
     evaluate_fields = EvaluateConfig.model_fields
     training_keys = (

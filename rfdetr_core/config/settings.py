@@ -145,7 +145,7 @@ def check_params(path: Path = PARAMS_FILE) -> None:
     """Read every section, as its stage does.
 
     Raises:
-        UserError: an unknown section or key, a wrong type, or a combination that cannot be trained.
+        UserError: a section or key is unknown, a value has the wrong type, or the settings cannot be trained together.
     """
     content = load_params(path)
     unknown = sorted(str(name) for name in content if name not in SECTIONS)
