@@ -162,7 +162,9 @@ class OtherBytesAnswer(FileSchema):
 
 
 class ImageUsesAnswer(_Uses):
-    """audit --image IMAGE --json: every model that used an image, the newest first."""
+    """audit --image IMAGE --json: every model that used an image, the newest first. published: upstream's weights that
+    models here started from; which images these weights were trained on is not known. other_bytes: other versions of
+    the image under the same path, which were not searched."""
 
     sha256: Sha256
     pixels: Sha256 | None
@@ -179,7 +181,8 @@ class ConditionAnswer(FileSchema):
 
 
 class SelectedUsesAnswer(_Uses):
-    """audit --where CONDITION --json: every model that used images for which all conditions hold."""
+    """audit --where CONDITION --json: every model that used images that meet all conditions. published: upstream's
+    weights that models here started from; which images these weights were trained on is not known."""
 
     where: list[ConditionAnswer]
     uses: list[SelectedUseAnswer]
