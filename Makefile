@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install $$( [ -t 1 ] || echo --quiet ) --disable
 .PHONY: repro check test lint setup setup-dev ui promote lock FORCE
 
 repro: setup
-	@python -B -X pycache_prefix=/dev/null -m rfdetr_core check # it refuses bytecode in git, and runs none
+	@python -B -X pycache_prefix=/dev/null -m rfdetr_core check # stops if git tracks bytecode; does not run bytecode
 	@dvc repro
 	@python -m rfdetr_core results
 
@@ -49,10 +49,12 @@ LOCKS := $(patsubst %,requirements/%.lock,numeric runtime report export document
 	@touch $@
 
 # Install the project, so that scripts in any folder can import rfdetr_core and `rfdetr-dvc` is a command.
-# - The installed path is a folder of links to this package. With the root of the project, `tests`, `ci` and `data` would be importable too.
+# - The installed path is a folder of links to this package. If it were the root of the project, scripts could
+#   also import `tests`, `ci` and `data`.
 # - Without "compat", setuptools installs an import hook. Python would start slower, and editors and type checkers would not find the code.
 # - The path in the path file is relative. With the locale C, Python does not start if a path file has a letter that is not ASCII.
-# - `pip install .` replaces the path by a copy of the code, and `pip uninstall` removes it. Then the project is installed again.
+# - `pip install .` replaces the path file by a copy of the code, and `pip uninstall` removes it. If the file is missing, the next `make`
+#   installs the project again.
 LINKS := .venv/project
 PATH_FILE := .venv/lib/*/site-packages/__editable__.rfdetr_dvc-*.pth
 .venv/.project: .venv/.runtime pyproject.toml $(if $(wildcard $(PATH_FILE)),,FORCE)
@@ -73,7 +75,7 @@ ui: setup
 promote:
 	@python -m rfdetr_core promote
 
-# Resolve the locks again. This needs uv on the path. Each lock keeps the versions of the locks before it.
+# Resolve the locks again. This needs uv on the path. Each lock uses the versions that the earlier locks have chosen.
 lock:
 	@cd requirements && before= && for name in numeric runtime report export documents dev audit; do \
 	  uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header --no-annotate \

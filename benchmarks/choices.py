@@ -2,10 +2,12 @@
 
     python benchmarks/choices.py [--device cpu|cuda] [--variant nano] [--batch 4] [--rounds 5] [--threads 2]
 
-First single operations, forward and backward, in the sizes of the variant: torch's kernel against the deterministic
-one. On a CPU torch's kernels are deterministic, so training does not use the other ones there. Then whole steps. The
-runs are in turn, and times are medians: CPU time of the process on a CPU, so that other programs do not count; clock
-time on CUDA.
+First come single operations, forward and backward, in the sizes of the variant. "fast" is torch's kernel, "strict" the
+deterministic replacement. On a CPU torch's kernels are deterministic, so there training always uses them. Then come
+whole steps.
+
+The contenders take turns, and a time is the median of their runs. On a CPU it is the CPU time of the process, so that
+other programs do not count. On CUDA it is clock time.
 """
 
 from __future__ import annotations
@@ -129,8 +131,8 @@ def main() -> None:
         spent = seconds(calls, options.rounds, options.device)
         print(f"| {name} | {spent['fast']:.4f} | {spent['strict']:.4f} |", flush=True)
     print("\n| step | precision | seconds | peak MiB |\n|---|---|---|---|", flush=True)
-    # Each in a separate process, because of its peak memory. On a CPU, "gathered" forces the kernels of "strict" on
-    # CUDA.
+    # Each choice runs in a separate process, because its peak memory is measured. "gathered" uses on a CPU the kernels
+    # that "strict" uses on CUDA.
     for choice in ("fast", "strict", *(["gathered"] if options.device == "cpu" else []), "checkpointing"):
         subprocess.run([sys.executable, *sys.argv, "--step", choice], check=True)
 

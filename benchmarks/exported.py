@@ -4,7 +4,8 @@
 
 Measured by the code of `python -m rfdetr_core benchmark`, in one process and in turns: upstream's predict() and its
 optimised model, our checkpoint, and the files that the stage export makes of it. Upstream has no class for Pico. When
-upstream is imported, it sets the precision of float32 products to "high". It runs with that; ours with torch's default.
+upstream is imported, it sets the precision of float32 products to "high". So upstream is measured with "high", and ours
+with torch's default.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Replaces each value of a model file by each odd value, and runs each command on it. Prints each traceback.
+"""Replaces each value of a model file by each of a list of strange values, and runs each command on the file.
+
+Prints each traceback.
 
 python -m benchmarks.hostile            # all values: some hours on two cores
 python -m benchmarks.hostile 20         # every twentieth value

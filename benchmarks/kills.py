@@ -46,13 +46,15 @@ def main() -> None:
 
 
 def killed(folder: Path, ranks: int, link: str, kills: int, draw: random.Random) -> Counter[str]:
-    """Kill the pipeline so many times, in series that each end with a result. Returns the counts of all events.
+    """Kill the pipeline `kills` times. A series of kills ends when a run is complete; then the next series starts.
+
+    Returns the counts of all events.
 
     Args:
         folder: for the project.
         ranks: processes of a training.
         link: how DVC links files (cache.type).
-        kills: how many.
+        kills: how many in all series together.
         draw: random numbers.
     """
     several = {"devices": ranks, "strategy": "ddp", "accelerator": "cpu", "batch_size": 1} if ranks > 1 else {}

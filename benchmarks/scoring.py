@@ -32,7 +32,9 @@ SCORERS = {"pycocotools": score, "quick": quick_score}
 
 
 def dataset(images: int, detections: int, classes: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Annotations (7 per image, as in COCO) and detections: each annotation three times, shifted; the rest anywhere.
+    """Annotations, 7 per image as in COCO, and detections.
+
+    Up to three detections are shifted copies of each annotation. The others are random boxes.
 
     Args:
         images: how many.
@@ -90,7 +92,7 @@ def main() -> None:
         for detection in detections:
             detection["segmentation"] = rle.merge(rle.frPyObjects(outline(detection["bbox"]), 640, 640))
     if options.hold:
-        print(f"{options.hold}: {held(options.hold, annotations, detections):.1f} KiB per image")
+        print(f"{options.hold}: {memory_per_image(options.hold, annotations, detections):.1f} KiB per image")
         return
     results = []
     for name in [options.only] if options.only else SCORERS:
@@ -106,7 +108,7 @@ def main() -> None:
         print(f"largest difference {np.abs(np.subtract(*results)).max():.1e} over {len(detections):,} detections")
 
 
-def held(form: str, annotations: dict[str, Any], detections: list[dict[str, Any]]) -> float:
+def memory_per_image(form: str, annotations: dict[str, Any], detections: list[dict[str, Any]]) -> float:
     """The memory of the detections of a validation in KiB per image, in batches of 8, after the first tenth of images.
 
     Args:

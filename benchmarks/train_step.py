@@ -128,7 +128,7 @@ def default_precision(name: str, device: str) -> str:
     return {"32-true": "fp32", "bf16-mixed": "bf16"}[resolved_precision(TrainConfig(accelerator=device))]  # type: ignore[arg-type]
 
 
-def work(options: argparse.Namespace) -> None:
+def run_worker(options: argparse.Namespace) -> None:
     """Run a step for each input line, and print its seconds and loss. At the end, print the peak memory."""
     from rfdetr_core.training.compilation import compiler_settings
     from rfdetr_core.training.config import TrainConfig
@@ -172,12 +172,12 @@ def compare(arguments: list[str], rounds: int, batch: int, weights: str) -> None
     for name in ("upstream", "ours"):  # upstream first: it writes the weights that ours reads
         command = [sys.executable, *arguments, "--weights", weights, "--worker", name]
         workers[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        precisions[name], seconds[name] = answer(workers[name])[0], []
+        precisions[name], seconds[name] = read_result(workers[name])[0], []
     for number in range(rounds + 2):
         for name, worker in workers.items():
             assert worker.stdin is not None
             print(file=worker.stdin, flush=True)
-            took, loss = (float(answer_part) for answer_part in answer(worker))
+            took, loss = (float(number_text) for number_text in read_result(worker))
             losses.setdefault(name, loss)
             seconds[name] += [took] if number >= 2 else []
     for name, worker in workers.items():
@@ -191,12 +191,12 @@ def compare(arguments: list[str], rounds: int, batch: int, weights: str) -> None
     print(f"ours / upstream: images per second {ratio:.2f}, memory {peaks['ours'] / peaks['upstream']:.2f}", flush=True)
 
 
-def answer(worker: subprocess.Popen[str]) -> list[str]:
+def read_result(worker: subprocess.Popen[str]) -> list[str]:
     assert worker.stdout is not None
     return worker.stdout.readline().split()
 
 
-def parsed() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", default="nano", choices=[n for n, a in VARIANTS.items() if a.weights_file])
     parser.add_argument("--batch", type=int, default=4)
@@ -212,9 +212,9 @@ def parsed() -> argparse.Namespace:
 
 
 def main() -> None:
-    options = parsed()
+    options = parse_arguments()
     if options.worker:
-        work(options)
+        run_worker(options)
         return
     with tempfile.TemporaryDirectory() as folder:
         weights = str(Path(folder) / "weights.pth")

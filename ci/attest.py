@@ -1,7 +1,8 @@
 """Sign the statement of the result with sigstore and the identity that the platform gives to this job.
 
-No key is kept. If there is no identity, or sigstore cannot be reached, the statement stays unsigned, and the comment
-says so. Sigstore's log is public. So the statement of a private project is signed only if RETRAIN_PUBLIC_LOG is true.
+Signing is keyless: sigstore needs no stored private key. If there is no identity, or sigstore cannot be reached, the
+statement stays unsigned, and the comment says so. Sigstore's log is public. So the statement of a private project is
+signed only if RETRAIN_PUBLIC_LOG is true.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ LINE = "Signature of the statement: "
 
 
 def identity() -> str | None:
-    """The token of this job's identity: GitHub (`id-token: write`) or GitLab (SIGSTORE_ID_TOKEN). None elsewhere."""
+    """The token that proves the identity of this job, from GitHub (`id-token: write`) or GitLab (SIGSTORE_ID_TOKEN).
+
+    None on other machines.
+    """
     from sigstore.oidc import detect_credential
 
     return detect_credential()
@@ -44,7 +48,13 @@ def sign(statement: bytes, token: str) -> tuple[str, str]:
 
 
 def check_statement(statement: bytes, result: str) -> bytes:
-    """Check that a statement is about the model in the result's commit, and return it. The job that trained wrote it.
+    """Check that a statement is about the model in the result's commit. Returns the statement.
+
+    The training job wrote the statement, and this job does not trust that job.
+
+    Args:
+        statement: the bytes of the file STATEMENT.
+        result: the commit of the result.
 
     Raises:
         UserError: the statement is about another file, or about a commit that is not in the result's history.

@@ -1,8 +1,7 @@
-"""Compare dvc.lock with the lineages in git. The check fails if dvc.lock claims the result of a stage that did not run.
+"""Check with the lineages in git that a run produced every result that dvc.lock names. No data is needed.
 
-The check needs no data. A pushed change that has not been run yet is not an error: dvc.lock has the old value, so the
-stage will run. A mismatch is unexplained if dvc.lock agrees with the files of this clone, but a lineage has another
-value, for example after `dvc commit -f`.
+A pushed change that has not been run yet is fine: dvc.lock differs from it, so the stage will run. A mismatch is
+unexplained if dvc.lock agrees with the files of this clone and a lineage does not, for example after `dvc commit -f`.
 """
 
 from __future__ import annotations
@@ -24,23 +23,22 @@ BEST = "output/checkpoint_best_"
 
 
 def unexplained(mismatches: Iterable[dict[str, Any]], changed: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """The unexplained mismatches: the next run of the stages will not remove them.
+    """The mismatches that will still exist after `dvc repro`: no stage that will run accounts for them.
 
     Args:
         mismatches: those that `verify --lock` reports.
         changed: for each stage that will run, what differs from dvc.lock.
     """
-    return [mismatch for mismatch in mismatches if not _lock_differs(mismatch) and not _is_explained(mismatch, changed)]
+    return [mismatch for mismatch in mismatches if not _only_in_lock(mismatch) and not _is_explained(mismatch, changed)]
 
 
-def _lock_differs(mismatch: dict[str, Any]) -> bool:
-    """Whether the expected value comes only from dvc.lock or dvc.yaml. Then DVC finds the difference, too, and reruns
-    the stage."""
+def _only_in_lock(mismatch: dict[str, Any]) -> bool:
+    """Whether only dvc.lock or dvc.yaml contradicts the file. DVC sees this difference too, and runs the stage."""
     return all(source.startswith(("dvc.lock", "dvc.yaml")) or " wrote it, " in source for source in mismatch["by"])
 
 
 def _is_explained(mismatch: dict[str, Any], changed: dict[str, list[str]]) -> bool:
-    # The training ran, but `strip` did not run yet. So the run record is that of the previous model.
+    # If `strip` has not run since a training, the run record is still that of the previous model.
     if EVALUATION not in mismatch["by"] and any(path.startswith(BEST) for path in changed.get("strip", [])):
         return True
     if mismatch["what"].endswith(" in dvc.lock"):  # lineage and dvc.lock disagree; a run would not change that
@@ -48,7 +46,7 @@ def _is_explained(mismatch: dict[str, Any], changed: dict[str, list[str]]) -> bo
     evaluated = EVALUATION in mismatch["by"]
     stages = {"evaluate"} if evaluated else changed.keys() - {"evaluate", "report", "export", STAGE}
     stale = {reason for name in stages for reason in changed.get(name, [])}
-    # The digest file that the stage read is neither local nor in git. So it is not known which module changed.
+    # `stale` names digests/<stage>.json itself if its old content is lost. Then any module may have changed.
     if mismatch["what"].startswith("code ") and any(path.startswith(f"{FOLDER}/") for path in stale):
         return True
     words = re.sub(r"^images of (\w+)", r"manifest/\1.json", f"{mismatch['what']} {' '.join(mismatch['by'])}").split()

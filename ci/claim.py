@@ -1,4 +1,4 @@
-"""Check whether HEAD is a commit that was made by a retraining.
+"""Checks whether a retraining made HEAD, as the message of the commit claims.
 
 The message of such a commit names its parent (`Retrained-from`). Anybody can write such a message. So the parent, the
 branch and the files of the commit are checked, too.
@@ -52,7 +52,7 @@ def claim_error(source: str, changed: dict[str, list[str]]) -> str | None:
         return "no branch retrain/... contains it"
     if differing := [reason for reasons in changed.values() for reason in reasons]:
         return f"dvc.lock does not agree with {listed(differing)}"
-    return _records_error(_changes("HEAD", source)[1])
+    return _records_error(_foreign_files_and_added_records("HEAD", source)[1])
 
 
 def commit_error(commit: str, source: str) -> str | None:
@@ -64,12 +64,12 @@ def commit_error(commit: str, source: str) -> str | None:
 
 
 def foreign_files(commit: str, before: str) -> list[str]:
-    """The files that differ between two commits and that a retraining never changes."""
-    return _changes(commit, before)[0]
+    """The files that differ between two commits, but that a retraining may not change."""
+    return _foreign_files_and_added_records(commit, before)[0]
 
 
-def _changes(commit: str, source: str) -> tuple[list[str], list[str]]:
-    """The files of a commit that a retraining never changes, and the run records that it adds."""
+def _foreign_files_and_added_records(commit: str, source: str) -> tuple[list[str], list[str]]:
+    """The changed files that a retraining may not change, and the run records that the commit adds."""
     names = call("git", "diff", "--name-status", "--no-renames", "-z", source, commit).stdout.split("\0")[:-1]
     prefix = call("git", "rev-parse", "--show-prefix").stdout.strip()
     foreign, records = [], []
@@ -83,9 +83,9 @@ def _changes(commit: str, source: str) -> tuple[list[str], list[str]]:
 
 
 def _records_error(added: list[str]) -> str | None:
-    """Why added run records do not belong to the model in dvc.lock; None if they do.
+    """Why added run records are not those of the model in dvc.lock. None if they are.
 
-    RECORD was compared with dvc.lock before.
+    Each added record must equal RECORD. An earlier check has compared RECORD with dvc.lock.
     """
     if not added:
         return None

@@ -22,7 +22,7 @@ from rfdetr_core.inference.thresholds import Thresholds
 
 EVALUATION = Path("reports/evaluate")
 PICTURES, PAGE = EVALUATION / "pictures", EVALUATION / "index.html"
-MAX_ROWS = 100  # of a table or a list
+MAX_ROWS = 100  # rows of a table, or entries of a list
 
 
 def title() -> str:
@@ -37,7 +37,7 @@ def title() -> str:
 def comment(published: str) -> str:
     """The comment, in Markdown. The new result must be committed before: its images are looked up in git.
 
-    published: the result of publishing to MLflow, as a sentence without a full stop.
+    published: the result of `publish`, as a sentence without a full stop.
     """
     content = read_state(COMPARISON) or {"missing": "it was not scored", "verdict": "failed", "why": "no comparison"}
     ran, plan = read_state(RAN), read_state(PLAN)
@@ -72,12 +72,12 @@ def _code_list(names: list[str]) -> str:
 
 
 def _publishing(sentence: str) -> str:
-    """The output of `publish`, as code. Only the address of a published run stays a link."""
+    """The output of `publish`, as code. An address stays a link if it only has ids that the server made."""
     return sentence if re.fullmatch(r"published as run https?://[\w.:/#-]+", sentence) else code(sentence)
 
 
 def _scores(content: dict[str, Any]) -> list[str]:
-    """The scores of both models on the split as it is now, and the size of the split at the base's evaluation."""
+    """The scores of both models on the split as it is now, and how large the split was when the base was evaluated."""
     before = _base_evaluation(content["base"])
     rows = [row(SCORES[key], *_numbers(content["old"][key], content["new"][key])) for key in SCORES]
     table = ["| | base | new | difference |", "|---|---|---|---|", *rows]

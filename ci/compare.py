@@ -39,36 +39,32 @@ FIRST = "this is the first result, since the base has no dvc.lock"
 def verdict(comparison: dict[str, Any], config: GateConfig) -> tuple[str, str]:
     """The verdict (passed, failed or undecided), and the reasons as Markdown that names classes as code.
 
-    A fall of a score matters only if it is larger than its limit. The verdict then depends on the fall's interval:
-
-    - The whole interval is below 0: failed.
-    - 0 is in the interval: passed, because the fall may be chance.
-    - There are too few images for an interval: undecided.
-
-    A class is lost if only the base finds objects of it. If its fall may be chance, the verdict is undecided.
+    A drop is a decrease of a score. A drop beyond its limit fails if its whole interval is below 0. If 0 is in the
+    interval, the drop may be chance and passes. If there are too few images for an interval, the verdict is undecided.
+    If the new model no longer finds a class, but the drop may be chance, the verdict is undecided, too.
     """
     if config.max_drop is None:
         return "passed", "gate.max_drop is null: every result passes"
     if comparison.get("missing") == FIRST:
         return "passed", f"{FIRST}; there is nothing to compare with"
     if comparison.get("missing"):
-        return "failed", _with_remedy(comparison["missing"].removesuffix("."))
+        return "failed", _with_advice_to_accept(comparison["missing"].removesuffix("."))
     failed, undecided = _judge_classes(comparison, config)
     change = comparison["difference"]
     if change is None:
-        return "failed", _with_remedy("; ".join([f"the {comparison['split']} split has no object", *failed]))
+        return "failed", _with_advice_to_accept("; ".join([f"the {comparison['split']} split has no object", *failed]))
     why = f"mAP changed by {change:+.2f} points, "
     why += interval_text(comparison["interval"], comparison["images_with_objects"], "95 % interval ")
     why += f"; gate.max_drop allows a fall of {config.max_drop} points"
     fell = change < -config.max_drop
-    map_verdict = _judge_fall(comparison["interval"]) if fell else "passed"
+    map_verdict = _judge_drop(comparison["interval"]) if fell else "passed"
     if fell and map_verdict == "passed":
         why += ", but this fall may be chance: 0 is in the interval"
     overall = "failed" if failed or map_verdict == "failed" else "undecided" if undecided else map_verdict
     return overall, "; ".join([why, *failed, *undecided])
 
 
-def _with_remedy(why: str) -> str:
+def _with_advice_to_accept(why: str) -> str:
     return f"{why}. To accept this result without a comparison: gate.max_drop: null"
 
 
@@ -81,7 +77,7 @@ def _judge_classes(comparison: dict[str, Any], config: GateConfig) -> tuple[list
     for row in comparison["per_class"]:
         if not row["instances"] or row["class"] in unknown:
             continue
-        change, class_verdict = 100 * (row["new"] - row["old"]), _judge_fall(row["interval"])
+        change, class_verdict = 100 * (row["new"] - row["old"]), _judge_drop(row["interval"])
         interval = interval_text(row["interval"], row["images"], "interval ")
         description = f"{code(row['class'])} (AP {change:+.2f} points, {interval})"
         if row["lost"]:
@@ -100,8 +96,8 @@ def _judge_classes(comparison: dict[str, Any], config: GateConfig) -> tuple[list
     )
 
 
-def _judge_fall(interval: list[float | None]) -> str:
-    """The verdict on a fall that is larger than its limit, from the interval of the fall."""
+def _judge_drop(interval: list[float | None]) -> str:
+    """The verdict on a drop beyond its limit, by the interval of the change."""
     high = interval[1]
     return "undecided" if high is None else "failed" if high < 0 else "passed"
 
@@ -145,7 +141,10 @@ def fetch_base(commit: str) -> str | None:
 
 
 def _pull(md5: str) -> None:
-    """Fetch a file from the remote into the cache. `dvc get` finds no cache if the project is in a subfolder of git."""
+    """Fetch a file from the remote into the cache.
+
+    `dvc get` is not used: it does not find the cache if the project is in a subfolder of the git repository.
+    """
     from dvc.repo import Repo
     from dvc_data.hashfile.hash_info import HashInfo
 
@@ -188,7 +187,7 @@ def draw_pictures(compared: FileComparison, commit: str) -> dict[str, Any]:
 
     try:
         return {"pictures": write_pictures(ATTACHMENTS, compared, training_curves(commit))}
-    except Exception as error:  # noqa: BLE001 - a picture must not lose the result of a training
+    except Exception as error:  # noqa: BLE001 - an error in a picture must not discard a training
         return {"unpictured": redacted(f"{type(error).__name__}: {error}")}
 
 

@@ -1,8 +1,8 @@
 """Verify the result, push its files to the DVC remote, commit it, publish it, and write the bundle for `ci.push`.
 
-The DVC remote gets the files before a commit names them. So each file that a commit names is on the remote. If the step
-is killed, the remote may also have files that no commit names; the next retraining uses them. Everything that leaves
-the machine is first searched for the values of secret variables.
+The DVC remote gets the files before a commit names them. So if the step is killed, the remote may have files that no
+commit names, but a commit never names files that the remote lacks. The next retraining uses the files without a commit.
+Everything that leaves the machine is first searched for the values of secret variables.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def stage_results() -> list[str]:
 def outgoing_files(staged: list[str]) -> list[str]:
     """All files that leave this machine.
 
-    These are the files of the commit, the outputs in dvc.lock, the run cache, the comparison page, the plan and the
-    pictures. The run cache also has entries of earlier results, for example of a result whose delivery was stopped.
+    These are the files of the commit, the outputs in dvc.lock, the run cache, the page of both models, the plan and the
+    pictures. The run cache also has entries of earlier results, for example if an earlier delivery was stopped.
     """
     root = Path()
     entries = [path for path in sorted((cache_folder(root) / "runs").rglob("*")) if path.is_file()]

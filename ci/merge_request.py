@@ -87,7 +87,7 @@ def main() -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--or-commit", action="store_true", help="if no merge request has the comment, write it to the commit"
+        "--or-commit", action="store_true", help="if there is no merge request, write the comment to the commit"
     )
     if parser.parse_args().or_commit:
         if not REQUEST.exists() and not nothing_to_do():

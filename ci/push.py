@@ -1,4 +1,4 @@
-"""Push the commit that `ci.deliver` made, and its attachments. Only this step sees the token that may write.
+"""Push the commit that `ci.deliver` made, and its attachments. Only this step has the token with write permission.
 
 The job that trained runs foreign packages and code, so this job does not trust its files. It takes the names of the
 branches from its own variables. It accepts only a commit that is the retraining of the commit that is checked out.
@@ -40,7 +40,8 @@ from rfdetr_core.lineage.lock import LOCK
 # list of processes contains it. The empty first entry turns off helpers of the machine, which would store the token.
 HELPERS = ("", """!f() { printf 'username=x-access-token\\npassword=%s\\n' "$RETRAIN_TOKEN"; }; f""")
 TRIES = 3  # others may push at the same time
-HEADED = "## Retrained, but"  # the first words of a comment to which `prepend_reason` has added a reason
+# A comment that begins with these words already has a reason from `prepend_reason`.
+HEADED = "## Retrained, but"
 _REST = "\n\nThe rest of this comment describes that result.\n\n#"
 _ATTACHMENTS_REF = "refs/retrain/attachments"
 
@@ -126,7 +127,17 @@ def choose_destination(
 
 
 def _replaceable_tip(name: str, source: str, exclusions: list[str], tips: dict[str, str]) -> str:
-    """The tip of a branch that may be replaced. Empty if there is no such branch."""
+    """The last commit of a branch that this push may replace. Empty if there is no such branch.
+
+    Args:
+        name: the branch.
+        source: the commit that was retrained.
+        exclusions: arguments of `git rev-list`; they leave out the commits of the retrained branch.
+        tips: the last commit of each branch.
+
+    Raises:
+        UserError: the branch has commits that were not made by a retraining.
+    """
     if foreign := _foreign_commits(name, source, exclusions, tips):
         commits = listed(commit[:10] for commit in foreign)
         raise UserError(
@@ -173,12 +184,15 @@ def _newer_result(source: str, run: int | None, tips: list[str]) -> str:
 
 
 def is_before(old: str, new: str) -> bool:
-    """Whether `new` is `old` or comes after it."""
+    """Whether `new` is the same commit as `old`, or has it in its history."""
     return call("git", "merge-base", "--is-ancestor", "--end-of-options", old, new, check=False).returncode == 0
 
 
 def run_git(*words: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    """Run git. A question for a password is answered with RETRAIN_TOKEN, or if that is not set, by this machine."""
+    """Run git. If git asks for a password, it gets RETRAIN_TOKEN.
+
+    If RETRAIN_TOKEN is not set, the credential helpers of this machine answer.
+    """
     helpers = HELPERS if os.environ.get("RETRAIN_TOKEN") else ()
     git = ["git", *(word for helper in helpers for word in ("-c", f"credential.helper={helper}"))]
     return subprocess.run([*git, *words], input=stdin, capture_output=True, check=False)

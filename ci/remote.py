@@ -12,7 +12,7 @@ _ERRORS = {
     r"Partial credentials found in \w+, missing: ([\w ,]+)": (
         "credentials for the remote are incomplete. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     ),
-    # The answer to HEAD has no body, so a wrong key and a missing permission cannot be distinguished.
+    # The answer to an HTTP HEAD request has no body, so a wrong key and a missing permission cannot be distinguished.
     r"\(403\)|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|Forbidden|Unauthorized|\(401\)|ExpiredToken": (
         "the remote refuses these credentials (403). Correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and let them "
         "read, list and write the bucket"

@@ -1,4 +1,4 @@
-"""Run `dvc repro`, which also pulls the files that it needs. If a stage fails, write the comment about the failure."""
+"""Run the stages with `dvc repro`, which also pulls the files that it needs. If a stage fails, write the comment."""
 
 from __future__ import annotations
 

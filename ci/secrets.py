@@ -18,7 +18,8 @@ _NAME = re.compile("PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|KEY|CREDENTIAL", re.
 # Matches a password, or a token instead of the user's name: names are shorter than 20 characters.
 _PASSWORD_IN_ADDRESS = re.compile(r"://(?:[^/@\s]*?:(?=[^/@\s]+@)|(?=[^/@\s:]{20,}@))([^/@\s]+)@")
 _SHORTEST = 8  # characters: a value such as "1" or "none" would be found in every file
-_LARGEST = 2**26  # bytes of a file. Larger files are weights; the text in them is in small files too.
+# Bytes. Larger files are weights and are not searched: the texts in them are also in small files.
+_LARGEST = 2**26
 
 
 class SecretFoundError(UserError):
@@ -65,13 +66,13 @@ def _secrets(environment: Mapping[str, str]) -> dict[str, set[bytes]]:
     for name, value in environment.items():
         values = [value.strip(), *value.split("\n")] if _NAME.search(name) else []  # a key may have several lines
         values += [word for password in _PASSWORD_IN_ADDRESS.findall(value) for word in (password, unquote(password))]
-        forms = {form for text in values if len(text) >= _SHORTEST and text[:5] != "-----" for form in _forms(text)}
+        forms = {form for text in values if len(text) >= _SHORTEST and text[:5] != "-----" for form in _encodings(text)}
         if forms:
             forms_by_name[name] = forms
     return forms_by_name
 
 
-def _forms(value: str) -> Iterator[bytes]:
+def _encodings(value: str) -> Iterator[bytes]:
     """A value itself, and as it is written in JSON, HTML, addresses, comments and base64."""
     quoted = {quote(value), quote(value, safe=""), quote_plus(value)}
     texts = {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], html.escape(value)}

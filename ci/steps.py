@@ -88,7 +88,7 @@ def shorten(text: str, full_text_place: str) -> str:
         lines.append(line)
         if match := re.match("```+", line):
             fence = match[0] if not fence else "" if line == fence else fence
-            remaining -= len(line) if line == fence else 0  # for the line that closes it
+            remaining -= len(line) if line == fence else 0  # room for the line that closes the fence
     end = f"This comment was cut to {MAX_LENGTH:,} characters. The complete text is in {full_text_place}."
     return "\n".join([*lines, *([fence] if fence else []), "", end, ""])
 
@@ -130,7 +130,7 @@ def branch() -> tuple[str, str]:
     name = os.environ.get("RETRAIN_BRANCH") or call("git", "branch", "--show-current").stdout.strip()
     if not name:
         raise UserError("no branch is checked out. Name the branch to retrain: RETRAIN_BRANCH=main")
-    folder = call("git", "rev-parse", "--show-prefix").stdout.strip()  # of one of several projects
+    folder = call("git", "rev-parse", "--show-prefix").stdout.strip()  # empty unless the project is in a subfolder
     return name, f"retrain/{folder}{name}"
 
 

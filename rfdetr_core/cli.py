@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.run(options)
     except UserError as error:
         sys.exit(message_of(error))
-    except BrokenPipeError:  # as after `| head`; without dup2, Python reports it again when it flushes at exit
+    except BrokenPipeError:  # `| head` closes the pipe; without dup2, Python reports it again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
@@ -92,7 +92,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
         "check params.yaml, packages, memory, weights and the dataset folder; `dvc repro validate` checks the labels",
     )
     check.add_argument("--params", action="store_true", help="check only params.yaml; useful before dvc pull")
-    plan = add("plan", project.plan, "show what dvc repro will run, why, and how long it took last time; run nothing")
+    plan = add(
+        "plan", project.plan, "show which stages dvc repro will run, why, and how long they took last time; run nothing"
+    )
     plan.add_argument("--json", action="store_true", help="print JSON")
     plan.add_argument("--repo", type=Path, default=Path(), metavar="DIR", help="the project (default: this folder)")
     preview = add("preview", project.preview, "draw training batches after augmentation; list boxes that are too small")
@@ -121,9 +123,11 @@ def _parser(program: str) -> argparse.ArgumentParser:
         "--limit", type=_number(int, 0), default=20, metavar="N", help="number of printed rows (default 20)"
     )
     labels.add_argument("--page", action="store_true", help="also write FILE.html, a page with image crops")
-    compare = add("compare", models.compare, "score two models on the same images; write a page of their differences")
-    compare.add_argument("old", type=Path, metavar="A", help="a model file, such as the model in production")
-    compare.add_argument("new", type=Path, metavar="B", help="another model file, such as a retrained model")
+    compare = add(
+        "compare", models.compare, "score two models on the same images; write a page that shows the differences"
+    )
+    compare.add_argument("old", type=Path, metavar="A", help="a model file, such as the one in production")
+    compare.add_argument("new", type=Path, metavar="B", help="another model file, such as a retrained one")
     compare.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
     compare.add_argument("--out", type=Path, default=Path("reports/compare"), metavar="DIR", help="folder for the page")
     evaluate = add(
@@ -170,34 +174,32 @@ def _parser(program: str) -> argparse.ArgumentParser:
         help="default: output/checkpoint_best_total.pth",
     )
     publish = add("publish", project.publish, "send the pipeline's result to MLflow; a second call changes nothing")
-    publish.add_argument("--register", metavar="NAME", help="also register the result as a version of the model NAME")
-    trace = add("audit", audit.audit, "show how a file was made, from which images, and which models used an image")
+    publish.add_argument("--register", metavar="NAME", help="also register it as a version of this model")
+    trace = add("audit", audit.audit, "trace a file to its training and images, or find the models that used an image")
     trace.add_argument(
         "file", type=Path, nargs="?", metavar="FILE", help="a model file, or another file that DVC tracks"
     )
-    trace.add_argument("--images", action="store_true", help="list every image behind FILE, as CSV")
+    trace.add_argument(
+        "--images", action="store_true", help="list every image that FILE was trained, validated or tested on, as CSV"
+    )
     trace.add_argument("--image", metavar="PATH_OR_SHA256", help="list every model that used this image")
-    where = "filter images by a value in metadata/, such as site=roof or 'date<2024-01-01'. With FILE --images: list "
-    where += "only these images. Without FILE: list the models that used such images. Operators: = < <= > >=. "
-    where += "Several --where: all must hold"
+    where = "a condition on a column of metadata/. With FILE --images: list only images that meet it. Without FILE: "
+    where += "list every model that used such images. Repeat it for more conditions. Dates and numbers are also "
+    where += "compared with < <= > >=, such as 'date<2024-01-01'"
     trace.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help=where)
-    proof = "prove that an image was, or was not, used to train FILE; anyone with the attestation of FILE can check it"
+    proof = "prove that an image was, or was not, used to train FILE. Whoever has FILE.intoto.json can check the proof"
     trace.add_argument("--prove", metavar="IMAGE", help=proof)
     trace.add_argument("--output", type=Path, metavar="PROOF.json", help="with --prove: write the proof to this file")
     trace.add_argument(
-        "--diff",
-        type=Path,
-        nargs=2,
-        metavar=("A", "B"),
-        help="show the differences between the trainings of two models",
+        "--diff", type=Path, nargs=2, metavar=("A", "B"), help="show how the trainings of two models differ"
     )
     trace.add_argument("--markdown", action="store_true", help="with --diff: Markdown for a pull request")
     verify = add(
-        "verify",
-        audit.verify,
-        "compute digests again; report each difference from dvc.lock, the model's lineage and git",
+        "verify", audit.verify, "check that data, code and results are those that were recorded at the training"
     )
-    verify.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a model file (default: the project's)")
+    verify.add_argument(
+        "file", type=Path, nargs="?", metavar="FILE", help="check only this model file (default: check the project)"
+    )
     only = verify.add_mutually_exclusive_group()
     only.add_argument(
         "--lock", action="store_true", help="compare dvc.lock with code, params and git; takes seconds, for CI"
@@ -208,41 +210,64 @@ def _parser(program: str) -> argparse.ArgumentParser:
     verify.add_argument(
         "--deep",
         action="store_true",
-        help="also score the best weights on valid again, and compute the digests of packages",
+        help="also score the best weights on the split valid again, and compute the digests of packages",
     )
-    again = "also run the models on valid and test; compare scores and detections"
+    again = "also run the models on the splits valid and test, and compare scores and detections"
     verify.add_argument("--rescore", action="store_true", help=again)
-    signed = "also check the signatures of FILE and of its statement"
+    signed = "public key of the signer: also check the signatures of FILE and of its statement"
     verify.add_argument("--key", type=Path, metavar="PUBLIC.pem", help=signed)
     only.add_argument(
-        "--proof", type=Path, metavar="PROOF.json", help="check a proof, with only the attestation of FILE"
+        "--proof",
+        type=Path,
+        metavar="PROOF.json",
+        help="check a proof. FILE is the model, with its statement beside it, or FILE.intoto.json",
     )
-    verify.add_argument("--image", type=Path, metavar="IMAGE", help="with --proof: the image of the proof")
+    verify.add_argument("--image", type=Path, metavar="IMAGE", help="with --proof: the image that the proof is about")
     for command in (trace, verify):
         command.add_argument("--json", action="store_true", help="print JSON")
     attest = add(
         "attest",
         audit.attest,
-        "write an in-toto statement about a model's training; with a key, sign statement and model file",
+        "write a statement (in-toto) about a model's training; with --sign-key, sign it and the model",
     )
-    attest.add_argument("file", type=Path, metavar="FILE", help="a model file that carries its lineage")
-    attest.add_argument("--sign-key", type=Path, metavar="KEY.pem", help="private key on an elliptic curve (P-256)")
-    attest.add_argument("--output", type=Path, metavar="PATH", help="default: FILE.intoto.json")
     attest.add_argument(
-        "--documents", type=Path, metavar="DIR", help="also put the digests of the files in DIR into the statement"
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="a model file with its lineage, such as output/checkpoint_best_total.pth",
+    )
+    attest.add_argument(
+        "--sign-key", type=Path, metavar="KEY.pem", help="sign with this private key (elliptic curve P-256)"
+    )
+    attest.add_argument(
+        "--output", type=Path, metavar="PATH", help="the file for the statement (default: FILE.intoto.json)"
+    )
+    attest.add_argument(
+        "--documents", type=Path, metavar="DIR", help="also put the digests of the documents in DIR into the statement"
     )
     attest.add_argument(
         "--own-word",
         action="store_true",
-        help="also attest a model whose lineage no commit confirms (only the file itself states it)",
+        help="also attest a file whose lineage no commit confirms. The statement says so",
     )
     for command, help_text in ((trace, "the clone to search"), (verify, "the project"), (attest, "the project")):
         command.add_argument(
             "--repo", type=Path, default=Path(), metavar="DIR", help=f"{help_text} (default: this folder)"
         )
     document = add("document", audit.document, "write documents about a model: model card, ML-BOM, Croissant, Annex IV")
-    document.add_argument("file", type=Path, metavar="FILE", help="such as output/checkpoint_best_total.pth")
-    document.add_argument("--out", type=Path, default=Path("documents"), metavar="DIR", help="default: documents/")
+    document.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="a model file with its lineage, such as output/checkpoint_best_total.pth",
+    )
+    document.add_argument(
+        "--out",
+        type=Path,
+        default=Path("documents"),
+        metavar="DIR",
+        help="the folder for the documents (default: documents/)",
+    )
     document.add_argument("--repo", type=Path, default=Path(), metavar="DIR", help="the project (default: this folder)")
     page = add("ui", project.ui, "start MLflow's web page with the runs of this project")
     page.add_argument("--port", type=int, default=5000, help="default: 5000")

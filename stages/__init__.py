@@ -30,7 +30,7 @@ from rfdetr_core.base.run_cache import keep_lock, save_run
 
 _LESS_MEMORY = {"evaluate": "Free some, or lower evaluate.batch_size."}  # train and validate have better messages
 # DVC removes the results of a stage before it runs. Small results are in git, large ones in DVC's cache. The commands
-# restore only the outs of dvc.yaml: a dataset that the user changed must stay.
+# restore only the outs of dvc.yaml, so they do not overwrite a dataset that the user changed.
 RESTORE = (
     "Earlier results, if there were any: "
     "git restore digests; git restore metadata; git restore manifest reports output; dvc checkout --force dvc.yaml"
@@ -39,7 +39,8 @@ RESTORE = (
 
 def run(stage: Callable[[], None]) -> None:
     """Run a stage's function. A UserError ends in one message and exit status 1."""
-    # SIGKILL for the ranks that Lightning or torchrun started: they have nothing to finish without rank 0.
+    # The signal that this process gets when its parent dies. Ranks other than 0, which Lightning or torchrun started,
+    # get SIGKILL, because they have nothing to finish without rank 0.
     end_with_parent(signal.SIGTERM if os.environ.get("LOCAL_RANK", "0") == "0" else signal.SIGKILL)
     name, began = Path(sys.argv[0]).stem, time.time()
     try:
@@ -49,7 +50,7 @@ def run(stage: Callable[[], None]) -> None:
             if name == STAGE:
                 stage()
             else:
-                with _digested_code(name), _held_inputs(name):
+                with _require_unchanged_code(name), _require_unchanged_inputs(name):
                     stage()
                 # Loaded by name: the journal does not change a result, so the code digest does not include it.
                 journal = importlib.import_module("rfdetr_core.lineage.journal")
@@ -60,23 +61,22 @@ def run(stage: Callable[[], None]) -> None:
         print(f"\ninterrupted. {RESTORE}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     finally:
-        # torch's handler raises the death of a loader worker anywhere, even while Python exits.
+        # When a loader worker dies, torch's handler raises an error at any line, even while Python exits.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @contextmanager
-def _digested_code(name: str) -> Iterator[None]:
-    """Stop a stage whose code differs from digests/<name>.json. Checked at its start, at each import, and at its end.
+def _require_unchanged_code(name: str) -> Iterator[None]:
+    """Stop a stage whose code differs from digests/<name>.json. Check at its start, at each import, and at its end.
 
     `dvc repro --single-item` and `--downstream` skip the stage code, and a module can be edited while the stage runs.
     """
-    guard, file = (
-        Guard(Code(), name),
-        FOLDER / f"{name}.json",
-    )  # the guard first: the modules that it allows are compared next
+    # The guard computes its digests before the comparison below. In the other order, it would allow a module that was
+    # edited between the two.
+    guard, file = Guard(Code(), name), FOLDER / f"{name}.json"
     if not file.exists() and "DVC_STAGE" in os.environ:
         raise UserError(f"{file} does not exist. Run: dvc repro")
-    # A stage that is started by hand may have no digests file. Then the code at its start is the reference.
+    # Without DVC, a stage may have no digests file. Then its code is compared with the code at its start.
     code = Code()
     digests = files.read_json(file) if file.exists() else code.digests_of(name)
     if changed := code.changed(name, digests):
@@ -96,7 +96,7 @@ def _digested_code(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _held_inputs(name: str) -> Iterator[None]:
+def _require_unchanged_inputs(name: str) -> Iterator[None]:
     """Stop a stage at its end if one of its dependencies changed while it ran."""
     before = states_of(name)
     yield

@@ -537,7 +537,7 @@ PATCHES = {
         [
             Before(
                 "rfdetr_core/loss/terms.py",
-                "# The order is that of the sum",
+                "# The rows are in the order of the sum",
                 """
                 def loss_size(matched: Matched) -> Tensor:
                     \"\"\"L1 distance of the logarithms of width and height (P, 2).\"\"\"

@@ -19,7 +19,9 @@ import sys
 import time
 from pathlib import Path
 
-# Seconds. The first three parts leave at least 120 of 480 for the others. If part e is cut, it lacks compiled steps.
+# Time limits in seconds. a: tests marked gpu. c: equal bytes. e: times of steps. b: parity. d: cost of determinism.
+# f: prediction. g: a whole training. h: profile of a step. The first three leave at least 120 of 480 s for the others.
+# Part e measures compiled steps last, so they are missing if it is stopped.
 LIMITS = {"a": 50, "c": 110, "e": 200, "b": 40, "d": 40, "f": 40, "g": 60, "h": 60}
 SLOWER = 4  # factor for --smoke: the CPU may run other tests at the same time
 

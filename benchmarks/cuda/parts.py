@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SMALL_STEPS = ["--steps", "1", "--warm", "0", "--side", "64"]  # with --smoke
+SMALL_STEPS = ["--steps", "1", "--warm", "0", "--side", "64"]  # the options of steps with --smoke
 
 
 @dataclass(frozen=True)
 class Kit:
+    """The options of a part, and the file that gets its results."""
+
     device: str
     smoke: bool
     out: Path
@@ -212,7 +214,10 @@ def part_d(kit: Kit) -> None:
 
 
 def part_e(kit: Kit) -> None:
-    """Steps of ours and upstream: at their defaults, ours without determinism, then compiled, which starts slowly."""
+    """Times of steps, of ours and of upstream.
+
+    First both at their defaults, and ours without determinism. Compiled steps come last, because they start slowly.
+    """
     plain = [("upstream", "default"), ("ours", "default"), ("ours", "fast")]
     compiled = [("upstream", "compile"), ("ours", "compile"), ("upstream", "graphs")]
     if kit.smoke:

@@ -1,12 +1,14 @@
-"""Training steps of ours or upstream, by its Lightning module and Trainer, on a batch that is already on the device.
+"""Times training steps of ours or of upstream, each with its own Lightning module and Trainer.
 
     python -m benchmarks.cuda.steps ours|upstream --variant nano --batch 16 [--mode default|fast|compile] ...
 
 Builds everything, waits for a line on its standard input, trains, and prints one line of JSON: seconds of a step (the
 median of three windows), peak memory, and a digest of the weights. A step is a whole step of `fit`: forward, loss with
-matching, backward, clipping, optimiser, schedule and EMA. Multi-scale is off, so that both train at the same size; part
-c sets it for its digests. Modes: `fast` is without deterministic algorithms. `compile` compiles; ours stays
-deterministic. `graphs` is only for upstream, and adds CUDA graphs.
+matching, backward, clipping, optimiser, schedule and EMA. The batch is already on the device. Multi-scale is off, so
+that both train at the same size. Only part c turns it on, to compare digests.
+
+Modes: `fast` is without deterministic algorithms. `compile` compiles; ours stays deterministic. `graphs` is only for
+upstream, and adds CUDA graphs.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from tests.small import random_images
 
 # Upstream can score with four packages that give equal scores. Its default is vernier; the locks have hotcoco.
 SCORING = {} if find_spec("vernier") else {"eval_backend": "hotcoco"}
-OBJECTS = 10  # in each image of the batch
+OBJECTS = 10  # objects in each image of the batch
 KERNELS = 40  # listed in a profile
 
 

@@ -12,7 +12,9 @@ from rfdetr_core.training.module import TrainingModule
 def refuse(callback: str, arguments: Mapping[str, tuple[Any, Any, str]]) -> None:
     """Raise a UserError for an argument that has no effect here and differs from its default.
 
-    arguments: the value, the default and the reason, by the name of the argument.
+    Args:
+        callback: The name of the callback, for the message.
+        arguments: For each name of an argument: its value, its default, and the reason why it has no effect.
     """
     for name, (value, default, reason) in arguments.items():
         if value != default:

@@ -33,7 +33,7 @@ _BACKENDS = ("vernier", "hotcoco", "pycocotools")
 
 
 class RFDETREMACallback(WeightAveraging):
-    """Averages the weights. The average is validated beside the regular weights, as val/ema_*.
+    """Averages the weights. The average is validated in addition to the regular weights, as val/ema_*.
 
     Args:
         decay: See ema_decay of TrainConfig.
@@ -60,7 +60,7 @@ class RFDETREMACallback(WeightAveraging):
         store_initial_attributes(self)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Copy the detector before Lightning restores or moves it. UserError: not an RFDETRModelModule."""
+        """Copy the detector before Lightning restores or moves it. UserError: it is not an RFDETRModelModule."""
         check_module("RFDETREMACallback", pl_module)
         super().setup(trainer, pl_module, stage)
 
@@ -73,7 +73,7 @@ class RFDETREMACallback(WeightAveraging):
 class COCOEvalCallback(CocoScoring):
     """Scores the detections on valid as val/* and val/ema_*, and in `trainer.test` on test as test/* and test/ema_*.
 
-    The annotations are those of the module's dataset. The other arguments exist only for upstream's sake.
+    The annotations are those of the module's dataset. The other arguments are accepted only because upstream has them.
 
     Args:
         max_dets: Largest number of detections that count, for each image and class.
@@ -191,7 +191,7 @@ class RFDETREarlyStopping(EarlyStopping):
         store_initial_attributes(self)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raise a UserError of another module."""
+        """Raise a UserError if `pl_module` is not an RFDETRModelModule."""
         check_module("RFDETREarlyStopping", pl_module)
 
     @property
@@ -208,7 +208,7 @@ class RFDETREarlyStopping(EarlyStopping):
 class DropPathCallback(Callback):
     """Sets the stochastic depth when training starts: from 0 in the first encoder block to drop_path in the last.
 
-    The other arguments exist for upstream's sake and must keep their defaults.
+    The other arguments are accepted only because upstream has them. They must keep their defaults.
     """
 
     def __init__(
@@ -235,7 +235,7 @@ class DropPathCallback(Callback):
         store_initial_attributes(self)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raise a UserError of another module."""
+        """Raise a UserError if `pl_module` is not an RFDETRModelModule."""
         check_module("DropPathCallback", pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -245,7 +245,7 @@ class DropPathCallback(Callback):
             block.drop_path.rate = self.drop_path * index / max(len(blocks) - 1, 1)
 
 
-def _refuse_to_describe(weights: Mapping[str, Tensor]) -> Checkpoint:
+def _no_checkpoint_outside_fit(weights: Mapping[str, Tensor]) -> Checkpoint:
     raise UserError("BestModelCallback writes files only in trainer.fit.")
 
 
@@ -292,7 +292,7 @@ class BestModelCallback(RunFiles):
                 f"{smooth_alpha} from 0 to below 1."
             )
         folder = as_path(output_dir, "output_dir")
-        super().__init__(folder, key, _refuse_to_describe, skip=skip_best_epochs, smooth=smooth_alpha)
+        super().__init__(folder, key, _no_checkpoint_outside_fit, skip=skip_best_epochs, smooth=smooth_alpha)
         self.run_test = run_test
         self.arguments = {"monitor": key, "skip_best_epochs": skip_best_epochs, "smooth_alpha": smooth_alpha}
         self.record: dict[str, Any] = {}
@@ -312,7 +312,7 @@ class BestModelCallback(RunFiles):
             module: The RFDETRModelModule; it was built from configs.
             data: The data module; None for loaders.
             state: The checkpoint.pth to resume; None starts from scratch.
-            configured: The callbacks of the trainer that the configs ask for.
+            configured: Those callbacks of the trainer that were made from the configs.
 
         Raises:
             UserError: the module was not built from configs, or the dataset has changed since.
@@ -338,7 +338,7 @@ class BestModelCallback(RunFiles):
         self.unwritten, self.finished, self.begun, self.steps = set(), False, True, Steps()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Call `begin` in a plain Lightning Trainer, which does not call it."""
+        """Call `begin`, since a plain Lightning Trainer does not call it."""
         if stage == "fit" and not self.begun:
             if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 trainer.strategy.checkpoint_io = PlainCheckpoints()
@@ -346,7 +346,7 @@ class BestModelCallback(RunFiles):
             self.begun = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """If the resumed state has no epoch left, write the files that the state describes."""
+        """If the resumed training has already finished its epochs, write its files from the state."""
         super().on_fit_start(trainer, pl_module)
         if self.history and len(self.history) == trainer.max_epochs and trainer.is_global_zero:
             self._write()
@@ -357,7 +357,7 @@ class BestModelCallback(RunFiles):
             super().on_train_epoch_end(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Call `finish` in a plain Lightning Trainer, which does not call it."""
+        """Call `finish`, since a plain Lightning Trainer does not call it."""
         if not self.begun and trainer.is_global_zero:
             self.finish(pl_module)
 

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from rfdetr_core.api.keywords import ModelKeywords, SettingsKeywords
 
-# The keywords of a model class that `train` also takes, since they do not change the weights.
+# The keywords of a model class that `train` also takes, since they do not change the shapes of the weights.
 OF_MODEL_AND_TRAIN = ("resolution", "freeze_encoder", "gradient_checkpointing")
-COCO_CLASS_ROWS = 90  # class rows of a published class head, without the row for "no object"
+COCO_CLASS_ROWS = 90  # rows of the class head in a published file, not counting the row for "no object"
 _PATHS = ("dataset_dir", "output_dir", "resume", "pretrain_weights")
 _PUBLIC = "rfdetr_core.config"  # the module that users import the configs from
 
 
-class _Fixed(Config):
+class _FrozenConfig(Config):
     """A config whose values cannot be changed; the error names the public class."""
 
     if not TYPE_CHECKING:  # type checkers know that it is frozen
@@ -43,7 +43,7 @@ def device_name(value: Any) -> Any:
     """The project's name of a device: cuda:0 for 0, cuda for gpu, the text of a torch.device. Other values stay.
 
     Raises:
-        UserError: True or False.
+        UserError: the value is True or False.
     """
     if isinstance(value, bool):
         raise UserError(f"device is {value}. Give a name such as cpu, cuda or cuda:1, a number, or a torch.device.")
@@ -78,7 +78,7 @@ def _refuse_unknown(keys: Collection[str], known_keys: Collection[str], where: s
             raise UserError(f"{where}.{key} is not a known key.{hint} Known keys: {', '.join(sorted(known_keys))}.")
 
 
-class ModelSettings(ModelConfig, _Fixed):
+class ModelSettings(ModelConfig, _FrozenConfig):
     """The keywords of a model class. None keeps the value of the trained weights, or the variant's default."""
 
     num_classes: Classes | None = Field(None, description="number of classes; null: as many as the weights have")
@@ -109,7 +109,7 @@ class VariantConfig(ModelSettings):
     pretrain_weights: by default the published file of the variant; None for a new, untrained model.
 
     Raises:
-        UserError: an unknown keyword, a value of the wrong type or range, or an upstream option that is not here.
+        UserError: a keyword is unknown, a value has the wrong type or range, or an option of upstream is not here.
     """
 
     name: ClassVar[str] = ""
@@ -132,7 +132,7 @@ class VariantConfig(ModelSettings):
         super().__init__(**vars(parsed))
 
 
-class TrainSettings(TrainConfig, RuntimeConfig, _Fixed):
+class TrainSettings(TrainConfig, RuntimeConfig, _FrozenConfig):
     """Every keyword of `RFDETR.train` that does not belong to the model."""
 
     dataset_dir: str = Field(min_length=1, description="folder of a COCO or YOLO dataset")
@@ -147,7 +147,7 @@ class TrainSettings(TrainConfig, RuntimeConfig, _Fixed):
         """Build the settings from keywords. `where` is the beginning of an error message.
 
         Raises:
-            UserError: an unknown key, a wrong value, or an upstream option that does not exist here.
+            UserError: a key is unknown, a value is wrong, or an option of upstream does not exist here.
         """
         fields = TrainSettings.model_fields.keys()
         refuse_absent("train", values.keys() - fields, where)
@@ -164,12 +164,12 @@ class TrainSettings(TrainConfig, RuntimeConfig, _Fixed):
 
     @property
     def train(self) -> TrainConfig:
-        """The fields of the section `train`, which determine the result."""
+        """The fields of the section `train`. They determine the result."""
         return TrainConfig.model_construct(**{key: getattr(self, key) for key in TrainConfig.model_fields})
 
     @property
     def runtime(self) -> RuntimeConfig:
-        """The fields of the section `runtime`, which do not."""
+        """The fields of the section `runtime`. They do not determine the result, except `threads` on a CPU."""
         return RuntimeConfig.model_construct(**{key: getattr(self, key) for key in RuntimeConfig.model_fields})
 
 
@@ -177,7 +177,7 @@ class ScriptTrainConfig(TrainSettings):
     """The config of a custom training: `TrainConfig` of rfdetr_core.config.
 
     Raises:
-        UserError: an unknown keyword, a value of the wrong type or range, or an upstream option that is not here.
+        UserError: a keyword is unknown, a value has the wrong type or range, or an option of upstream is not here.
     """
 
     def __init__(self, **keywords: Unpack[SettingsKeywords]) -> None:

@@ -43,8 +43,8 @@ class RFDETRModelModule(TrainingModule):
 
     There are two ways to build it. From configs: `RFDETRModelModule(model_config, train_config)` starts with the
     weights of `pretrain_weights` and takes the classes from the dataset. The dataset is validated and converted into
-    output_dir/dataset; module and data module of the same two configs share this. From parts:
-    `RFDETRModelModule(detector, architecture, config, sizes)`, see TrainingModule.
+    output_dir/dataset; a module and a data module of the same two configs share the result. From a detector and its
+    settings: `RFDETRModelModule(detector, architecture, config, sizes)`, see TrainingModule.
 
     Raises:
         UserError: as `RFDETR.train`; or num_classes differs from the number of classes in the dataset.
@@ -86,7 +86,7 @@ class RFDETRModelModule(TrainingModule):
             network.to(self.device)
 
     def on_test_start(self) -> None:
-        """As before a validation."""
+        """Move the averaged weights to the device of the regular weights."""
         RFDETRModelModule.on_validation_start(self)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[dict[str, Any]]]:
@@ -121,7 +121,7 @@ class RFDETRModelModule(TrainingModule):
 class RFDETRDataModule(TrainingData):
     """The loaders of one dataset. A subclass may override any of them.
 
-    It is built from configs, `RFDETRDataModule(model_config, train_config)`, as RFDETRModelModule; or from parts,
+    It is built from configs, `RFDETRDataModule(model_config, train_config)`, as RFDETRModelModule; or from samples,
     `RFDETRDataModule(root, train_samples, valid_samples, resolution=..., batch_size=..., seed=...)`, see TrainingData.
 
     Raises:
@@ -147,11 +147,15 @@ class RFDETRDataModule(TrainingData):
 
     @property
     def class_names(self) -> list[str] | None:
-        """The name of each class label; None if the data module was built from parts."""
+        """The name of each class label; None if the data module was not built from configs."""
         return None if self.preparation is None else list(self.preparation.inputs.classes)
 
     def test_dataloader(self) -> DataLoader[Item]:
-        """Each test image once, in order. UserError: no test image, or the data module was built from parts."""
+        """Each test image once, in order.
+
+        Raises:
+            UserError: there is no test image, or the data module was not built from configs.
+        """
         inputs = preparation_of(self, "test_dataloader()").inputs
         samples = read_samples(*inputs.where.split("test"))
         if not samples:
@@ -169,8 +173,8 @@ class RFDETRDataModule(TrainingData):
 class ConfiguredTrainer(Trainer):
     """A Lightning Trainer whose `fit` also does what `RFDETR.train` does around a training.
 
-    It locks the run folder, stops after the current step on SIGINT or SIGTERM, adds a remedy to errors, prints and logs
-    each epoch, and at the end chooses and strips the best weights.
+    It locks the run folder, stops after the current step on SIGINT or SIGTERM, adds advice to error messages, prints
+    and logs each epoch, and at the end chooses and strips the best weights.
     """
 
     callbacks: list[Callback]
@@ -265,7 +269,8 @@ def build_trainer(*arguments: Any, **keywords: Any) -> Trainer:
         model_config: The config of a variant, such as RFDETRNanoConfig.
         accelerator: Replaces the accelerator of the config.
         include_training_callbacks: False: only scores and progress, no files. fast_dev_run writes no files, either.
-        callbacks: Added callbacks. One of rfdetr_core.training.callbacks replaces the default callback of its class.
+        callbacks: Added callbacks. A callback whose class is from rfdetr_core.training.callbacks replaces the default
+            callback of that class.
         trainer_kwargs: Any other option of Lightning's Trainer.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The part `custom` of a training record: everything but the parameters that determined a custom training."""
+"""The part `custom` of a training record: what determined a custom training in addition to the parameters."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ _OPTIONS_WITHOUT_EFFECT = (
     *("enable_autolog_hparams", "num_sanity_val_steps", "profiler", "default_root_dir", "callbacks", "fast_dev_run"),
     *("detect_anomaly", "inference_mode", "limit_test_batches", "limit_predict_batches", "model_registry"),
 )
-# Options that are compared with the parameters by their effect: the device, the number of devices.
+# Options whose text is not compared with the parameters. `_changed_options` compares what they result in: the device,
+# the number of devices, and whether algorithms are deterministic.
 _OPTIONS_COMPARED_BY_DEVICE = ("accelerator", "devices", "num_nodes", "deterministic")
 _MODULES = ("callback_arguments", "callbacks", "custom", "custom_record", "preparation")
 _INITIAL = "_initial_attributes"
@@ -69,14 +70,15 @@ def custom_part(
     weights: the digest of the first weights, if they differ from those that the module was built with.
     code: digests of the modules that control such a training.
 
-    A value of None means unknown. A state with an unknown value is never resumed as the same training.
+    None as a value means unknown. A state with an unknown value is never resumed as the same training: it becomes a
+    parent of a new training.
 
     Args:
         trainer: The trainer, with all its callbacks.
         module: The module that it will train.
-        data: The data module; None for loaders.
-        configured: The callbacks that the parameters ask for.
-        resumed: Whether a state is resumed, whose weights replace the first ones.
+        data: The data module; None if the trainer got loaders.
+        configured: The callbacks that were made from the parameters.
+        resumed: Whether a state is resumed. Its weights then replace the first weights.
     """
     present: list[Callback] = vars(trainer)["callbacks"]
     components = [module, trainer.strategy, trainer.precision_plugin, trainer.accelerator]
@@ -97,7 +99,7 @@ def custom_part(
             if not _is_from_project_or_lightning(component)
         },
         "attributes": changed,
-        "callbacks": _numbered((name_of(callback), _describe_callback(callback)) for callback in additional),
+        "callbacks": _unique_names((name_of(callback), _describe_callback(callback)) for callback in additional),
         "missing": [name_of(callback) for callback in configured if callback not in present],
         "trainer": _changed_options(trainer, module.config),
     }
@@ -154,7 +156,7 @@ def _attributes(component: Any) -> dict[str, Any]:
 
 
 def _snapshot(value: Any) -> tuple[str | None, Any]:
-    """A value for a later comparison: its text; or, without a text, the object or the list of objects."""
+    """What is compared later: the text of the value. If it has no text, None and the object (a list is copied)."""
     text = _plain(value)
     return text, None if text is not None else list(value) if isinstance(value, list) else value
 
@@ -186,13 +188,13 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str | Path | timedelta | BaseModel)
 
 
-def _numbered(entries: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The entries as a mapping. The second entry of a name becomes 'name (2)'."""
-    numbered: dict[str, Any] = {}
+def _unique_names(entries: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The entries as a mapping. The second entry with a name gets the key 'name (2)'."""
+    values: dict[str, Any] = {}
     for name, value in entries:
-        number = sum(key == name or key.startswith(f"{name} (") for key in numbered) + 1
-        numbered[name if number == 1 else f"{name} ({number})"] = value
-    return numbered
+        number = sum(key == name or key.startswith(f"{name} (") for key in values) + 1
+        values[name if number == 1 else f"{name} ({number})"] = value
+    return values
 
 
 def _describe_callback(callback: Callback) -> Any:

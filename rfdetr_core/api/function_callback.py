@@ -14,7 +14,8 @@ from rfdetr_core.training.module import TrainingModule
 class FunctionCallback(Checkpoint):
     """Calls functions of a script with the values of an epoch, as `RFDETR.callbacks` of earlier upstream versions did.
 
-    It is a Checkpoint because Lightning calls these last, when the losses of the epoch are known.
+    It derives from Lightning's class Checkpoint. Lightning calls such callbacks last, when the losses of the epoch are
+    known.
     """
 
     def __init__(self, functions: Mapping[str, Sequence[Callable[[dict[str, float]], object]]]) -> None:

@@ -90,8 +90,8 @@ class RunKeywords(TypedDict, total=False):
     """step: the learning rate x 0.1 after lr_drop epochs; cosine: falls as half a cosine wave until the last epoch; or
     package.module.Class of an installed package or of rfdetr_core (default: 'step')"""
     lr_scheduler_kwargs: dict[str, Any]
-    """of step: lr_drop (100: epochs); of cosine: min_factor (0: factor of the learning rate at the end) (default:
-    {})"""
+    """for step: lr_drop, epochs (default: 100); for cosine: min_factor, factor of the learning rate at the end
+    (default: 0) (default: {})"""
     lr_scheduler_interval: Literal["step", "epoch"]
     """when a scheduler named as package.module.Class steps (default: 'step')"""
     lr_scheduler_monitor: str
@@ -276,8 +276,9 @@ class ExportKeywords(TypedDict, total=False):
     shape: tuple[int, int] | list[int] | None
     """(resolution, resolution): only the resolution of the model"""
     postprocess: bool
-    """False: normalised images in; `dets`, `labels`, `masks` out, as in upstream's files. True: photographs of any size
-    in; boxes in pixels, scores and class indexes out (default: False)"""
+    """False: the input is normalised images, the outputs are `dets`, `labels` and `masks`, as in upstream's files.
+    True: the input is photographs of any size, the outputs are boxes in pixels, scores and class indexes (default:
+    False)"""
     images: Literal["uint8", "float"]
     """input with postprocess: uint8 (B, H, W, 3), or float32 (B, 3, H, W) from 0 to 1; both RGB (default: 'uint8')"""
     max_drop: float | None

@@ -63,8 +63,8 @@ class RFDETR(UpstreamMembers):
             weights were trained with, or the variant's default.
 
     Raises:
-        UserError: an unknown keyword; a value of the wrong type or range; a device that this machine lacks; or weights
-            that cannot be downloaded, are damaged, or belong to another variant.
+        UserError: a keyword is unknown; a value has the wrong type or range; this machine lacks the device; or the
+            weights cannot be downloaded, are damaged, or belong to another variant.
     """
 
     variant: ClassVar[str] = ""
@@ -128,8 +128,8 @@ class RFDETR(UpstreamMembers):
         `device`; its model can predict and be evaluated, but not be trained, optimised or exported.
 
         Raises:
-            UserError: not a model file; its variant is unknown or not this class; the runtime of an exported file is
-                not installed; or an error of the constructor.
+            UserError: the file is not a model file; its variant is unknown or not this class; the runtime of an
+                exported file is not installed; or the constructor raises an error.
         """
         overrides: dict[str, Any] = {**settings}
         if "pretrain_weights" in overrides:
@@ -137,21 +137,21 @@ class RFDETR(UpstreamMembers):
         device = device_name(overrides.get("device")) or "auto"
         path = as_path(path, "path")
         if path.suffix in SUFFIXES:
-            return cls._of_exported(path, **overrides | {"device": device})
+            return cls._from_exported_file(path, **overrides | {"device": device})
         device = find_device(device)
         checkpoint = read_checkpoint(path)
-        model_class = cls._variant_of(path, architecture_of(checkpoint).name)
+        model_class = cls._class_of_variant(path, architecture_of(checkpoint).name)
         model = model_class.__new__(model_class)
         config = model_class.get_model_config(**overrides | {"pretrain_weights": path})
         model._build(config, device, checkpoint, overrides)
         return model
 
     @classmethod
-    def _of_exported(cls, path: Path, *, device: str, **settings: Any) -> Self:
+    def _from_exported_file(cls, path: Path, *, device: str, **settings: Any) -> Self:
         if settings:
             raise UserError(f"{path} is an exported file: {', '.join(settings)} cannot be changed. Give only device.")
         predictor = ExportedPredictor.from_file(path, device=device)
-        model_class = cls._variant_of(path, predictor.architecture.name)
+        model_class = cls._class_of_variant(path, predictor.architecture.name)
         model = model_class.__new__(model_class)  # not by __init__, which would build a detector
         sizes = sizes_of(predictor.architecture)
         model._section = parse(ModelConfig, sizes | {"variant": model_class.variant}, str(path))
@@ -160,8 +160,8 @@ class RFDETR(UpstreamMembers):
         return model
 
     @classmethod
-    def _variant_of(cls, path: AnyPath, name: str) -> type[Self]:
-        """The class of a variant: this one, or a subclass. UserError: an unknown variant, or one of another class."""
+    def _class_of_variant(cls, path: AnyPath, name: str) -> type[Self]:
+        """The class of a variant: `cls` or a subclass. UserError: the variant is unknown or is of another class."""
         model_class: Any = globals().get(name)
         if not isinstance(model_class, type) or not issubclass(model_class, RFDETR):
             raise UserError(f"{path} is a {name}, an unknown variant. Known variants: {', '.join(VARIANTS)}.")
@@ -205,8 +205,8 @@ class RFDETR(UpstreamMembers):
         Functions in `callbacks` get the values of each epoch ("on_fit_epoch_end") or of the last ("on_train_end").
 
         Raises:
-            UserError: an unknown keyword, a numbered device, an output_dir of a pipeline, an error in the dataset, or a
-                failed training.
+            UserError: a keyword is unknown, the device has a number, output_dir has results of a pipeline, the dataset
+                has an error, or the training fails.
         """
         from rfdetr_core.observers.history import run_files
         from rfdetr_core.observers.publishing import track_evaluation
@@ -241,12 +241,12 @@ class RFDETR(UpstreamMembers):
         Args:
             compile: Compile the copy with torch.compile, on CUDA only. It takes a while, once for each process.
             batch_size: Images that go through the model at a time. `predict` still takes any number of images.
-            dtype: Of encoder and projector: torch.bfloat16, on CUDA also torch.float16, or its name.
+            dtype: The type of encoder and projector: torch.bfloat16, on CUDA also torch.float16, or its name.
             inplace: See `check_upstreams`.
             compile_backend: See `check_upstreams`.
 
         Raises:
-            UserError: another dtype or batch_size, inplace, or this machine cannot compile.
+            UserError: dtype, batch_size or inplace has another value, or this machine cannot compile.
         """
         predictor = self._torch_predictor("optimize_for_inference()")
         check_upstreams(inplace, compile_backend, predictor.device)
@@ -324,8 +324,8 @@ class RFDETR(UpstreamMembers):
                 are accepted; a note names those that have no effect here.
 
         Raises:
-            UserError: an unknown keyword; no dataset, or an error in it; or its classes, the device or the resolution
-                are not those of the model.
+            UserError: a keyword is unknown; there is no dataset, or it has an error; or its classes, the device or the
+                resolution are not those of the model.
         """
         from rfdetr_core.evaluation.evaluate import evaluate
         from rfdetr_core.training.record import sole_writer
@@ -391,7 +391,7 @@ load = from_checkpoint = RFDETR.from_checkpoint
 
 def _variant(variant: str, architecture: Architecture) -> type[RFDETR]:
     doc = f"RF-DETR {variant}: {architecture.resolution} pixels, {architecture.weights_file or 'no published weights'}."
-    size = "rfdetr-large" if variant == "large-deprecated" else f"rfdetr-{variant}"  # of both, as upstream
+    size = "rfdetr-large" if variant == "large-deprecated" else f"rfdetr-{variant}"  # upstream's name
     names: dict[str, Any] = {"variant": variant, "size": size, "__doc__": doc, "__module__": __name__}
     names["__init__"] = constructor(RFDETR.__init__, variant)
     return type(architecture.name, (RFDETR,), names)

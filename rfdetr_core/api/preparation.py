@@ -21,7 +21,7 @@ from rfdetr_core.inference.predictor import find_device
 from rfdetr_core.training import record
 from rfdetr_core.training.inputs import Inputs, read_inputs
 
-# Suffixes of the files that validation reads, beside images.
+# Suffixes of the files that validation reads, in addition to images.
 _LABELS = (".csv", ".json", ".txt", ".yaml", ".yml")
 
 
@@ -29,7 +29,7 @@ _LABELS = (".csv", ".json", ".txt", ".yaml", ".yml")
 class Preparation:
     """A checked pair of configs, and the training that they describe.
 
-    configs: kept alive, since `prepare` finds a preparation by the ids of the two objects.
+    configs: the two config objects. `prepare` finds a preparation by their id(), so they must not be freed.
     listing: the digest of the file names in the dataset folder, and of the times and sizes of its labels, before the
         validation.
     """
@@ -57,8 +57,9 @@ class Preparation:
     def start(self, state: Any, custom: Mapping[str, Any], epochs: int) -> tuple[Inputs, dict[str, Any]]:
         """The inputs and the training record of a training that is about to start.
 
-        A state of the same training is resumed; the record stays the same. A state of another training becomes a parent
-        in the record. This includes a training with fewer epochs, and one that had stopped early.
+        If the state is of the same training, this training is resumed and its record stays the same. A state of another
+        training becomes a parent in the record. A training also counts as another one if it planned fewer epochs or had
+        stopped early.
 
         Args:
             state: The path of a checkpoint.pth; None starts from scratch.
@@ -66,7 +67,8 @@ class Preparation:
             epochs: The number of epochs of the trainer.
 
         Raises:
-            UserError: the file has no state of a training; or a parameter other than the length, or the classes differ.
+            UserError: the file has no state of a training; or the classes differ; or a parameter differs that is not
+                the number of epochs.
         """
         inputs, part = self.inputs, {"custom": dict(custom)} if custom else {}
         if state is None:
@@ -210,7 +212,15 @@ def check_configs(call: str, model_config: Any, train_config: Any) -> None:
 
 
 def preparation_of(owner: Any, reason: str) -> Preparation:
-    """The preparation of a module or data module. UserError: it was built from parts. reason: begins the message."""
+    """The preparation of a module or data module.
+
+    Args:
+        owner: The module or data module.
+        reason: Begins the message of the error.
+
+    Raises:
+        UserError: `owner` was not built from configs.
+    """
     preparation = getattr(owner, "preparation", None)
     if not isinstance(preparation, Preparation):
         name = type(owner).__name__ if owner is not None else "the module"

@@ -125,7 +125,7 @@ def trained_sizes(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]
     try:
         architecture = architecture_of(checkpoint)
     except UserError:
-        return {}  # the variant is known from the class, or load_weights reports the error
+        return {}  # not an error here: load_weights checks the file later
     if architecture.name != VARIANTS[variant].name:
         return {}  # load_weights reports the error
     return sizes_of(architecture)
@@ -184,8 +184,8 @@ def prepare_dataset(dataset: Path, folder: Path, weights: Path = Path("weights")
 class Plan:
     """The checked settings of one training; nothing has been written yet.
 
-    model: as the section `model` of params.yaml. weights: the file to start from or to resume; for a new model a path
-        that does not exist.
+    model: the settings of the section `model` of params.yaml. settings: those of `train` and `runtime`. weights: the
+        file to start from or to resume; for a new model a path that does not exist.
     """
 
     model: ModelConfig
@@ -211,7 +211,7 @@ class Plan:
             functions: The functions to call, by event.
 
         Raises:
-            UserError: an unknown keyword or event, a wrong value, or this machine cannot do the training.
+            UserError: a keyword or event is unknown, a value is wrong, or this machine cannot do the training.
         """
         for event in _nonempty_events(functions or {}):
             if event not in EVENTS:
@@ -253,7 +253,7 @@ class Plan:
             call: The called function, for messages.
 
         Raises:
-            UserError: an unknown keyword, a wrong value, or a keyword of the constructor.
+            UserError: a keyword is unknown, a value is wrong, or a keyword belongs to the constructor.
         """
         for key in keywords.keys() & _FOLDERS:
             as_path(keywords[key], key)
@@ -296,7 +296,7 @@ def _nonempty_events(functions: FunctionsByEvent) -> FunctionsByEvent:
 def pop_model_keywords(keywords: dict[str, Any], built: Mapping[str, Any] | None = None) -> list[str]:
     """Remove the model keywords that `train` also takes; return their names.
 
-    built: the values of an existing model, which the removed keywords must equal.
+    built: the values of an existing model. Each removed keyword must have the value of the model. None: no check.
 
     Raises:
         UserError: a removed keyword differs from the value in `built`.
@@ -329,7 +329,7 @@ def evaluation_settings(split: Any, keywords: dict[str, Any], variant: str) -> t
         variant: The variant of the model, whose class a message names.
 
     Raises:
-        UserError: an unknown keyword or split, or a keyword of the constructor.
+        UserError: a keyword or the split is unknown, or a keyword belongs to the constructor.
     """
     evaluate_fields = EvaluateConfig.model_fields
     training_keys = (

@@ -1,4 +1,5 @@
-"""Members of RFDETR that exist only for users of upstream: files for Roboflow, and messages about absent names."""
+"""Members of RFDETR that exist only for users of upstream: files for Roboflow, and
+messages about names of upstream that do not exist here."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ class Ancestor:
 
     Attributes:
         name: The name of its file in weights/.
-        through: Tensor digests of the models from the direct parent up to this one, the parent first.
+        through: The tensor digests of the models on the path to this ancestor: the direct parent of the training first,
+            this ancestor last.
         training: Its training record; None if it is not known.
     """
 
@@ -27,7 +28,10 @@ class Ancestor:
 
     @property
     def published(self) -> bool:
-        """Whether upstream published it. A training accepts such a name only for a file with the published MD5."""
+        """Whether upstream published it.
+
+        The name is enough: a training accepts the name of a published file only if the file has the published MD5.
+        """
         return self.training is None and self.name in PUBLISHED
 
 
@@ -52,8 +56,12 @@ def ancestors_of(training: Mapping[str, Any], archive: Archive) -> Iterator[Ance
 def trainings_of(parent: Mapping[str, Any], archive: Archive) -> list[dict[str, Any]]:
     """The training records that may have produced a parent.
 
-    The first of these sources that has one decides: the run record of the parent's file; the run record of another file
-    of the same training; what the parent file itself says. Otherwise: the trainings of all runs with these weights.
+    The first of these sources that has a training record is used:
+
+    1. The run record of the parent's file.
+    2. The run record of another file of the same training.
+    3. The parent's file itself: its lineage, else its training record.
+    4. The run records of all runs with these weights. Only this source may give several training records.
     """
     runs = [run for run in archive.runs if run["lineage"]["tensors"] == parent["tensors"]]
     exact = [run["lineage"]["training"] for run in runs if run["file"]["sha256"] == parent["sha256"]]

@@ -13,8 +13,8 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.metadata import column_name
 
 Sign = Literal["=", "<", "<=", ">", ">="]
-# A value as an interval: its first number or moment, and the first one after it. A day has 24 hours, a year 365 or 366
-# days. A number stands for itself.
+# (start, end): all values from start up to, but not including, end. A date without a day covers a month or a year.
+# For a number or a moment, end is the next float.
 Span = tuple[float, float]
 
 _FORM = re.compile(r"([^<>=]+)(<=|>=|<|>|=)(.+)", re.S)
@@ -63,8 +63,8 @@ class Condition:
     def holds(self, row: Mapping[str, str]) -> bool | None:
         """Whether the condition holds for an image's metadata; None if that cannot be decided.
 
-        If the image has no value in the column, the condition does not hold. A value is compared with everything that
-        it may mean: an image dated 2024 may be from before or after 2024-06, so `date<2024-06` is undecided.
+        If the image has no value in the column, the condition does not hold. A date without a day is compared as a
+        period: an image dated 2024 may be from before or after 2024-06, so `date<2024-06` is undecided.
 
         Args:
             row: The image's metadata: value by column, without empty values.

@@ -1,4 +1,4 @@
-"""Facts for a reviewer of two models: classes and sources of the changed images, scores with intervals, commits."""
+"""Facts about two models for the review of a change: classes and sources of changed images, scores, commits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def context_of(traces: Sequence[Trace], images: Images, archive: Archive) -> dic
     """Facts about the difference of two models, the earlier model first.
 
     Keys of the result:
-        commits: The ids of the commits that brought the models; None if a commit is not known.
+        commits: The ids of the commits that added the models; None if a commit is not known.
         scores: The scores of each model (see `_scores`).
         sources: By kind of change and value of the column `source`: the number of images.
         classes: By kind of change and class: the number of objects in these images, before and after.
@@ -145,14 +145,14 @@ def _scores(traced: Trace, archive: Archive) -> dict[str, Any] | None:
         if metrics:
             kinds = {"boxes": metrics, "masks": metrics.get("masks")}
             return {"split": split, **size, "manifest": evaluation_manifests(evaluation).get(split)} | {
-                kind: dict(_figures(scores, intervals.get(kind)))
+                kind: dict(_scores_with_intervals(scores, intervals.get(kind)))
                 for kind, scores in kinds.items()
                 if isinstance(scores, dict)
             }
     return None
 
 
-def _figures(scores: Mapping[str, Any], intervals: Any) -> Iterator[tuple[str, Any]]:
+def _scores_with_intervals(scores: Mapping[str, Any], intervals: Any) -> Iterator[tuple[str, Any]]:
     for name in SCORES:
         ends = intervals.get(name) if isinstance(intervals, dict) else None
         valid = isinstance(ends, list) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)

@@ -1,4 +1,4 @@
-"""Sentences on where a model file contradicts its own weights, or the records of the runs that may have produced it."""
+"""Finds contradictions between a model file, its weights, and the records of the runs that may have produced it."""
 
 from __future__ import annotations
 

@@ -15,8 +15,17 @@ _MAX_ROWS = 5  # of a kind of change, as text
 def compare_lineages(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
     """Every key whose value differs, by topic, with both values.
 
-    Topics: params, code, code of strip, packages, machine, weights, custom, scores. Topics without a difference are
-    absent. A key that one lineage lacks has the value None there.
+    Topics without a difference are absent. A key that one lineage lacks has the value None there.
+
+    Topics:
+        params: The parameters of the training.
+        code: The digests of the source files that train runs.
+        code of strip: The digests of the source files that strip runs.
+        packages: The versions of the packages that can change the result.
+        machine: The machine of the training, and its settings that can change the result.
+        weights: The SHA-256 of the files that the training started from.
+        custom: The parts of the training that a Python script replaced.
+        scores: The content of selection.json.
     """
     topics = {
         "params": ("training", "params"),
@@ -30,7 +39,7 @@ def compare_lineages(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str
     }
     differences = {}
     schemas = [lineage.get("schema") for lineage in (old, new)]
-    if schemas[0] != schemas[1]:  # schema 1 has digests of the bytes, schema 2 of the meaning
+    if schemas[0] != schemas[1]:  # digests of the bytes in schema 1, of the code without comments in schema 2
         topics = {topic: keys for topic, keys in topics.items() if not topic.startswith("code")}
         differences["code"] = {"not compared: the digests follow different schemas": schemas}
     for topic, keys in topics.items():

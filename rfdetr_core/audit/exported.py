@@ -68,7 +68,7 @@ def _stage_of(commit: Commit, archive: Archive) -> Link | None:
 
 
 def is_derived(exported: Exported) -> bool:
-    """Whether the graph differs from the exported graph. Then its constants may differ and have other names, too."""
+    """Whether a tool changed the graph after the export. Such a tool may also change and rename constants."""
     return exported.graph != exported.description.graph
 
 
@@ -78,7 +78,7 @@ def found_by(exported: Exported) -> str:
 
 
 def limits(exported: Exported, found_by: str | None, path: Path) -> Iterator[str]:
-    """Notes on what the history cannot confirm of an exported file.
+    """Notes on the statements of an exported file that the history cannot confirm.
 
     Args:
         exported: The file.
@@ -101,7 +101,7 @@ def limits(exported: Exported, found_by: str | None, path: Path) -> Iterator[str
 
 
 def contradictions(exported: Exported, runs: Sequence[dict[str, Any]] = ()) -> Iterator[str]:
-    """Sentences on what an exported file says that is wrong.
+    """The contradictions between an exported file and its source, as sentences.
 
     Args:
         exported: The file.
@@ -116,7 +116,10 @@ def contradictions(exported: Exported, runs: Sequence[dict[str, Any]] = ()) -> I
 
 
 def claims(exported: Exported, runs: Sequence[dict[str, Any]] = ()) -> Iterator[tuple[str, Any, Any]]:
-    """The facts that a description repeats from its source: name, value in the source, value in the description."""
+    """The facts that the file's description copies from its source.
+
+    Each fact is (name, value in the source, value in the description). Arguments are as in `contradictions`.
+    """
     from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
     description, source = exported.description, exported.checkpoint

@@ -173,7 +173,7 @@ class History:
         return self._git("cat-file", "--batch-check=%(objectname)", stdin=query).splitlines()
 
     def missing(self, blobs: Iterable[str]) -> list[str]:
-        """Those of the git blobs that this clone does not have."""
+        """The git blobs that this clone lacks."""
         answer = self._git("cat-file", "--batch-check", stdin="".join(f"{blob}\n" for blob in blobs))
         return [line.removesuffix(" missing") for line in answer.splitlines() if line.endswith(" missing")]
 
@@ -217,7 +217,7 @@ class History:
 
 
 class NoHistory(History):
-    """The history of a folder outside of any git repository. It is empty, so only files speak for themselves."""
+    """The history of a folder outside of any git repository. It is empty: answers come only from the files."""
 
     def __init__(self, root: Path) -> None:
         """Use the folder without looking for a git repository."""

@@ -26,7 +26,7 @@ class Images:
         rows: A row for each image: split, path, sha256, width, height, labels (the digest of its annotations), pixels,
             and through (the tensor digest of the ancestor that was trained on it; "" for the model itself).
         unknown: A sentence for each part that cannot be listed.
-        notes: What limits the answer.
+        notes: The limits of the answer, as sentences.
     """
 
     rows: list[dict[str, Any]]
@@ -40,7 +40,7 @@ def images_of(traced: Trace, archive: Archive, *, own: bool = False, where: Sequ
     Args:
         traced: The model.
         archive: The history of the project.
-        own: Only the images of the model's own training and evaluation, not those of its ancestors.
+        own: Leave out the images of its ancestors. The images of its own training and evaluation stay.
         where: Conditions such as KEY=VALUE. Only images that meet all of them are listed. The metadata is that of the
             commit of the model (or ancestor) that the image was used for.
 
@@ -72,7 +72,10 @@ def note_on_published(names: list[str]) -> str:
 
 
 def _training_of(traced: Trace) -> dict[str, Any]:
-    """The training of a file. If several may have produced it, any of them, provided they had equal images and parents.
+    """The training of a file.
+
+    If several trainings may have produced it, the first one is returned. All of them must have had equal images and
+    parents.
 
     Raises:
         UserError: The file has no known training, or the possible trainings had different images or parents.
@@ -163,9 +166,11 @@ def digest_of(image: str, archive: Archive) -> str:
 def pixels_of(image: str, sha256: str, archive: Archive) -> str | None:
     """The digest of an image's pixels (see `images.pixel_digest`); None if it is not known.
 
+    The pixels of a file are decoded. Otherwise the digest comes from a row of a manifest at HEAD.
+
     Args:
-        image: If this is a file, its pixels are decoded.
-        sha256: Otherwise, a manifest at HEAD may have the pixels of these bytes.
+        image: The image, as the user named it: a file, a path or a SHA-256.
+        sha256: The digest of its bytes, by which its row in a manifest is found.
         archive: The history of the project.
     """
     if Path(image).is_file():

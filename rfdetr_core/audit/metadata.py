@@ -41,9 +41,9 @@ class Selection:
         return " and ".join(map(str, self.where))
 
     def select(self, places: Iterable[Place]) -> Iterator[tuple[Place, Set[str] | str]]:
-        """The paths of the selected images at each place; a text says why they are not known.
+        """The paths of the selected images at each place, or a text: why they are not known.
 
-        Use each set before you take the next one: it is updated in place, as neighbouring tables differ little.
+        The next step may change the set in place. If you need the paths later, copy the set.
 
         Args:
             places: Commits and splits. Places in the order of the history are faster.
@@ -65,12 +65,12 @@ class Selection:
             yield (commit, split), reason or table.select(content or b"", _title(commit, split))
 
     def images(self, commit: Commit | None, split: str) -> Set[str] | str:
-        """The paths of the selected images of a split at a commit; a text says why they are not known."""
+        """The paths of the selected images of a split at a commit, or a text: why they are not known."""
         ((_, paths),) = self.select([(commit, split)])
         return paths
 
     def images_of(self, path: Path) -> Set[str] | str:
-        """The paths of the selected images in a table that is a file; a text says why they are not known."""
+        """The paths of the selected images in a table on disk, or a text: why they are not known."""
         return _Table(self).select(files.read_bytes(path), str(path)) if path.is_file() else f"there is no {path}"
 
     def note(self, columns: Iterable[str], values: dict[str, set[str]]) -> None:
@@ -125,7 +125,7 @@ class _Table:
         self._undecided: dict[str, str] = {}
 
     def select(self, content: bytes, title: str) -> Set[str] | str:
-        """The paths of the images that meet all conditions; a text says why they are not known.
+        """The paths of the images that meet all conditions, or a text: why they are not known.
 
         Args:
             content: The table, a CSV file.
@@ -157,12 +157,13 @@ class _Table:
             if all(answers):
                 self._selected.add(path)
             elif False not in answers:
-                open_ = conditions[answers.index(None)]
-                self._undecided[path] = f"whether {open_} holds for {open_.column} {row[open_.column]!r} is not certain"
+                condition = conditions[answers.index(None)]
+                actual = f"{condition.column} {row[condition.column]!r}"
+                self._undecided[path] = f"whether {condition} holds for {actual} is not certain"
 
 
 def _changed_lines(old: bytes, new: bytes) -> tuple[bytes, bytes] | None:
-    """The lines that only the old and only the new table has, each with the header; None if lines are not rows."""
+    """(removed lines, added lines) of a table, each part with the header; None if a line may not be a complete row."""
     header = new[: new.find(b"\n") + 1]
     if not header or not old.startswith(header) or b"\r" in new or b"\r" in old:
         return None

@@ -1,4 +1,4 @@
-"""The versions of an image under one path: which bytes it had, and the commit that withdrew it."""
+"""The versions of an image under one path: which bytes it had, and the commit that removed it from the dataset."""
 
 from __future__ import annotations
 
@@ -53,7 +53,10 @@ def versions_of(image: str, history: History) -> list[Version]:
 
 
 def withdrawal_error(image: str, history: History) -> UserError | None:
-    """The error about an image that earlier manifests have and HEAD's manifests lack; None if no manifest has it."""
+    """The error for an image that is in no manifest at HEAD: the commit that removed it, or the last commit with it.
+
+    None if no committed manifest has the image.
+    """
     versions = versions_of(image, history)
     if not versions:
         return None

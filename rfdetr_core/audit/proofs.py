@@ -27,9 +27,9 @@ def roots_of(training: Mapping[str, Any]) -> dict[str, Roots | None]:
     """The Merkle roots of a training and of its ancestors, from the training record.
 
     Returns:
-        Roots by tensor digest of the ancestor; "" for the training itself. None where the record has no roots: it is
-        older than Merkle roots, the ancestor is more than ten generations back, or its file had no record. Published
-        weights are absent, since nothing more can be known of them.
+        Roots by tensor digest of the ancestor; "" for the training itself. None where the roots are not known, for one
+        of three reasons: the ancestor's training is older than Merkle roots; the ancestor is more than ten generations
+        back; the ancestor's file had no record. Published weights are absent: upstream publishes no roots.
     """
     roots: dict[str, Roots | None] = {"": training.get("roots")}
     waiting = [training]
@@ -59,7 +59,7 @@ class Proof:
         content: The proof file, as plain values.
         lines: The same as text.
         unknown: A sentence for each part that is missing.
-        notes: What limits the answer.
+        notes: The limits of the answer, as sentences.
     """
 
     content: dict[str, Any]
@@ -118,7 +118,7 @@ def prove(image: Image, traced: Trace, archive: Archive) -> Proof:
 def _leaves(image: Image, rows: list[dict[str, Any]], split_trees: Mapping[str, Tree]) -> Iterator[tuple[str, str]]:
     """The leaves to prove for a split, with the name of each tree.
 
-    For labels, these are the labels that the image has in this split.
+    The leaves of the tree `labelled` have the labels that the image has in this split.
     """
     yield "images", image.sha256
     labels = {row["labels"] for row in rows if row["sha256"] == image.sha256}
@@ -133,7 +133,7 @@ def training_name(through: str) -> str:
 
 
 def proof_sentence(through: str, split: str, tree: str, leaf: str, *, is_in: bool) -> str:
-    """What a proof shows, as a sentence.
+    """A sentence about the result of a proof.
 
     Args:
         through: The tensor digest of an ancestor; "" for the model itself.

@@ -44,12 +44,13 @@ def uses_where(selection: Selection, archive: Archive) -> Answer[SelectedUse]:
     """
     require_complete(archive)
     families, without_record = families_of(archive), list(models_without_record(archive))
-    everything = list(manifest_uses(archive, families))
-    oldest = {md5: (commit, lock) for md5, commit, lock in without_record}  # the last commit of a model added it
-    counts = _count_selected(selection, archive, everything, [commit for commit, _ in oldest.values()])
+    manifests_used = list(manifest_uses(archive, families))
+    # The commits of a model come newest first. So its last entry here is the commit that added it.
+    oldest = {md5: (commit, lock) for md5, commit, lock in without_record}
+    counts = _count_selected(selection, archive, manifests_used, [commit for commit, _ in oldest.values()])
     uses: dict[tuple[Any, ...], SelectedUse] = {}
     unknown: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for manifest in everything:
+    for manifest in manifests_used:
         count = counts[(manifest.used_in, manifest.split), manifest.blob]
         if isinstance(count, str):
             row: dict[str, Any] = {
@@ -84,22 +85,22 @@ def uses_where(selection: Selection, archive: Archive) -> Answer[SelectedUse]:
 
 
 def _count_selected(
-    selection: Selection, archive: Archive, everything: Sequence[ManifestUse], commits: Sequence[Commit]
+    selection: Selection, archive: Archive, manifests_used: Sequence[ManifestUse], commits: Sequence[Commit]
 ) -> dict[tuple[Place, str | None], int | str]:
     """How many images of each manifest are selected.
 
     Args:
         selection: The conditions.
         archive: The history of the project.
-        everything: The uses of manifests by models with a record.
+        manifests_used: The uses of manifests by models with a record.
         commits: The commits that added a model without a record.
 
     Returns:
-        The number by place and git blob of the manifest; the blob None stands for the manifest at the place. A text
-        says why the number is not known.
+        (place, git blob of the manifest) -> the number of images, or a text: why the number is not known. A place is a
+        commit and a split. The blob None stands for the manifest of that split in that commit.
     """
     blobs: dict[Place, set[str | None]] = {}
-    for manifest in everything:
+    for manifest in manifests_used:
         blobs.setdefault((manifest.used_in, manifest.split), set()).add(manifest.blob)
     for commit in commits:
         for split in SPLITS:
@@ -147,7 +148,7 @@ class _ManifestPaths:
         self._paths: dict[str, set[str] | str] = {}
 
     def read(self, blob: str) -> set[str] | str:
-        """The paths in a manifest; a text says why they are not known."""
+        """The paths in a manifest, or a text: why they are not known."""
         if blob not in self._paths:
             if len(self._paths) >= _MAX_MANIFESTS:
                 del self._paths[next(iter(self._paths))]

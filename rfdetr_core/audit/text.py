@@ -22,6 +22,7 @@ from rfdetr_core.base.provenance import flattened
 
 _NO_DATA = ("digests", "requirements", "rfdetr_core", "stages")  # starts of deps; older locks name the last two
 
+# How the history knows a file, by `Trace.found_by`. Each text completes the line "FILE  found ...".
 _FOUND = {
     "bytes": "by its bytes",
     "tensors": "by its weights: they are in the history, in a file with other bytes",
@@ -49,7 +50,7 @@ _WITHOUT_PIXELS = "{} models are older than pixel digests: only the bytes of the
 
 
 def certainty(traced: Trace) -> str:
-    """How certain the identity of a file is: a key of _CERTAIN."""
+    """How certain it is which run produced a file: a key of _CERTAIN."""
     if traced.contradicted or traced.runs:
         return "contradicted" if traced.contradicted else "several"
     if traced.found_by in ("bytes", "tensors", "rounded"):
@@ -178,11 +179,11 @@ def _use_lines(use: Use | SelectedUse) -> list[str]:
 
 
 def _unknown_lines(answer: Answer[Any], pronoun: str) -> list[str]:
-    """The models that may have used the images too, and a sentence if no model is known to have used them.
+    """The models that may also have used the images; a sentence if no model surely used them; a note on parents.
 
     Args:
         answer: The answer.
-        pronoun: The pronoun for the images: it or them.
+        pronoun: How a sentence refers to the images: it (one image) or them (several).
     """
     lines = []
     for row in answer.unknown:
@@ -251,7 +252,7 @@ def _format_pairs(values: Mapping[str, Any]) -> str:
 
 
 def _dataset_digests(traced: Trace) -> dict[str, str]:
-    """The MD5 of each path of the dataset: what validate read, except for code."""
+    """The MD5 of each path of the dataset: the inputs of validate except for code."""
     deps = next((link.entry.deps for link in traced.links if link.stage == "validate"), {})
     return {path: md5 for path, md5 in deps.items() if not path.startswith(_NO_DATA)}
 
@@ -259,7 +260,7 @@ def _dataset_digests(traced: Trace) -> dict[str, str]:
 def _dataset_commit(traced: Trace, archive: Archive) -> list[Commit]:
     """The last commit that changed the dataset before the model was committed; empty if there is none.
 
-    It changed the dataset's folder, or the .dvc file of that folder.
+    A commit counts if it changed a file in the dataset's folder, or the .dvc file of that folder.
     """
     commit = next((link.commit.id for link in traced.links if link.stage == "validate"), None)
     paths = [name for folder in _dataset_digests(traced) for name in (folder, f"{folder}.dvc")]

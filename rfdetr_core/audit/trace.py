@@ -32,7 +32,7 @@ _MD5 = re.compile(rb"\b[0-9a-f]{32}\b(?:\.dir\b)?")
 
 @dataclass(frozen=True)
 class Link:
-    """A stage on the way to a file.
+    """A stage in the chain of stages that produced a file.
 
     Attributes:
         stage: Its name.
@@ -53,7 +53,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Trace:
-    """What the history and the file itself say about a file.
+    """The facts about a file, from the history and from the file itself.
 
     Attributes:
         file: The file that was traced.
@@ -63,9 +63,9 @@ class Trace:
             "bytes": a dvc.lock, a record or an export.json names its bytes.
             "tensors": its weights are those of a record, or of a file in a dvc.lock.
             "rounded": its weights are those of such a file, rounded.
-            "training": a record has the training that it names, but nothing confirms its weights.
+            "training": a record has the training that the file names, but no record has the file's weights.
             "description": an exported file that names the weights of a record.
-            "derived": the same, but its graph differs from the exported graph.
+            "derived": an exported file as in "description", but its graph was changed after the export.
             None: the history does not know it.
         path: Its name in the pipeline.
         links: The stages that led to it, from the stage that wrote it back to validate.
@@ -75,7 +75,7 @@ class Trace:
         runs: Several run records that may belong to the file: they have its weights, and the file does not say which
             run it is from.
         children: Tensor digests of the models that were trained from it.
-        notes: What limits the answer.
+        notes: The limits of the answer, as sentences.
         contradicted: Whether the file contradicts its record or its own weights.
         exported: The content of an exported file.
     """
@@ -136,8 +136,8 @@ class Archive:
     def runs_of(self, sha256: str, tensors: str | None, checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
         """The records of the runs that may have produced a file.
 
-        Of the runs with its weights, these are the ones with its bytes; else those with the lineage or training that
-        the file carries; else all of them.
+        All of these runs have the file's weights. If runs have its bytes, only these are returned. Otherwise, if runs
+        have the lineage or training record that the file carries, only these are returned. Otherwise all are returned.
 
         Args:
             sha256: The digest of the file's bytes.
@@ -146,7 +146,7 @@ class Archive:
         """
         runs = [record for record in self.runs if record["lineage"]["tensors"] == tensors]
         exact = [record for record in runs if record["file"]["sha256"] == sha256]
-        # If records of these bytes have different lineages, those that differ from the file are forged.
+        # A record of these bytes must have the lineage that the file carries. Otherwise it is forged, and left out.
         exact = [record for record in exact if checkpoint and record["lineage"] == checkpoint.lineage] or exact
         lineage, training = (checkpoint.lineage, checkpoint.training_record) if checkpoint else (None, None)
         alike = [run for run in runs if lineage == run["lineage"] or training == run["lineage"]["training"]]
@@ -214,7 +214,7 @@ class Archive:
 
     @cached_property
     def ages(self) -> dict[str, int]:
-        """The position of each commit in the history, by its id. Older commits have higher numbers."""
+        """The age of each commit, by its id: the number of newer commits."""
         return {commit.id: age for age, commit in enumerate(self.history.commits)}
 
     def _read(self, prefix: str | tuple[str, ...], schema: type[FileSchema]) -> Iterator[tuple[Commit, dict[str, Any]]]:
@@ -243,7 +243,7 @@ class Archive:
 def trace(path: Path, archive: Archive) -> Trace:
     """Find a file in the history, whatever its name is.
 
-    What cannot be found is None or empty, and `notes` say why.
+    Facts that cannot be found are None or empty; `notes` says why.
 
     Raises:
         UserError: The file is missing, or it is a model file that cannot be read.
@@ -317,7 +317,7 @@ def _read_model(path: Path) -> tuple[Checkpoint | None, str | None, Exported | N
 
 
 def _notes(traced: Trace, archive: Archive) -> Iterator[str]:
-    """What limits the answer about a file."""
+    """The limits of the answer about a file, as sentences."""
     if traced.exported is not None:
         yield from exports.limits(traced.exported, traced.found_by, traced.file)
     if isinstance(archive.history, NoHistory):
@@ -354,7 +354,7 @@ def _links(link: Link, archive: Archive) -> Iterator[Link]:
     """The stage that wrote a file and the stages before it, from the deps in the dvc.lock that has the file."""
     lock = link.lock
     writers = {path: stage for stage, path, _ in lock.outs()}
-    steps = {link.stage: 0}  # the longest way back to each stage, so that a stage comes after all stages that use it
+    steps = {link.stage: 0}  # on the longest path back to each stage; sorted by it, a stage comes after all its users
     waiting = [link.stage]
     while waiting:
         name = waiting.pop()
@@ -370,7 +370,7 @@ def _links(link: Link, archive: Archive) -> Iterator[Link]:
 
 
 def _outs_in(deps: dict[str, str], outs: Mapping[str, str]) -> set[str]:
-    """The outs that are deps, or are in a folder that is a dep."""
+    """The outs of other stages that a stage reads: as a dep, or as part of a folder that is a dep."""
     return {out for out in outs for dep in deps if out == dep or out.startswith(f"{dep}/")}
 
 

@@ -51,7 +51,8 @@ class Use(ModelUse):
 
     Attributes:
         path, sha256, labels: The image's path, and the digests of its bytes and its annotations, at the time of use.
-        same: "bytes"; or "pixels" if only the pixels are equal, as in a copy that was saved again without loss.
+        same: What is equal in the model's image and the requested one: "bytes"; or "pixels" if only the pixels are
+            equal, as in a copy that was saved again without loss.
     """
 
     path: str
@@ -87,13 +88,13 @@ class Image:
     pixels: str | None = None
 
     def same(self, row: Mapping[str, Any]) -> str:
-        """What a manifest row shares with the image: "bytes", "pixels", or "" for neither."""
+        """The equal part of a manifest row and the image: "bytes", "pixels", or "" for neither."""
         if row["sha256"] == self.sha256:
             return "bytes"
         return "pixels" if row.get("pixels") in {self.sha256, self.pixels} - {None} else ""
 
     def use_in(self, rows: Iterable[Mapping[str, Any]]) -> tuple[str, str, str, str] | None:
-        """The image in a manifest: path, SHA-256, what is the same, and the digest of the labels.
+        """The image in a manifest: (path, SHA-256, "bytes" or "pixels", the digest of its labels).
 
         The first row with its bytes decides; if there is none, the first row with its pixels.
         """
@@ -109,11 +110,11 @@ def uses_of(image: Image, archive: Archive) -> Answer[Use]:
     """
     require_complete(archive)
     families, without_record = families_of(archive), list(models_without_record(archive))
-    everything = list(manifest_uses(archive, families))
-    places, missing = _search_manifests(image, archive, {manifest.blob for manifest in everything})
+    manifests_used = list(manifest_uses(archive, families))
+    places, missing = _search_manifests(image, archive, {manifest.blob for manifest in manifests_used})
     uses: dict[tuple[str, str | None], Use] = {}
     unknown: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for manifest in everything:
+    for manifest in manifests_used:
         model = (manifest.role, manifest.tensors, manifest.md5, manifest.commit, manifest.through)
         if manifest.blob in places:
             uses.setdefault((manifest.role, manifest.md5 or manifest.tensors), Use(*model, *places[manifest.blob]))
@@ -127,7 +128,7 @@ def uses_of(image: Image, archive: Archive) -> Answer[Use]:
 
 
 def families_of(archive: Archive) -> Families:
-    """Every run record of the history, with the ancestors of its training."""
+    """A family for each run record of the history: the record, and the ancestors of its training."""
     return [(record, list(ancestors_of(record["lineage"]["training"], archive))) for record in archive.runs]
 
 
@@ -145,8 +146,8 @@ class ManifestUse:
         role, tensors, md5, commit, through: See ModelUse.
         split: The split of the manifest.
         blob: The manifest's git blob.
-        used_in: The commit that added what read the manifest: the model, its ancestor or the evaluation; None if it is
-            not known.
+        used_in: The commit of the model, the ancestor or the evaluation that used the manifest; None if it is not
+            known.
     """
 
     role: str

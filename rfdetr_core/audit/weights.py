@@ -36,7 +36,7 @@ class Likeness:
         md5, path: The model file, as the dvc.lock names it.
         tensors: The digest of its weights.
         checkpoint: Its content.
-        rounded: The types to which the weights of the file in question are rounded; empty if they are equal.
+        rounded: The types to which the file in question rounds these weights; empty if it has exactly these weights.
     """
 
     md5: str
@@ -70,8 +70,8 @@ def search_weights(checkpoint: Checkpoint, md5: str, archive: Archive) -> Search
         archive: The history of the project.
 
     Returns:
-        None if no search is needed: a dvc.lock names the file itself, or the file names its training and is not rounded
-        (as the state for a resume).
+        None if no search is needed. This is so in two cases: a dvc.lock names the file itself; or the file names its
+        training and its weights are not rounded, for example a resume state.
     """
     if archive.first_link(md5) or not (checkpoint.training is None or _is_rounded(checkpoint.weights)):
         return None

@@ -1,4 +1,4 @@
-"""The text of steps.csv, which training/steps.py writes: checks its chain of digests, reads and compares its rows."""
+"""Reads, checks and compares the text of steps.csv, which training/steps.py writes: its rows and chain of digests."""
 
 from __future__ import annotations
 

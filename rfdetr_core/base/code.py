@@ -22,9 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("rfdetr_core", "stages")
 STAGE = "code"  # the stage that writes the digests of every other stage
 FOLDER = Path("digests")
-# A module is loaded by name if importlib.import_module() gets its name as a string. The keys are modules that do this;
-# the values are the modules that they load. These cannot change a result. So a stage may load them and their imports,
-# and its digests leave them out.
+# Module -> the module that it loads by name, that is with importlib.import_module() and a string. The loaded modules
+# cannot change a result. So a stage may load them with their imports, and the digests of the stage leave them out.
 BY_NAME = {
     "stages": "rfdetr_core.lineage.journal",  # records what a stage has read and written
     "rfdetr_core.training.run": "rfdetr_core.observers",  # tests prove that observers change no result
@@ -36,8 +35,9 @@ BY_NAME = {
 # the section's name.
 CLASSES = {"train": ("optimizer", "lr_scheduler")}
 # Names through which a module reads its own source, line numbers or docstrings, and the modules that read source files.
-# The names are one pattern: as separate strings they would match themselves, and this module would be refused.
-_OF_SOURCE = re.compile(
+# This module is checked, too. A list of these names as separate strings would make the check refuse this module, so the
+# names are in one pattern.
+_READS_SOURCE = re.compile(
     r"__doc__|__loader__|__spec__|__firstlineno__|co_(firstlineno|lines|positions)|(f|tb)_lineno"
     r"|get_?source(lines|file)?|model_json_schema|use_attribute_docstrings"
 )
@@ -60,14 +60,14 @@ class Source:
     digest: SHA-256 of the source without comments, docstrings, blank lines and trailing white space.
     imports: the names in import statements that run, each with its number of leading dots.
     by_name: names of modules given to import_module, with their lines.
-    reads_itself: names in the code that read its own source or docstrings, with their lines. With them, a comment or
+    source_reads: names in the code that read its own source or docstrings, with their lines. With them, a comment or
         docstring could change a result.
     """
 
     digest: str
     imports: tuple[tuple[int, str], ...]
     by_name: tuple[tuple[int, str], ...]
-    reads_itself: tuple[tuple[int, str], ...]
+    source_reads: tuple[tuple[int, str], ...]
 
 
 class Code:
@@ -156,7 +156,7 @@ class Code:
         return self.digests(*self.starts(stage))
 
     def forbidden(self, stage: str) -> set[str]:
-        """The modules that a stage may not load: neither its closure imports them, nor does BY_NAME allow them."""
+        """The modules that a stage may not load: all except its closure and the modules that BY_NAME allows."""
         closure = self.closure(*self.starts(stage))
         return self.modules.keys() - closure - self.closure(*(BY_NAME[name] for name in closure & BY_NAME.keys()))
 
@@ -169,7 +169,7 @@ class Code:
         return [path for path, _, _ in files.changed_digests(recorded_digests, self.digests_of(stage))]
 
     def compiled_from_other_source(self, sources: Mapping[Path, bytes], digests: object) -> list[str]:
-        """The paths of modules that Python compiled from a source that the recorded digests do not have.
+        """The paths of loaded modules whose compiled source differs from the recorded digest.
 
         Args:
             sources: The compiled source by file, see `sources.compiled`.
@@ -189,7 +189,7 @@ class Code:
 
     def _check(self, name: str, closure: set[str]) -> None:
         source, path = self._read(name), self.modules[name].relative_to(self.root)
-        for line, word in source.reads_itself:
+        for line, word in source.source_reads:
             raise UserError(
                 f"{path}:{line} uses {word}. With it, a comment or docstring could change a result, and no digest of "
                 "code would show the change. Write the text as a value instead."
@@ -203,7 +203,10 @@ class Code:
 
 
 def not_in_by_name(loader: str, target: str) -> UserError:
-    """The error that a module is loaded by name, but BY_NAME does not list it. loader: who loads it."""
+    """The error for a module that is loaded by name, although BY_NAME does not list it.
+
+    loader: the module or line that loads it. target: the loaded module.
+    """
     return UserError(
         f"{loader} loads {target} by name. So its digests leave {target} out, and an edit there would rerun nothing. "
         "Import it with a statement. Or, if it cannot change a result, add it to BY_NAME in rfdetr_core/base/code.py."
@@ -278,7 +281,7 @@ def _parsed(source: bytes) -> Source:
             if isinstance(target, ast.Constant) and isinstance(target.value, str):
                 reads += [(node.lineno, target.value)] if target.value in _READERS else []
                 by_name.append((node.lineno, target.value))
-        if (word := _of_source(node)) and id(node) not in folders:
+        if (word := _source_reading_name(node)) and id(node) not in folders:
             reads.append((getattr(node, "lineno", 1), word))
     digest = files.sha256_bytes(_without_prose(text, docstrings).encode())
     return Source(digest, tuple(imports), tuple(by_name), tuple(sorted(reads)))
@@ -311,7 +314,7 @@ def _docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunc
 
 
 def _folder_names(tree: ast.AST) -> set[int]:
-    """The id() of each node below a `.parent` or `.parents`: there `__file__` only names a folder."""
+    """The id() of each node below a `.parent` or `.parents`: there `__file__` is used only to find a folder."""
     attributes = (node for node in ast.walk(tree) if _name_of(node) in ("parent", "parents"))
     return {id(inner) for node in attributes for inner in ast.walk(node)}
 
@@ -321,18 +324,18 @@ def _name_of(node: ast.AST) -> str | None:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
 
 
-def _of_source(node: ast.AST) -> str | None:
-    """The name through which a node reads the source; None if it does not. `__file__` counts, too.
+def _source_reading_name(node: ast.AST) -> str | None:
+    """The name with which a node reads its module's source, such as `getsource`; None if it does not.
 
-    `__file__` may be used only to name a folder; the caller checks that.
+    `__file__` counts, too. The caller allows it where it is used only to find a folder.
     """
     if isinstance(node, ast.Import | ast.ImportFrom):
         names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
         return next((name for name in _READERS if name in names), None)
     if isinstance(node, ast.Constant):  # such as the second argument of getattr()
-        return node.value if isinstance(node.value, str) and _OF_SOURCE.fullmatch(node.value) else None
+        return node.value if isinstance(node.value, str) and _READS_SOURCE.fullmatch(node.value) else None
     name = node.arg if isinstance(node, ast.keyword) else _name_of(node)
-    return name if name and (name == "__file__" or _OF_SOURCE.fullmatch(name)) else None
+    return name if name and (name == "__file__" or _READS_SOURCE.fullmatch(name)) else None
 
 
 def _without_prose(text: str, docstrings: Iterable[ast.Expr]) -> str:

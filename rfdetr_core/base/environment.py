@@ -43,8 +43,9 @@ _OWN = re.compile(r"__editable__\.rfdetr_dvc-[^/]*\.pth")
 _MODULES = {"pillow": "PIL", "pytorch-lightning": "pytorch_lightning"}
 _MODULE_SUFFIXES = (".py", ".so", ".pyd")
 _CPUINFO = Path("/proc/cpuinfo")
-# Nanoseconds. An installer writes the RECORD among the last files of a package, so others may be slightly newer.
-_WHILE_INSTALLING = 60 * 10**9
+# By how many nanoseconds an unedited file may be newer than the RECORD. An installer writes the RECORD among the last
+# files of a package, so a few files are slightly newer.
+_RECORD_TOLERANCE = 60 * 10**9
 
 
 def settings() -> dict[str, str]:
@@ -69,8 +70,8 @@ def processor() -> str:
 def observe_environment(*, packages: bool) -> dict[str, Any]:
     """The environment of a run, for its journal entry.
 
-    The keys are `settings`, `variables`, `processor`, `startup` and `edited`; see settings(), variables(), processor(),
-    startup_code() and edited_files(). `edited` is only there with `packages`: if packages decide the run's result.
+    The keys are `settings`, `variables`, `processor` and `startup`, and with packages also `edited`; see settings(),
+    variables(), processor(), startup_code() and edited_files(). packages: whether packages can change the run's result.
     """
     return {
         "settings": settings(),
@@ -82,7 +83,10 @@ def observe_environment(*, packages: bool) -> dict[str, Any]:
 
 
 def variables() -> dict[str, str]:
-    """The variables of numeric libraries, Python and the dynamic linker that are set, except names like secrets."""
+    """The variables of numeric libraries, Python and the dynamic linker that are set.
+
+    Variables whose name contains a word such as TOKEN or KEY are left out, since they may hold secrets.
+    """
     listed = {
         name: value for name, value in os.environ.items() if _RECORDED.fullmatch(name) and not _SECRET.search(name)
     }
@@ -111,7 +115,7 @@ def unexpected_startup(started: dict[str, dict[str, str | None]]) -> list[str]:
 def edited_files(*, deep: bool = False) -> dict[str, list[str]]:
     """Package -> its installed files that differ from the package's list of files (RECORD).
 
-    A package whose module has another version than its metadata is named, too.
+    A package is also listed if its module and its metadata have different versions.
 
     Args:
         deep: By default only the packages that decide numerics are checked: the sizes of all files, and the digests of
@@ -120,10 +124,10 @@ def edited_files(*, deep: bool = False) -> dict[str, list[str]]:
             .py file.
     """
     edited: dict[str, list[str]] = {}
-    everything = (
+    distributions = (
         distribution for distribution in metadata.distributions() if distribution.metadata["Name"] != _PROJECT
     )
-    for package in everything if deep else map(_distribution, PACKAGES):
+    for package in distributions if deep else map(_distribution, PACKAGES):
         if package is not None and (problems := [*_wrong_version(package), *_changed(package, deep=deep)]):
             edited[str(package.metadata["Name"]).lower()] = problems
     return dict(sorted(edited.items()))
@@ -167,7 +171,7 @@ def _changed(package: metadata.Distribution, *, deep: bool) -> Iterator[str]:
             continue
         try:
             status = (folder / name).stat()
-            newer = status.st_mtime_ns > written + _WHILE_INSTALLING
+            newer = status.st_mtime_ns > written + _RECORD_TOLERANCE
             if status.st_size != int(size) or ((deep or newer) and _digest(folder / name) != digest):
                 yield name
         except OSError:

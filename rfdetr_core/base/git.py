@@ -1,7 +1,9 @@
 """Runs git for all other modules, with settings that keep its answers independent of the user's configuration.
 
-Only one command of the project writes: it adds the journal of an experiment. A project may be a folder of a larger
-repository. So paths are below the project, and a file of a commit is <commit>:./<path>.
+The project only reads git, with one exception: lineage/journal.py adds the journal of an experiment to the index. A
+project may be a folder of a larger repository. So paths are below the project, and a file of a commit is
+<commit>:./<path>. `run` returns the finished process, `answer` its output or None, `text` its output or an error, and
+`names` a set of file names.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from rfdetr_core.base.errors import UserError
 
-# Each of these settings of a user or a clone could make git's answer differ from the committed objects.
+# These options override the configuration of the user and of the clone. With other values, git's answer could differ
+# from the committed objects.
 _SETTINGS = {
     "advice.graftFileDeprecated": "false",
     "core.attributesFile": os.devnull,
@@ -70,7 +73,7 @@ def run(folder: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedP
 
 
 def answer(folder: Path, *arguments: str) -> str | None:
-    """The output of a command; None if it fails. Raises what `run` does."""
+    """The output of a command that may fail; None if it fails. Raises what `run` does."""
     done = run(folder, *arguments)
     return None if done.returncode else os.fsdecode(done.stdout)
 

@@ -11,7 +11,7 @@ from PIL import TiffImagePlugin
 # A progressive JPEG has about 10 scans, or some dozens if a tool searched for the smallest file. Each scan is a pass
 # over all pixels. libtiff refuses more than 100 in a JPEG inside a TIFF.
 MOST_SCANS = 100
-# Scans times pixels, relative to the pixel limit: an image of the largest size may have 20 scans.
+# The largest product of scans and pixels, divided by the pixel limit: an image of the largest size may have 20 scans.
 MOST_SCANNED_PIXELS = 20
 # Strips or tiles. A picture of 100 million pixels in tiles of 64 x 64 has 25,000. Each part takes about 10
 # microseconds, however small it is.
@@ -38,13 +38,13 @@ def check_scans(data: bytes, pixels: int, max_pixels: int) -> None:
     """
     most = max(1, min(MOST_SCANS, MOST_SCANNED_PIXELS * max_pixels // max(pixels, 1)))
     # The quick count may be too high, never too low: two bytes of a thumbnail or profile may look like a scan's marker.
-    if _pairs(data) > most and (scans := _scans(data)) > most:
+    if _count_scan_markers(data) > most and (scans := _scans(data)) > most:
         problem = f"it has {scans:,} scans, more than the {most} allowed for its {pixels:,} pixels"
         raise ValueError(f"{problem}: save it again, as a JPEG that is not progressive")
 
 
-def _pairs(data: bytes) -> int:
-    """Count the two bytes of a scan's marker in the data. bytes.count() takes ten times as long."""
+def _count_scan_markers(data: bytes) -> int:
+    """How often the two-byte marker of a scan occurs in the data. bytes.count() takes ten times as long."""
     halves = (np.frombuffer(data, "<u2", (len(data) - start) // 2, start) for start in (0, 1))
     return sum(int(np.count_nonzero(half == int.from_bytes(_SCAN, "little"))) for half in halves)
 

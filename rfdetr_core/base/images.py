@@ -19,11 +19,11 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAX_PIXELS = 100_000_000
-# The divisor of the pixel limit by format. libwebp needs two more pictures of the same size, with transparency, to
-# decode one: three times the memory of a JPEG.
-_LESS_PIXELS = {"WEBP": 2}
-# Doubts about the content of a decoded image. "": none. dark: the file has 16 bits and uses 14 of them at most.
-# veiled: most pixels are half transparent.
+# The pixel limit of a format is divided by this number. To decode a WebP, libwebp needs two more pictures of the same
+# size, with transparency: about three times the memory of a JPEG with as many pixels.
+_LIMIT_DIVISORS = {"WEBP": 2}
+# Warnings about the content of a decoded image. "": no warning. dark: the values of a 16-bit file need at most 14 bits,
+# so the 8-bit picture is very dark. veiled: most pixels are half-transparent.
 DOUBTS = ("", "dark", "veiled")
 # The largest size of a file: an uncompressed pixel has four 16-bit channels, and 64 MiB are left for metadata.
 _BYTES_OF_PIXEL, _BYTES_OF_METADATA = 8, 64 * 2**20
@@ -35,8 +35,11 @@ _STRIP = 2**20  # pixels that are hashed at once; hashing a copy of the complete
 _LARGEST_OF_14_BITS = 64  # the largest 14-bit number after scaling from 16 bits to 8
 
 
-class _NoTruncated:
-    """While a thread is inside, Pillow refuses truncated files, even if another library allowed them."""
+class _RefuseTruncated:
+    """A context manager: in its block, Pillow refuses truncated files, even if another library allowed them.
+
+    Several threads may be in the block at once. The last thread that leaves it restores Pillow's setting.
+    """
 
     def __init__(self) -> None:
         self.lock, self.inside, self.allowed = threading.Lock(), 0, False
@@ -54,7 +57,7 @@ class _NoTruncated:
                 ImageFile.LOAD_TRUNCATED_IMAGES = self.allowed
 
 
-_NO_TRUNCATED = _NoTruncated()
+_NO_TRUNCATED = _RefuseTruncated()
 
 
 class TooLargeError(UserError):
@@ -81,8 +84,8 @@ def decode(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = 
         data: The bytes of the file.
         name: Names the file in messages.
         reduction: 2, 4 or 8: a JPEG may be decoded at this fraction of its size, rounded up. Pixel i then covers the
-            pixels from i * reduction on. This is quick, and only training uses it.
-        max_pixels: The largest number of pixels allowed. None: validation has already accepted these bytes.
+            pixels from i * reduction to (i + 1) * reduction - 1. This is quick, and only training uses it.
+        max_pixels: The largest number of pixels allowed. None: no limit, since validation has already checked the file.
 
     Raises:
         UserError: the data is not an image of FORMATS, is damaged, or has too many pixels.
@@ -92,7 +95,7 @@ def decode(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = 
 
 
 def inspect_image(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MAX_PIXELS) -> DecodedImage:
-    """Decode an image file, and report its format, further frames and doubts. Arguments and errors are as in `decode`.
+    """Decode an image file, and report its format, further frames and a doubt. Arguments and errors are as in `decode`.
 
     Args:
         data: The bytes of the file.
@@ -134,7 +137,7 @@ def inspect_image(data: bytes, name: str, reduction: int = 1, max_pixels: int | 
 def _check_pixels(size: tuple[int, int], kind: str, max_pixels: int | None) -> int:
     """The number of pixels of an image. Raises TooLargeError if it is above max_pixels; None: validation checked it."""
     pixels = size[0] * size[1]
-    if max_pixels is not None and pixels > (most := max_pixels // _LESS_PIXELS.get(kind, 1)):
+    if max_pixels is not None and pixels > (most := max_pixels // _LIMIT_DIVISORS.get(kind, 1)):
         hint = f" for {kind}: as JPEG or PNG it may have more" if most < max_pixels else ""
         raise TooLargeError(f"{size[0]} x {size[1]} pixels are more than the {most:,} allowed{hint}")
     return pixels
@@ -179,7 +182,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
 
 
 def read_limited(path: Path, max_pixels: int) -> bytes:
-    """The bytes of an image file that validation has not checked yet.
+    """Read an image file that validation has not checked yet, unless it is too large.
 
     Raises:
         TooLargeError: the file has more bytes than an image of max_pixels can need. It is not read.
@@ -196,8 +199,8 @@ def read_limited(path: Path, max_pixels: int) -> bytes:
 def _reduce(image: Image.Image, reduction: int) -> None:
     """Make an opened JPEG decode at a reduced size. Other formats ignore this."""
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    # If the side is not a multiple, the last pixel of a row covers fewer pixels. After turning, that would be the first
-    # one, and all others would be shifted.
+    # If a side is not a multiple of the reduction, the last pixel of a row is narrower. If the image is then turned,
+    # this pixel may come first, and it would shift all following pixels.
     if not turned or not (image.width % reduction or image.height % reduction):
         image.draft(None, (image.width // reduction, image.height // reduction))
 

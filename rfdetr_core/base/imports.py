@@ -32,8 +32,8 @@ _OWN = ("rfdetr_core", "stages", "ci", "tests", "benchmarks")
 class Guard(MetaPathFinder):
     """The first entry of sys.meta_path while a stage runs.
 
-    It stops the stage if it imports a module of the project that its digests do not have, or that was edited after they
-    were computed. The modules in BY_NAME may be imported.
+    The guard stops the stage if it imports a module of the project for which the stage has no digest, or a module that
+    was edited after its digest was computed. The modules in BY_NAME may be imported.
     """
 
     def __init__(self, code: Code, stage: str) -> None:
@@ -58,7 +58,7 @@ class Guard(MetaPathFinder):
             raise not_in_by_name(f"stage {self.stage}", fullname)
         if fullname in self.digests and semantic_digest(self.modules[fullname]) != self.digests[fullname]:
             raise UserError(f"{fullname} was edited while {self.stage} ran. Run: dvc repro")
-        if fullname not in self.modules and (place := self._undigested(fullname, path)):
+        if fullname not in self.modules and (place := self._file_without_digest(fullname, path)):
             raise UserError(
                 f"stage {self.stage} imports {place}, which no digest of code has. So an edit there would rerun "
                 "nothing. Move its source to rfdetr_core/."
@@ -71,8 +71,11 @@ class Guard(MetaPathFinder):
         fresh = [folder for folder in places or () if not folder.startswith(self.installed)]
         return [folder for folder in fresh if in_project(folder, self.root)]
 
-    def _undigested(self, fullname: str, path: Sequence[str] | None) -> str | None:
-        """The project file that would be imported although it is not a source file of PACKAGES. None: there is none."""
+    def _file_without_digest(self, fullname: str, path: Sequence[str] | None) -> str | None:
+        """The project file without a digest that this name would import. None: the name imports no such file.
+
+        Only the source files of PACKAGES have digests.
+        """
         top = fullname.partition(".")[0]
         places = [str(self.root)] if top == fullname else self._project_folders(path)
         if not places or (top == fullname and top in sys.stdlib_module_names):

@@ -25,7 +25,7 @@ def states_of(stage: str) -> dict[str, str]:
 
     - A file: its SHA-256.
     - A file of the dataset: its size and time. Its digest is compared with the manifest when the image is read.
-    - A param: the digest of its value. So the other sections of params.yaml may change.
+    - A param: the digest of its value. A change in another section of params.yaml changes no state.
 
     Raises:
         UserError: dvc.yaml or params.yaml cannot be read.

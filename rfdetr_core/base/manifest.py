@@ -24,15 +24,15 @@ SPLITS = ("train", "valid", "test")
 class DataConfig(Config):
     """The `data` section of params.yaml. The paths of a manifest are relative to the folder `dir`.
 
-    For DVC the dataset is not an input of training and evaluation. Their inputs are the manifests, which have the
-    digest of every image.
+    For DVC, training and evaluation depend on the manifests, not on the dataset. A manifest has the digest of every
+    image of its split.
     """
 
     dir: str = Field("data/sample", description="the dataset folder, relative to the root folder of the project")
 
     @field_validator("dir")
     @classmethod
-    def _has_one_spelling(cls, value: str) -> str:
+    def _require_simplest_form(cls, value: str) -> str:
         # DVC copies this text into dvc.lock, where ./data/mine/ would not match the data/mine of data/mine.dvc.
         if value and value != (plain := posixpath.normpath(value)):
             raise ValueError(f"the path must be in its simplest form. Write {plain}")

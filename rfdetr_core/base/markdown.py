@@ -11,9 +11,8 @@ import re
 from rfdetr_core.base.printing import printable
 
 MOST = 300  # characters of a name
-# Characters that are not safe in a code span, in which everything else is plain text, also mentions and addresses.
-# These characters end the span, split a table row or begin HTML. GitHub and GitLab read a backslash before a bar
-# differently.
+# These characters are not safe in a code span: they end it, split a table row or begin HTML. GitHub and GitLab read a
+# backslash before a bar differently. All other text in a code span is plain, also mentions and addresses.
 _BREAKS_SPAN = re.compile(r"[`|\\<>&]")
 
 

@@ -68,7 +68,7 @@ def load_params(path: Path = PARAMS_FILE) -> dict[Any, Any]:
 
 
 def refuse_interpolations(content: Any, where: str) -> None:
-    """Raise a UserError if a key or value contains `${`. The message names the keys. `where` opens it.
+    """Raise a UserError if a key or value contains `${`. The message begins with `where` and names the keys.
 
     `dvc exp run -S` uses OmegaConf, which would replace `${oc.env:NAME}` with an environment variable. DVC would then
     write the value, which may be a secret, into params.yaml, dvc.lock and git. So no params file may have one, not even
@@ -100,7 +100,7 @@ def parse(config: type[C], values: Any, where: str) -> C:
     Args:
         config: The class.
         values: A mapping from key to value. A missing key gets its default.
-        where: Opens every error message, such as "params.yaml: train".
+        where: The start of every error message, such as "params.yaml: train".
 
     Raises:
         UserError: a key is unknown, or a value has the wrong type or range.

@@ -1,4 +1,4 @@
-"""ProjectPaths: the folders and files through which the stages of a project hand on their results."""
+"""ProjectPaths: the folders and files in which a stage leaves its results for the next stages."""
 
 from __future__ import annotations
 

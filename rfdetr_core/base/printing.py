@@ -1,4 +1,4 @@
-"""Prints text with names from files. Their control characters are escaped, so they cannot command the terminal."""
+"""Prints text with names from files. Their control characters are escaped, so they cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def printable_output() -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """A text with control characters and half characters (surrogates) as escapes. Line ends and tabs stay.
+    """A text with control characters and unpaired surrogates as escapes. Line ends and tabs stay.
 
     A terminal obeys control characters: they move the cursor, overwrite lines or reverse the direction of the text.
     """

@@ -16,7 +16,7 @@ KEPT_LOCK = Path(".dvc/tmp/dvc.lock.whole")
 
 
 def keep_lock() -> None:
-    """Copy dvc.lock while DVC runs a stage. DVC writes the file in place; if it is killed then, half a file is left.
+    """Copy dvc.lock while DVC runs a stage. If DVC is killed while it writes dvc.lock, only a part of the file remains.
 
     `check` restores the copy (config/dvc_files.py). Does nothing if the stage was not started by DVC.
     """
@@ -27,7 +27,9 @@ def keep_lock() -> None:
 
 
 def save_run(note: Callable[[Any], object]) -> None:
-    """Record the inputs and outputs of the current stage in DVC's run cache. DVC restores them when the inputs return.
+    """Record the inputs and outputs of the current stage in DVC's run cache.
+
+    If a later run of the stage has the same inputs, DVC restores the outputs.
 
     DVC itself makes no entry for a stage with an out that has `cache: false` and is neither metric nor plot
     (dvc/stage/__init__.py, `run`). But it restores such a stage from an entry. So this function makes the entry with

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import MOST_LEVELS
 
-# A text counts with its characters, and each value with 64 bytes more. A shared object counts each time that it is
-# used, because it is written each time.
+# The largest size of a file's content. Each value counts as 64 bytes, and a text also as its characters. An object that
+# is used several times counts each time, because it is written each time.
 MOST_BYTES = 2**26
 _MOST_INTEGER = 2**64
 _SHOWN = 60  # characters of a value in a message

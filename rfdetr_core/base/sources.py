@@ -42,7 +42,7 @@ class _Source(SourceFileLoader):
         """Do nothing, so that no bytecode is written."""
 
 
-# A .pyc without a source is found, too. Then `imports.Guard` stops the stage with the message that no digest has it.
+# This finder also finds a .pyc without a source. `imports.Guard` then stops the stage, because the file has no digest.
 _find = FileFinder.path_hook((_Source, SOURCE_SUFFIXES), (SourcelessFileLoader, BYTECODE_SUFFIXES))
 
 

@@ -1,4 +1,4 @@
-"""TimeLimit: calls to a server that end in time, whatever the server does."""
+"""TimeLimit: limits the time of calls to a server, whatever the server does."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class TimeLimit:
         self.per_call, self.stopping = per_call, stopping
 
     def extend(self, seconds: float) -> None:
-        """Add seconds to the remaining time, up to the limit of the beginning."""
+        """Add seconds to the remaining time, up to the initial limit."""
         self.remaining = min(self.limit, self.remaining + seconds)
 
     def call(self, function: Callable[[], T], more: float = 0.0) -> T:
-        """Return or raise what `function` does. more: additional seconds for this call.
+        """Return or raise what `function` does. more: seconds for this call in addition to the remaining time.
 
         Raises:
             OutOfTimeError: the call takes too long, or a signal asks to stop.

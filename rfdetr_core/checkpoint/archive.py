@@ -51,7 +51,7 @@ def load(path: Path, *, tensors: bool = True) -> Any:
             size = os.fstat(file.fileno()).st_size
             _check_pickle(_check_members(file, size, path), path)
             with torch.serialization.safe_globals(_NAMESPACES):
-                # First on the device meta, where tensors have no memory, so that their sizes are checked before.
+                # Load first on the device meta, where tensors need no memory, to check their sizes.
                 bare = _Copy(path, size).copy_plain(
                     torch.load(_start(file), map_location="meta", weights_only=True), "", 0
                 )

@@ -40,9 +40,9 @@ def check_public(address: str) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """The system's words for why a download failed, without those that urllib adds."""
+    """The reason why a download failed: the error text of the system or server, without urllib's prefix."""
     inner = _inner(error)
-    return printable(str(getattr(inner, "strerror", None) or inner))  # the words may come from a server
+    return printable(str(getattr(inner, "strerror", None) or inner))  # the text may come from a server
 
 
 def _inner(error: BaseException) -> object:
@@ -79,7 +79,8 @@ def download(address: str, part: Path, most_bytes: int, check: Callable[[str], N
 def _is_unreachable(error: BaseException) -> bool:
     """Whether no server was found at the address, or it did not answer in time."""
     inner = _inner(error)
-    timed_out = isinstance(inner, TimeoutError) and inner is not error  # while connecting, not while receiving
+    # A time-out while receiving is not inside a URLError. It does not count: the server answered.
+    timed_out = isinstance(inner, TimeoutError) and inner is not error
     return timed_out or isinstance(inner, socket.gaierror | _NoAnswerError)
 
 

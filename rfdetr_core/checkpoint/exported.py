@@ -38,8 +38,8 @@ _CHECKPOINT_FIELDS = (
 class Description(FileSchema):
     """The description in an exported file: one JSON value per key.
 
-    images: its input. normalised: float32 (B, C, R, R). With postprocess: uint8 (B, H, W, 3), or float32 (B, 3, H, W)
-        from 0 to 1.
+    images: the format of its input. "normalised": float32 (B, C, R, R), normalised by the caller. The other two are for
+        files with postprocess. "uint8": (B, H, W, 3). "float": float32 (B, 3, H, W) from 0 to 1.
     batch_size: None if any size is accepted.
     tensors: the digest of the weights of the source, which is the checkpoint that was exported.
     source: the digest of the file of the source.

@@ -80,10 +80,11 @@ class Checkpoint:
     model_name: the class, such as RFDETRNano.
     model_config: upstream's 44 fields; empty if the file has none.
     epoch: counts from 0.
-    best_total_source: "ema" or "regular", in checkpoint_best_total.pth.
+    best_total_source: the winner, "ema" or "regular". Only checkpoint_best_total.pth (upstream's name of the best
+        checkpoint of a run) has this field.
     threshold: the score with the best F1 on valid.
     training_record, lineage: written by the stages train and strip.
-    unknown: upstream's names of weights that no model here has.
+    unknown: upstream's names of those weights that have no place in this project's models.
     other_keys: the keys of the file that no field above holds.
     path: the file that was read.
     """
@@ -372,7 +373,8 @@ def _plain(value: Any, place: str, storages: set[int]) -> Any:
         if storage.data_ptr() in storages or storage.nbytes() != tensor.numel() * tensor.element_size():
             return tensor.clone(memory_format=torch.contiguous_format)
         storages.add(storage.data_ptr())
-        return tensor.flatten().view(tensor.shape)  # equal strides, also for sides of 1, where any stride is valid
+        # Normalise the strides: for a side of 1, torch may keep any stride, and the file would contain it.
+        return tensor.flatten().view(tensor.shape)
     if type(value) is str:
         return sys.intern(value)
     if type(value) in _PLAIN:

@@ -146,7 +146,7 @@ def load_weights(
             new = [name for name, row in zip(class_names, rows[:-1], strict=True) if row is None]
             actions[name] = "matched by class name" + (f" (new: {listed(new)})" if new else "")
         else:
-            state[name], actions[name] = _fit(name, tensor, facts, architecture)
+            state[name], actions[name] = _adapt_weight(name, tensor, facts, architecture)
     detector.load_state_dict(state)
     return LoadReport(actions, (*(name for name in checkpoint.weights if name not in state), *checkpoint.unknown))
 
@@ -181,9 +181,11 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
     """The architecture of a checkpoint's weights.
 
     It is read from model_config, which upstream's files have since 1.8, and this project's files always. Other files
-    are     recognised by the shapes of their weights. If two variants have these shapes, a published file name decides:
-    the one in `args`, or the name of the file. An exported file has no weights in its checkpoint. Its model_config has
-    everything except the widths of the layers within a block; these are taken from the variant.
+    are recognised by the shapes of their weights. If several variants have these shapes, the file's model_name decides,
+    else a published file name (in `args`, or the file's own), else the number of position embeddings.
+
+    An exported file has no weights in its checkpoint. Its model_config has everything except the widths of the layers
+    within a block; these are taken from the variant.
 
     Raises:
         UserError: the file does not say its architecture, model_config and weights contradict each other, or the model
@@ -194,8 +196,8 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
     if checkpoint.model_config:
         name = checkpoint.model_name or (named.name if named else "RFDETR")
         return replace(named or Architecture(name, None, facts["resolution"]), **facts, name=name)
-    fitting, grid = _fitting(facts), facts["position_grid"]
-    variants = [named] if named in fitting else [v for v in fitting if v.position_grid == grid] or fitting
+    matching, grid = _matching_variants(facts), facts["position_grid"]
+    variants = [named] if named in matching else [v for v in matching if v.position_grid == grid] or matching
     if len(variants) != 1:
         could_be = " or ".join(variant.name for variant in variants) or "no known variant"
         raise UserError(
@@ -296,7 +298,7 @@ def _require_shapes(checkpoint: Checkpoint, stored: Architecture) -> None:
             raise UserError(f"{source}: {name} is {[*tensor.shape]}, {stored.name} has {[*state[name].shape]}.")
 
 
-def _fitting(facts: dict[str, Any]) -> list[Architecture]:
+def _matching_variants(facts: dict[str, Any]) -> list[Architecture]:
     fixed = facts.keys() - _FREE
     return [variant for variant in VARIANTS.values() if all(getattr(variant, key) == facts[key] for key in fixed)]
 
@@ -306,7 +308,7 @@ def _named(checkpoint: Checkpoint, facts: dict[str, Any]) -> Architecture | None
     if checkpoint.model_name in _BY_NAME:
         return _BY_NAME[checkpoint.model_name]
     files = {Path(str(checkpoint.args.get("pretrain_weights"))).name, checkpoint.path.name if checkpoint.path else ""}
-    return next((variant for variant in _fitting(facts) if variant.weights_file in files), None)
+    return next((variant for variant in _matching_variants(facts) if variant.weights_file in files), None)
 
 
 def _require_same_variant(architecture: Architecture, facts: dict[str, Any], checkpoint: Checkpoint) -> None:
@@ -315,7 +317,7 @@ def _require_same_variant(architecture: Architecture, facts: dict[str, Any], che
     different = [f"{field} {value} instead of {own_values[field]}" for field, value in differences.items()]
     named = _named(checkpoint, facts)
     if different or (named and architecture.name in _BY_NAME and named.name != architecture.name):
-        variants = [named] if named else _fitting(facts)
+        variants = [named] if named else _matching_variants(facts)
         name = checkpoint.model_name or " or ".join(variant.name for variant in variants) or "another model"
         reason = f" ({'; '.join(different)})" if different else ""
         raise UserError(
@@ -328,7 +330,7 @@ def _source_of(checkpoint: Checkpoint) -> str:
     return str(checkpoint.path or "the checkpoint")
 
 
-def _fit(name: str, tensor: Tensor, facts: dict[str, Any], architecture: Architecture) -> tuple[Tensor, str]:
+def _adapt_weight(name: str, tensor: Tensor, facts: dict[str, Any], architecture: Architecture) -> tuple[Tensor, str]:
     """Adapt a weight to the architecture. Returns it and a text that says what was done."""
     queries, groups, side = architecture.queries, architecture.groups, architecture.position_grid
     if name in ("query_boxes", "query_features") and (queries, groups) != (facts["queries"], facts["groups"]):
@@ -363,7 +365,7 @@ def _rows_by_name(checkpoint: Checkpoint, classes: int, class_names: Sequence[st
 
 
 def repeat_rows(tensor: Tensor, rows: int) -> Tensor:
-    """Cut a tensor to its first `rows` rows, or repeat it until it has so many."""
+    """Cut a tensor to its first `rows` rows, or repeat its rows until it has `rows`."""
     return torch.cat([tensor] * -(-rows // len(tensor)))[:rows]
 
 

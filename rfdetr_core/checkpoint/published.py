@@ -127,8 +127,8 @@ def fetch(name: str, check: Callable[[str], None] = check_public) -> Path:
 def _remember(path: Path) -> None:
     """Write the SHA-256 of a file next to it in the cache, unless it was written before."""
     with suppress(UserError):  # the cache of another user may be read-only
-        if not _note(path.name).exists():
-            files.write_text(_note(path.name), f"{files.sha256_file(path)}  {path.name}\n")
+        if not _sha256_file(path.name).exists():
+            files.write_text(_sha256_file(path.name), f"{files.sha256_file(path)}  {path.name}\n")
 
 
 def _complete(name: str, part: Path, check: Callable[[str], None]) -> None:
@@ -168,22 +168,23 @@ def _check(path: Path, published: Published) -> None:
 
 
 def _sha256_mismatch(path: Path, name: str) -> str | None:
-    """Compare a file with the first one that had this name. None: their SHA-256 is equal, or this is the first.
+    """Compare the SHA-256 of a file with that of the first file of this name. None: it is equal, or not known yet.
 
-    Different files with the same MD5 can be made on purpose. So the SHA-256 of the first file is kept in the cache, in
+    An attacker can make different files with the same MD5. So the SHA-256 of the first file is kept in the cache, in
     the format of `sha256sum`.
     """
-    note = _note(name)
-    if not note.exists():
+    first_path = _sha256_file(name)
+    if not first_path.exists():
         return None
-    actual, first = files.sha256_file(path), (files.read_bytes(note).decode(errors="replace").split() or [""])[0]
+    actual, first = files.sha256_file(path), (files.read_bytes(first_path).decode(errors="replace").split() or [""])[0]
     if actual == first:
         return None
     return (
         f"with the published MD5, but its SHA-256 is {actual}. That of the first file of this name was {first!r} "
-        f"({note}). One of the two is forged. Find out which. If it is the first, delete it and {note.name}."
+        f"({first_path}). One of the two is forged. Find out which. "
+        f"If it is the first, delete it and {first_path.name}."
     )
 
 
-def _note(name: str) -> Path:
+def _sha256_file(name: str) -> Path:
     return cache_folder() / f"{name}.sha256"

@@ -61,7 +61,7 @@ class Tracks(FileSchema):
 
 
 class Scores(FileSchema):
-    """scores.json, written by train. It also has `Tracks` under the name of the metric."""
+    """scores.json, written by train. One more key is the name of the metric; its value has the schema `Tracks`."""
 
     epochs: Count
 
@@ -75,7 +75,7 @@ class Selection(Tracks):
 
 
 class Identity(FileSchema):
-    """An input file: its size, and git's name of its content."""
+    """An input file: its size, and the git blob id of its content."""
 
     size: Count
     git: Blob
@@ -144,7 +144,7 @@ class TrainingRecord(FileSchema):
 
 
 class Lineage(FileSchema):
-    """The lineage of a model, written by the stage strip (see `lineage.compose`)."""
+    """What a model file carries: its training record, the selection, and digests. The stage strip writes it."""
 
     schema_: Annotated[int, Field(alias="schema")] = 1
     variant: Text | None
@@ -158,8 +158,8 @@ class Lineage(FileSchema):
 class Run(FileSchema):
     """The field `run` of a resume state.
 
-    fingerprint: an equal one is needed to resume. result: the MD5s of the files of a finished training. digest: of the
-    resume state (see `files.content_digest`).
+    fingerprint: keys and values that must be equal to resume. result: the MD5s of the files of a finished training.
+    digest: of the resume state (see `files.content_digest`).
     """
 
     fingerprint: dict[Text, Any]

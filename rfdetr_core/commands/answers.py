@@ -1,7 +1,7 @@
 """The schemas of the JSON answers of audit, verify, plan and attest.
 
-`python -m rfdetr_core.config.reference` writes them to docs/schemas/. A version of the schema may add keys. It removes
-no key and changes the meaning of no key.
+`python -m rfdetr_core.config.reference` writes them to docs/schemas/. Within a version, new keys may be added. No key
+is removed or changes its meaning.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Answer(FileSchema):
 
 
 class CommitAnswer(FileSchema):
-    """A commit. Author, email and date are those of git. id: zeros for changes that are not committed yet."""
+    """A commit of git. The committer sets author, email and date freely. id: for uncommitted changes, 40 zeros."""
 
     id: str
     author: str
@@ -46,13 +46,20 @@ class LinkAnswer(FileSchema):
 class FileAnswer(Answer):
     """audit FILE --json: how a file was made.
 
-    found_by: how the file was found in the history. certainty: how sure the answer is. "bytes" and "weights": the
-    history has the same bytes or weights. "rounded": each weight equals that of a model of the history, or is rounded
-    from it. "several": several runs made these weights. "contradicted": the history contradicts the file. "word": only
-    the file itself says so. "nothing": nothing is known. path: its path in the pipeline. chain: the stages, from the
-    one that wrote the file backwards. lineage, training: from the run record, else from the file. record, runs: names
-    of files in records/. run: facts of the run. trained_from_it: digests of the weights of models that were trained
-    from it.
+    tensors: the digest of the weights. found_by: how the history knows the file. "bytes": by its bytes. "tensors": by
+    its weights. "rounded": by its weights, which are rounded from those of another file. "training": by the training
+    that the file names. "description": by the description in an exported file. "derived": by this description, but the
+    graph was changed. null: the history does not know the file.
+
+    certainty: how certain the answer is. "bytes": the history has these bytes. "weights": the history has these
+    weights. "rounded": each weight equals that of a model file in the history, or its rounded value. "several": several
+    runs made these weights. "contradicted": the file contradicts its run record or its own weights. "word": only the
+    file itself names its training. "nothing": nothing is known.
+
+    path: the file's path in the project. chain: the stages that led to the file, the last stage first. lineage,
+    training: from the run record if `record` is not null, else from the file. record, runs: names of files in records/.
+    runs: the runs that may have made the file, if it is not known which. run: facts of the run. trained_from_it:
+    digests of the weights of models that were trained from this file.
     """
 
     sha256: Sha256
@@ -75,9 +82,9 @@ class FileAnswer(Answer):
 
 
 class ImageAnswer(FileSchema):
-    """An image that a model was made from. labels: the digest of its annotations. pixels: the digest of the decoded
-    image; older manifests lack it. through: the digest of the weights of the ancestor that was trained with the image;
-    empty for the model itself."""
+    """An image that a model was made from. labels: the digest of the image's annotations. pixels: the digest of the
+    decoded image; older manifests lack it. through: the digest of the weights of the ancestor that was trained with the
+    image; empty if the model itself was trained with it."""
 
     split: Literal["train", "valid", "test"]
     path: str
@@ -90,7 +97,8 @@ class ImageAnswer(FileSchema):
 
 
 class ImagesAnswer(Answer):
-    """audit FILE --images --json: every image that a model was made from. unknown: a sentence for each unknown part."""
+    """audit FILE --images --json: every image that a model was made from. unknown: a sentence for each list of images
+    that is not known."""
 
     images: list[ImageAnswer]
     unknown: list[str]
@@ -98,8 +106,10 @@ class ImagesAnswer(Answer):
 
 
 class ModelUseAnswer(FileSchema):
-    """A model that images were used for. commit: the commit that added it. through: digests of the weights, from the
-    model's parent to the ancestor that the images were used for."""
+    """A model that was trained, validated or tested on the images. tensors: the digest of its weights. commit: the
+    commit that added the model. through: the ancestors between the model and the images, as digests of their weights.
+    The first is the model's parent; the last was itself trained, validated or tested on the images. Empty: the model
+    itself was."""
 
     role: Role
     tensors: Sha256 | None
@@ -109,8 +119,8 @@ class ModelUseAnswer(FileSchema):
 
 
 class ImageUseAnswer(ModelUseAnswer):
-    """The use of one image. same: whether bytes or only pixels equal those of the image in question. labels: the digest
-    of its annotations at that time, so that models from before and after a correction differ."""
+    """The use of one image. same: what is equal to the searched image: its bytes, or only its pixels. labels: the
+    digest of the image's annotations at that time. It shows which models used corrected labels."""
 
     path: str
     sha256: Sha256
@@ -119,14 +129,14 @@ class ImageUseAnswer(ModelUseAnswer):
 
 
 class SelectedUseAnswer(ModelUseAnswer):
-    """The use of selected images. images: their number."""
+    """The use of selected images. images: the number of these images."""
 
     images: Count
 
 
 class UnknownUseAnswer(FileSchema):
-    """A model that may have used the images. manifest: a git blob that is missing. ancestor: the file of an unknown
-    ancestor. reason: any other reason."""
+    """A model that may have used the images. One of three keys says why this is not known. manifest: the git blob id of
+    a manifest that is missing. ancestor: the file of an ancestor whose training is not known. reason: a sentence."""
 
     role: Role
     tensors: Sha256 | None
@@ -144,7 +154,7 @@ class _Uses(Answer):
 
 
 class OtherBytesAnswer(FileSchema):
-    """Other bytes that the path of the image had, for example in a commit."""
+    """Other bytes that the image's path had. commit: a commit in which it had them."""
 
     path: str
     sha256: Sha256
@@ -152,7 +162,9 @@ class OtherBytesAnswer(FileSchema):
 
 
 class ImageUsesAnswer(_Uses):
-    """audit --image IMAGE --json: every model that used an image, the newest first."""
+    """audit --image IMAGE --json: every model that used an image, the newest first. published: upstream's weights that
+    models here started from; which images these weights were trained on is not known. other_bytes: other versions of
+    the image under the same path, which were not searched."""
 
     sha256: Sha256
     pixels: Sha256 | None
@@ -169,7 +181,8 @@ class ConditionAnswer(FileSchema):
 
 
 class SelectedUsesAnswer(_Uses):
-    """audit --where CONDITION --json: every model that used images for which all conditions hold."""
+    """audit --where CONDITION --json: every model that used images that meet all conditions. published: upstream's
+    weights that models here started from; which images these weights were trained on is not known."""
 
     where: list[ConditionAnswer]
     uses: list[SelectedUseAnswer]
@@ -196,9 +209,12 @@ class ScoresAnswer(FileSchema):
 class DifferenceAnswer(Answer):
     """audit --diff A B --json.
 
-    making: both values of each difference, by topic and key. images: the rows, by kind (added, removed, renamed, moved,
-    pixels, labels). commits: the commits that added A and B. sources: the number of images, by kind and source.
-    classes: the numbers of objects before and after, by kind and class. scores: from the evaluations of A and B.
+    making: what differs in the trainings. For each topic, such as params, and each key: the values in A and in B.
+    images: the images that differ, by kind of change. added, removed, renamed: their paths. moved: to another split.
+    pixels: changed pixels. labels: changed labels. unknown: why images could not be compared. commits: the commits that
+    added A and B. sources: the number of changed images, by kind of change and by the column `source` in metadata/.
+    classes: the number of objects in the changed images, in A and in B, by kind of change and class. scores: from the
+    evaluations of A and B.
     """
 
     making: dict[str, dict[str, list[Any]]]
@@ -212,7 +228,7 @@ class DifferenceAnswer(Answer):
 
 
 class MismatchAnswer(FileSchema):
-    """A difference. what: the place. by: the sources of the expected value."""
+    """A difference. what: the file and the value that differ. by: where the expected value comes from."""
 
     subject: Annotated[str, Field(alias="what")]
     expected: str
@@ -221,14 +237,15 @@ class MismatchAnswer(FileSchema):
 
 
 class UncheckedAnswer(FileSchema):
-    """A part that could not be checked, and the reason."""
+    """A comparison that was not possible. what: the file or value. why: the reason."""
 
     subject: Annotated[str, Field(alias="what")]
     why: str
 
 
 class VerifyAnswer(Answer):
-    """verify --json, with any of its options. holds: no checked value differs. checked: the number of comparisons."""
+    """verify --json, with any of its options. holds: true if no compared value differs; unchecked parts do not change
+    it. checked: the number of comparisons."""
 
     holds: bool
     mismatches: list[MismatchAnswer]
@@ -238,8 +255,9 @@ class VerifyAnswer(Answer):
 
 
 class ReasonAnswer(FileSchema):
-    """Why a stage runs. what: the param, module, file or folder. before, after: the values of a param, the numbers of
-    files of a folder, else digests. files: numbers of added, changed and removed files of a folder, where known."""
+    """Why a stage runs. what: the param, module, file or folder that changed. before, after: for a param, its values;
+    for a folder, its numbers of files; otherwise digests. files: for a folder, the numbers of added, changed and
+    removed files, if they are known."""
 
     kind: Literal["param", "code", "data", "file", "pipeline", "other"]
     subject: Annotated[str, Field(alias="what")]
@@ -258,8 +276,8 @@ class LastRunAnswer(FileSchema):
 
 
 class PlannedStageAnswer(FileSchema):
-    """A stage that is not up to date. seconds: the duration of its last run; None: unknown. resumes_after: the epochs
-    that an interrupted training has finished."""
+    """A stage that is not up to date. seconds: the duration of its last run; null: unknown. resumes_after: for an
+    interrupted training, the number of finished epochs."""
 
     stage: str
     verdict: Literal["runs", "may run", "cached"]
@@ -270,7 +288,7 @@ class PlannedStageAnswer(FileSchema):
 
 
 class SecondsAnswer(FileSchema):
-    """The sums of the known durations. runs: of the stages that will run. all: also of those that may run."""
+    """Sums of the known durations. runs: the stages that will run. all: the stages that will run or may run."""
 
     runs: float
     all: float
@@ -286,14 +304,20 @@ class PlanAnswer(Answer):
 
 
 class SubjectAnswer(FileSchema):
-    """A file that a statement is about."""
+    """A file whose digest the statement has: a model file, or a document about it."""
 
     name: str
     digest: dict[str, str]
 
 
 class Statement(FileSchema):
-    """attest FILE: the statement beside the model: in-toto v1, with SLSA provenance v1 as the predicate."""
+    """The file FILE.intoto.json, which attest FILE writes: an in-toto statement, version 1.
+
+    predicate: SLSA provenance, version 1. externalParameters: the params of the training. internalParameters: packages,
+    machine, counts, selection, Merkle roots and the newest journal entries. resolvedDependencies: the commit, and the
+    files that the training read, with digests. runDetails: the signing key, the run record, when the training began and
+    ended, and the digest of the weights. See docs/audit.md, Signatures.
+    """
 
     type_: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
     subject: list[SubjectAnswer]

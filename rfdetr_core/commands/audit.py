@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rfdetr_core.audit.trace import Archive
     from rfdetr_core.verification.report import Report
 
-_IMAGE_COLUMNS = ("split", "path", "sha256", "width", "height", "labels", "pixels", "through")  # of `audit --images`
+_IMAGE_COLUMNS = ("split", "path", "sha256", "width", "height", "labels", "pixels", "through")  # in `audit --images`
 
 
 def audit(options: argparse.Namespace) -> None:
@@ -104,7 +104,8 @@ def _audit_uses(options: argparse.Namespace, archive: Archive) -> None:
 
     plain, lines = answer_uses(options.image, options.where, archive)
     print_versioned(plain if options.json else lines)
-    if plain["unknown"] or plain.get("other_bytes"):  # an image at the same path was replaced: the answer is incomplete
+    # The path also had other bytes, whose uses are not part of the answer. So the answer is incomplete.
+    if plain["unknown"] or plain.get("other_bytes"):
         sys.exit(1)
 
 

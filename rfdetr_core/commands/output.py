@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-SCHEMA = 1  # of the JSON answers; a version may add keys, but none is removed or changes its meaning
+SCHEMA = 1  # the version of the JSON answers; a version may add keys, but none is removed or changes its meaning
 
 
 def print_versioned(answer: dict[str, Any] | list[str]) -> None:
@@ -22,5 +22,5 @@ def print_answer(answer: dict[str, Any] | list[str]) -> None:
 
 
 def print_lines(text: str) -> None:
-    """Print each line of a text as an argument of its own: inside an argument, a line end is printed as an escape."""
+    """Print a text line by line. In `printable_output`, a line end inside an argument of print becomes an escape."""
     print(*text.split("\n"), sep="\n")

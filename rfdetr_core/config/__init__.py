@@ -1,9 +1,10 @@
 """Checks, documents and previews params.yaml; also the public home of the configs of the Python API.
 
 `settings.py` lists the config class of each section, and reads them all (`check_params`). `preflight.py` and
-`dvc_files.py` are the command `check`: they look for what would stop a stage, before DVC deletes results. `preview.py`
-draws the batches of a training. `reference.py` writes docs/parameters.md from the config classes, with the answers for
-users of upstream (`upstream*.py`). The commands of the same names call this package; no stage does.
+`dvc_files.py` implement the command `check`: they look for errors that would stop a stage, before DVC deletes results.
+`preview.py` implements the command `preview`: it draws the batches of a training. `reference.py` writes
+docs/parameters.md from the config classes, with the answers for users of upstream (`upstream*.py`). The stage
+`validate` also calls `preflight.py`. It imports the module by name, so its code digest leaves out this package.
 
 `from rfdetr_core.config import RFDETRNanoConfig, TrainConfig` imports the configs from rfdetr_core.api.configs.
 """

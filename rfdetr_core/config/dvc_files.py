@@ -19,9 +19,9 @@ _FIRST = b"schema:"
 def check_dvc_files(root: Path = Path()) -> Iterator[str]:
     """Check dvc.lock and .dvc/tmp/rwlock as DVC does, repair them, and yield a sentence for each repair.
 
-    - A truncated dvc.lock is replaced by its backup. `keep_lock` writes the backup when a stage begins; this function
-      writes it at each call. Without a backup, an uncommitted dvc.lock is removed. Stages that ran since the backup
-      come back from DVC's cache.
+    - A truncated dvc.lock is replaced by its backup. `keep_lock` writes the backup when a stage begins. This function
+      also writes it, whenever dvc.lock is valid. Without a backup, an uncommitted dvc.lock is removed. Stages that ran
+      since the backup come back from DVC's cache.
     - A truncated rwlock is removed. It only lists the files that running stages read and write.
 
     Nothing is repaired while a process of DVC runs in the project.

@@ -36,8 +36,9 @@ __all__ = ["check_masks", "check_packages", "check_params", "check_project"]
 _RESULTS = ("manifest", "metadata", "annotations", "output", "reports", "records", "journal")
 _LOCK = Path("requirements/numeric.lock")
 _COMPUTE = ("nvidia-", "cuda-", "triton")  # name prefixes of torch's CUDA libraries, which a CPU build lacks
-# The least memory of an encoder block for the backward pass: bytes for each token and unit of width. Numbers of two
-# bytes are kept: queries, keys, values (3), the output of the attention (1), the hidden layer, its activation (4 + 4).
+# The least memory that an encoder block keeps for the backward pass, in bytes for each token and unit of width. One
+# number has 2 bytes. Queries, keys and values are 3 numbers, the output of the attention is 1 number. The hidden layer
+# and its activation are 4 numbers each.
 _BYTES_OF_BLOCK = 2 * (3 + 1 + 4 + 4)
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -251,7 +252,7 @@ def _check_classes(model: ModelConfig, train: TrainConfig) -> None:
 
 
 def _check_memory(model: ModelConfig, train: TrainConfig) -> None:
-    """Refuse a batch that cannot fit: already its images and the activations of the encoder exceed the memory."""
+    """Refuse a batch that cannot fit, because the images and the encoder's activations alone exceed the memory."""
     if train.batch_size == "auto":
         return
     architecture = model.architecture(classes=1)

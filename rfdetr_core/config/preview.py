@@ -34,7 +34,7 @@ _CELL, _GAP = 480, 8  # pixels: the least side of an image on a page, and the ga
 
 @dataclass(frozen=True)
 class SmallBoxes:
-    """The boxes of a split, to find those whose shorter side is under a patch at the model's resolution.
+    """All boxes of a split. The methods find small boxes: the shorter side is under a patch at the model's resolution.
 
     names: the class names. labels: (N,) the class of each box. sides: (N,) the shorter side of each box, in pixels of
     the model's input. paths: the image of each box.

@@ -103,7 +103,8 @@ def _plain(value: Any) -> str:
 
 def main() -> None:
     """Write the page, the types and the schemas."""
-    # Imported by name, since config/ is a lower layer than api/; and `markdown` then does not wait for torch.
+    # These modules are imported by name, because config/ is a lower layer than api/ and commands/. It also keeps
+    # `markdown` fast: only this function imports torch.
     generated = importlib.import_module("rfdetr_core.api.stubs").generated()
     schemas = importlib.import_module("rfdetr_core.commands.answers").generated()
     for path, text in ({"docs/parameters.md": markdown()} | generated | schemas).items():

@@ -20,11 +20,11 @@ from rfdetr_core.training.config import RuntimeConfig, TrainConfig, check_togeth
 
 
 class GateConfig(Config):
-    """The largest loss of a new model against the previous one. CI scores both on the new test split.
+    """The largest drop of the scores of a new model against the previous one. CI scores both on the new test split.
 
-    A loss beyond its limit fails the gate if its whole interval is below 0. If the images are too few for an interval,
-    the gate is undecided. It is also undecided if a class is lost but the loss may be chance. docs/retraining.md has
-    the complete rule.
+    A drop beyond its limit fails the gate if its whole interval is below 0. If there are too few images for an
+    interval, the gate is undecided. It is also undecided if a class is no longer found but its drop may be chance.
+    docs/retraining.md has the complete rule.
     """
 
     max_drop: float | None = Field(
@@ -145,7 +145,7 @@ def check_params(path: Path = PARAMS_FILE) -> None:
     """Read every section, as its stage does.
 
     Raises:
-        UserError: an unknown section or key, a wrong type, or a combination that cannot be trained.
+        UserError: a section or key is unknown, a value has the wrong type, or the settings cannot be trained together.
     """
     content = load_params(path)
     unknown = sorted(str(name) for name in content if name not in SECTIONS)

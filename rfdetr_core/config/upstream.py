@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """Names of upstream that have the same answer.
+    """A row of the table for users of upstream: names of upstream with the same equivalent and the same note.
 
     owners: where upstream has the names, separated by spaces: modules, class RFDETR, or a call such as
         RFDETR.predict() for names of arguments.

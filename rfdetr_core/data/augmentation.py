@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rfdetr_core.data.dataset import Example
 
 Change = Callable[["Example", float, "Generator"], "Example"]
-# A function that returns a random generator ("stream"): of an augmentation if it gets its name, else the shared one.
+# Returns a random generator ("stream"). stream(name) is the generator of this augmentation, stream() the shared one.
 Stream = Callable[..., "Generator"]
 C = TypeVar("C", bound=Config)
 _JPEG_SCALES = (8, 4, 2)
@@ -41,7 +41,7 @@ class View(NamedTuple):
     def widened(self, factor: int) -> View:
         """The smallest view that contains this one and whose edges are multiples of `factor`.
 
-        In an image that was reduced by `factor`, its edges are then edges of pixels.
+        So if the image is reduced by `factor`, the view starts and ends at whole pixels.
         """
         top, left = self.top // factor * factor, self.left // factor * factor
         bottom, right = (-(-end // factor) * factor for end in (self.top + self.height, self.left + self.width))
@@ -55,8 +55,8 @@ def draw_view(height: int, width: int, config: AugmentConfig, random: Generator)
     square is cropped from the original, so that pixels are interpolated only once.
 
     Args:
-        height: Of the image.
-        width: Of the image.
+        height: The height of the image, in pixels.
+        width: The width of the image, in pixels.
         config: Its crop_sides and crop_range are used.
         random: The shared stream.
     """
@@ -95,7 +95,7 @@ def integer(low: int, high: int, random: Generator) -> int:
 
 
 def around(centre: float, width: float, random: Generator) -> float:
-    """Draw a number.
+    """Draw a number uniformly from centre - width to centre + width.
 
     Args:
         centre: The mean.
@@ -121,12 +121,14 @@ def augmentation(
 ) -> Callable[[Change], Change]:
     """Register a function of (example, value, random). Its name becomes its key in `train.augmentation`.
 
-    The example is the crop, resized to the model's input, in 8 bits. The function changes it with `Example.move` and
-    `Example.recolour`. The value is that of the key; 0 switches the augmentation off. The function is only called if
-    the value is above 0. `random` is a stream of its own: so a new augmentation does not change the draws of others.
+    The arguments of the function:
+    example: the crop, resized to the model's input, in 8 bits. The function changes it with `Example.move` and
+        `Example.recolour`.
+    value: the value of the key in `train.augmentation`. With 0, the function is not called.
+    random: the random generator of this augmentation. So a new augmentation does not change the draws of others.
 
     Args:
-        description: Of the value, for docs/parameters.md.
+        description: The meaning of the value, for docs/parameters.md.
         most: The largest value.
         default: The default value.
         shared: Draw from the shared stream. Only for the old augmentations below; do not set it in a new one.
@@ -165,9 +167,9 @@ def apply_augmentations(example: Example, config: AugmentConfig, random: Generat
     return example
 
 
-# These seven functions and the crop draw from the shared stream, in this order. The flips draw even if they are off.
-# This must not change: with other draws, an earlier training could not be repeated with its seed. For the arguments see
-# `augmentation`.
+# These seven functions and the crop draw from the shared stream, in this order. They are also called
+# with the value 0, and a flip or turn draws a random number even then. This must not change: with other draws, an
+# earlier training could not be repeated with its seed. For the arguments see `augmentation`.
 @augmentation("probability of a left-right flip", most=1, default=0.5, shared=True)
 def horizontal_flip(example: Example, value: float, random: Generator) -> Example:
     """Mirror left and right."""
@@ -218,8 +220,9 @@ class AugmentConfig(Config):
     """The augmentation of training images. The defaults are upstream's: crops, and a flip in half of the cases.
 
     `crop_sides` and `crop_range` are in pixels of an image whose short side was scaled to one of `crop_sides`. The crop
-    is resized to the model's input afterwards, so only the ratio of the two counts. Upstream's values keep 0.64 to 1 of
-    the short side, at every resolution. A `crop_range` that starts lower magnifies more.
+    is resized to the model's input afterwards, so only the ratio of `crop_range` to `crop_sides` counts. Upstream's
+    values keep 0.64 to 1 of the short side, at every resolution. A smaller minimum of `crop_range` gives smaller crops,
+    in which objects are larger.
     """
 
     crop_sides: tuple[int, ...] = Field(

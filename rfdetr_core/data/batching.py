@@ -80,12 +80,14 @@ def collate(items: list[Item]) -> Batch:
 class EpochSampler(Sampler[SampleKey]):
     """The images of one rank in an epoch: a permutation that depends on (seed, epoch), filled up to complete steps.
 
-    An optimiser step takes batch_size x accumulate x world images. Every image comes at least once in every epoch. The
-    last step is filled up from a further permutation, or from several if the dataset is smaller than a step. A repeated
-    image gets another augmentation. Rank r takes the r-th batch of every `world` batches. So a step has the same
-    images, however its size is divided into batch_size, accumulate and world.
+    - Size: an optimiser step takes batch_size x accumulate x world images.
+    - Order: every image comes at least once in every epoch.
+    - Filling: the last step is filled up from a further permutation, or from several if the dataset is smaller than a
+      step. A repeated image gets another augmentation.
+    - Ranks: the batches are dealt to the ranks in turn. So a step has the same images, however its size is divided into
+      batch_size, accumulate and world.
 
-    count: images of the dataset. accumulate: batches per step and rank. world: the number of ranks.
+    count: the number of images in the dataset. accumulate: batches per step and rank. world: the number of ranks.
     """
 
     count: int
@@ -126,9 +128,9 @@ def multi_scale_sizes(resolution: int, patch_size: int, windows: int, expanded: 
     left out.
 
     Args:
-        resolution: In pixels.
-        patch_size: In pixels.
-        windows: Per side.
+        resolution: The side of the model's input, in pixels.
+        patch_size: The side of a patch, in pixels.
+        windows: The number of attention windows along a side.
         expanded: True: the multiples are -5 to 5. False: -3 to 4.
     """
     stride = patch_size * windows
@@ -142,7 +144,7 @@ def multi_scale_size(step: int, sizes: list[int], seed: int) -> int:
     Args:
         step: The number of the step.
         sizes: The sides to draw from.
-        seed: Of the training.
+        seed: The seed of the training.
     """
     return sizes[mixed_seed("multi-scale", seed, step) % len(sizes)]
 
@@ -156,9 +158,9 @@ def resize_to_drawn_size(
         batch: The batch.
         sizes: The sides to draw from.
         mode: "per-batch": one side for the step. "per-sample": one side for each image and epoch.
-        seed: Of the training.
-        epoch: Counts for "per-sample".
-        step: Counts for "per-batch".
+        seed: The seed of the training.
+        epoch: The number of the epoch; used only for "per-sample".
+        step: The number of the step; used only for "per-batch".
     """
     if mode == "per-batch":
         return resize_batch(batch, multi_scale_size(step, list(sizes), seed))

@@ -34,7 +34,7 @@ class TrainingData(pl.LightningDataModule):
         valid_samples: From `read_samples`.
         resolution: The side of validation images.
         batch_size: Images of a training batch on one rank.
-        seed: Of the training.
+        seed: The seed of the training.
         train_resolution: The side of training images, which is the largest multi-scale side; None: `resolution`.
         eval_batch_size: Images of a validation batch; None: `batch_size`.
         grad_accum_steps: Batches of an optimiser step.
@@ -82,7 +82,7 @@ class TrainingData(pl.LightningDataModule):
         persistent = num_workers > 0 if persistent_workers is None else persistent_workers
         self._loader: dict[str, Any] = {"num_workers": num_workers, "prefetch_factor": prefetch_factor}
         self._loader |= {"persistent_workers": persistent, "pin_memory": pin_memory}
-        self._loader |= {"collate_fn": collate, "worker_init_fn": _belong_to_trainer}
+        self._loader |= {"collate_fn": collate, "worker_init_fn": _initialise_worker}
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Augmented batches. The epoch of the sampler decides their order and augmentation."""
@@ -113,11 +113,11 @@ class TrainingData(pl.LightningDataModule):
         return self._loader | {"generator": generator("loader", self.seed)}
 
 
-def _belong_to_trainer(worker: int) -> None:
+def _initialise_worker(worker: int) -> None:
     """Ignore Ctrl-C, which reaches every process of a terminal: the trainer handles it. End when the trainer ends.
 
     If a batch cannot be sent, the worker ends. By default Python would print the error and drop the batch, and the
-    trainer would wait for it for ever.
+    trainer would wait for the batch forever.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent(signal.SIGKILL)

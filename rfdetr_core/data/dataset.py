@@ -54,18 +54,18 @@ class Example:
     labels: Tensor
     masks: tv_tensors.Mask | None
 
-    def move(self, kernel: str, *arguments: Any) -> Example:
+    def move(self, function_name: str, *arguments: Any) -> Example:
         """Apply a geometric function of torchvision's `transforms.v2.functional` to image, boxes and masks.
 
-        kernel: the name of the function. arguments: those after the image.
+        arguments: the arguments of the function after the image.
         """
-        change = getattr(F, kernel)
+        change = getattr(F, function_name)
         masks = None if self.masks is None else change(self.masks, *arguments)
         return Example(change(self.image, *arguments), change(self.boxes, *arguments), self.labels, masks)
 
-    def recolour(self, kernel: str, *arguments: Any) -> Example:
-        """Apply a function of torchvision's `transforms.v2.functional`, given by its name, to the image only."""
-        return replace(self, image=getattr(F, kernel)(self.image, *arguments))
+    def recolour(self, function_name: str, *arguments: Any) -> Example:
+        """Apply a function of torchvision's `transforms.v2.functional` to the image only."""
+        return replace(self, image=getattr(F, function_name)(self.image, *arguments))
 
     def visible(self) -> Example:
         """Remove the instances whose box has no area, or whose mask has no pixel."""
@@ -200,10 +200,10 @@ def crop_image(view: View, picture: Image.Image, factor: int, side: int) -> Tens
     """Crop a picture to a view: (3, side, side) uint8.
 
     Args:
-        view: In pixels of the full image.
+        view: The crop, in pixels of the full image.
         picture: The image, reduced by `factor`.
-        factor: Divides the edges of the view.
-        side: Of the result.
+        factor: The factor by which `picture` is reduced. The edges of the view are multiples of it.
+        side: The side of the result, in pixels.
     """
     top, left, height, width = (value // factor for value in view)
     # Cropped by Pillow: this takes a fifth of the time of converting the complete picture to a tensor.
@@ -218,7 +218,7 @@ def crop_boxes(view: View, corners: npt.NDArray[np.float64], side: int) -> Tenso
     Args:
         view: The crop.
         corners: (N, 4) xyxy in pixels of the image.
-        side: Of the resized view.
+        side: The side of the resized view, in pixels.
     """
     moved = (corners - (view.left, view.top) * 2) * (side / np.array([view.width, view.height] * 2))
     return torch.from_numpy(moved.clip(0, side)).float()
@@ -227,14 +227,14 @@ def crop_boxes(view: View, corners: npt.NDArray[np.float64], side: int) -> Tenso
 def crop_masks(view: View, segmentations: list[Any], height: int, width: int, side: int) -> Tensor:
     """Make masks of the resized view: (N, side, side) bool.
 
-    Polygons are scaled and then filled. Of run lengths, the nearest pixels are taken.
+    Polygons are scaled and then filled. Run lengths (RLE) are decoded, and then resampled to the nearest pixel.
 
     Args:
         view: The crop.
         segmentations: In COCO's format: a list of polygons, or run lengths.
-        height: Of the image.
-        width: Of the image.
-        side: Of the resized view.
+        height: The height of the image, in pixels.
+        width: The width of the image, in pixels.
+        side: The side of the resized view, in pixels.
     """
     masks = torch.zeros((len(segmentations), side, side), dtype=torch.bool)
     rows, columns = (
@@ -260,8 +260,8 @@ def decode_masks(segmentations: list[Any], height: int, width: int) -> Tensor:
 
     Args:
         segmentations: In COCO's format: lists of polygons, compressed or uncompressed RLEs.
-        height: Of the image.
-        width: Of the image.
+        height: The height of the image, in pixels.
+        width: The width of the image, in pixels.
     """
     masks = torch.zeros((len(segmentations), height, width), dtype=torch.bool)
     for mask, coded in zip(masks, segmentations, strict=True):
@@ -274,8 +274,8 @@ def run_lengths(coded: Any, height: int, width: int) -> Any:
 
     Args:
         coded: In COCO's format: a list of polygons, a compressed or an uncompressed RLE.
-        height: Of the image.
-        width: Of the image.
+        height: The height of the image, in pixels.
+        width: The width of the image, in pixels.
     """
     if isinstance(coded, list):
         return rle.merge(rle.frPyObjects(coded, height, width))

@@ -1,4 +1,4 @@
-"""Computes seeds from a purpose and numbers such as epoch and image. So processes and restarts do not change them."""
+"""Computes seeds from a purpose and numbers such as epoch and image. Seeds do not depend on processes or restarts."""
 
 from __future__ import annotations
 

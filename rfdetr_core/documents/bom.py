@@ -216,7 +216,8 @@ def _package(
     purl = PackageURL("pypi", name=name, version=version)
     of_this = [line for line in lines if line.version == version]
     markers = sorted({line.marker for line in of_this if line.marker})
-    # A package whose lines all have a marker is not installed on every system. Only the record can show that it was.
+    # A package whose lines all have a marker is not installed on every system. Only the record shows whether it was
+    # installed for the training.
     optional = not influences_weights and all(line.marker for line in of_this)
     # A package has a file for each system, so each hash is that of one file.
     distribution = ExternalReference(

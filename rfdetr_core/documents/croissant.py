@@ -93,7 +93,7 @@ class _Writer:
 
     def metadata(self) -> mlc.Metadata:
         """The whole document."""
-        licences = [*self._values("licence"), *self._lacking("licence")]
+        licences = [*self._values("licence"), *self._request_for_missing_values("licence")]
         return mlc.Metadata(
             ctx=self.context,
             name=f"Dataset of the model {self.facts.lineage['variant'] or 'RF-DETR'}",
@@ -109,7 +109,7 @@ class _Writer:
         parts = [f"{split.name}: {split.images} images ({', '.join(split.uses)})" for split in self.splits]
         sources = [f"{source} ({count} images)" for source, count in self._values("source").items()]
         remaining = [f"and {len(sources) - MOST} others"] if len(sources) > MOST else []
-        named = "; ".join([*sources[:MOST], *remaining, *self._lacking("source")])
+        named = "; ".join([*sources[:MOST], *remaining, *self._request_for_missing_values("source")])
         return (
             "Images that were used to train a model, to choose its epoch and to score it. SHA-256 of the model: "
             f"{', '.join(self.facts.digests.values())}. "
@@ -122,8 +122,8 @@ class _Writer:
         rows = (row for split in self.splits for row in (split.metadata or {}).values())
         return most_frequent(row[column] for row in rows if column in row)
 
-    def _lacking(self, column: str) -> list[str]:
-        """A request to the provider, if images have no value of this column."""
+    def _request_for_missing_values(self, column: str) -> list[str]:
+        """A request to the provider for the missing values of a column; empty if every image has a value."""
         lacking = sum(split.without(column) for split in self.splits)
         if not lacking:
             return []
@@ -162,7 +162,10 @@ class _Writer:
         ) if patterns else None  # fmt: skip
 
     def _folder(self) -> PurePosixPath | None:
-        """The dataset folder: the dep of stage validate other than code and packages. None if outside the project."""
+        """The dataset folder: the only dep of the stage validate besides digests of code and locks of packages.
+
+        None if the folder is outside of the project or not known.
+        """
         for link in self.facts.history_facts.traced.links if self.facts.history_facts else ():
             if link.stage == "validate":
                 read = [path for path in link.entry.deps if not path.startswith(("digests/", "requirements/"))]

@@ -67,11 +67,11 @@ class Evaluation:
     """The scores of a model's weights on a split.
 
     Attributes:
-        lineage: What was scored, and with what: the content of lineage.json.
+        lineage: The scored model and the inputs of the scoring: the content of lineage.json.
         split: The split that was scored.
         about: Its remarks: `note` (why another split than the requested one was scored) and `not_measured`.
         metrics: The content of metrics.json: scores from 0 to 1, None if nothing could be measured. A
-            segmentation model has those of its masks under `masks`.
+            segmentation model has the scores of its masks under `masks`.
         intervals: By "boxes" or "masks", then by metric: the ends of the 95 % interval; None if nothing
             could be measured.
         resamples: The draws of images behind the intervals.
@@ -180,7 +180,7 @@ class _EvaluationFiles:
     def bytes(self, name: str, *, from_report: bool = False) -> bytes | None:
         """The content of a file; None if it is missing or differs from dvc.lock.
 
-        from_report: The file is from stage report. It is used only if it was made from the present metrics.json.
+        from_report: The file is from the stage report. It is used only if report read the current metrics.json.
         """
         path = self.root / FOLDER / name
         if not path.is_file():

@@ -131,7 +131,7 @@ class Facts:
 
     @property
     def confirmed_by(self) -> str:
-        """What confirms the file: a commit, a run record, or nothing but the file itself."""
+        """The source that confirms the file: a commit, a run record, or only the file itself."""
         return (
             "a commit"
             if self.commit
@@ -152,7 +152,7 @@ class Facts:
         return title_of(record) if record else None
 
     def recorded(self, name: str) -> bytes | None:
-        """The content of an input that the training record or the evaluation names.
+        """The recorded content of an input: a file that the training record or the evaluation names.
 
         The local file is used if it has the recorded digest, else git's version. None if neither exists.
         """
@@ -161,7 +161,7 @@ class Facts:
 
     @property
     def place(self) -> str:
-        """The path of the file in the project according to the history, else its name."""
+        """The path of the model file in the project, if the history has it; else the name of the file."""
         path = self.history_facts.traced.path if self.history_facts else None
         return path or (MODEL if self.file.name == Path(MODEL).name else self.file.name)
 

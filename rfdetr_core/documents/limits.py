@@ -1,4 +1,4 @@
-"""The known limits of a model: what a reader must know before relying on it."""
+"""The known limits of a model, for a reader who wants to rely on it."""
 
 from __future__ import annotations
 

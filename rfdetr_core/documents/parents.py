@@ -9,7 +9,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Ancestor:
-    """Weights among the ancestors of a model.
+    """Weights among the ancestors of a model, as the model's own lineage describes them.
+
+    `audit.ancestors.Ancestor` is another class: it also uses the run records in git.
 
     Attributes:
         steps: The generation: 1 for the weights that the model's training started from, 2 for the weights that the

@@ -21,14 +21,8 @@ from rfdetr_core.documents.limits import limits as known_limits
 
 NOT_KNOWN = "not known"
 TO_FILL = f"**{PROVIDER}:**"
-_NO_ADDRESS = f"{NOT_KNOWN}: there is no public address of the git remote `origin`"
-# The trees over the images of a split, as in `base.manifest`, each with the content of its leaves.
-_TREES = {
-    "images": "the digest of the image file",
-    "labelled": "the digest of the image file and the digest of its labels",
-    "pixels": "the digest of the decoded image",
-}
-# Also a dot within a word: GitHub makes a link of www.example.org.
+# Matches a word that must be written as code: it has a character of Markdown, or a dot inside. GitHub would make a
+# link of www.example.org.
 _MARKUP = re.compile(r"[^\s,;:]*(?:[`|\\<>&*_\[\]!@#/~^$]|\w\.\w)[^\s,;:]*(?<!\.)")
 METRICS = {
     "map": "AP, IoU 0.50 to 0.95",

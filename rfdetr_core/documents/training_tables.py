@@ -70,7 +70,7 @@ def parameters(facts: Facts, names: Sequence[str] = ()) -> str:
 
 
 def custom(facts: Facts) -> str:
-    """What a script changed in the training, and the classes of other packages that it used."""
+    """The parts of the training that a script changed, and the classes of other packages that it used."""
     changed = flattened({key: facts.training[key] for key in ("custom", "classes") if facts.training.get(key)})
     rows = [(code(name), format_value(value)) for name, value in changed.items()]
     return (

@@ -102,7 +102,7 @@ class Analysis:
         row: index in the results. image: row of `images`. label, score, x, y, width, height, area.
         object: row of the object that it matches; -1: none.
         kind: RIGHT or one of ERRORS.
-        near: row of the object that the kind is about, else of the object that it overlaps most; -1: none.
+        near: of an error, row of the object involved; else of the object with the largest IoU; -1: none.
         overlap: IoU with `near`.
     class_confusions: a row for each pair of a detection and an object of another class with an IoU of 0.5 or more.
         Columns: detection and object (rows), overlap (IoU).
@@ -182,17 +182,17 @@ class Analysis:
         return self.curves[present].mean(axis=0) if present.any() else np.full((3, len(THRESHOLDS)), np.nan)
 
     def missed(self, threshold: Floats) -> pd.DataFrame:
-        """Objects without a matching or nearly matching detection above the threshold of their class (TIDE's "missed").
+        """TIDE's "missed" objects: those of `unmatched` that are not `near` of a localisation or classification error.
 
-        An object is left out if a detection near it has only the wrong class or the wrong place: that detection is the
-        error. `unmatched` includes these objects. threshold: (K,), in the order of `classes`.
+        An object near such an error is not missed: the detection with the wrong place or the wrong class is the error.
+        threshold: one per class, (K,), in the order of `classes`.
         """
         above = self.detections_above(threshold)
         partly = above.near[above.kind.isin(["localisation", "classification"])]
         return self.unmatched(threshold).drop(index=partly.unique(), errors="ignore")
 
     def error_counts(self, threshold: Floats) -> dict[str, int]:
-        """The number of errors of each kind above the threshold. threshold: (K,), in the order of `classes`."""
+        """The number of errors of each kind above the threshold. threshold: one per class, (K,), see `missed`."""
         counts = self.detections_above(threshold).kind.value_counts().to_dict() | {MISSED: len(self.missed(threshold))}
         return {name: int(counts.get(name, 0)) for name in ERRORS}
 

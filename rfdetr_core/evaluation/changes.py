@@ -38,8 +38,8 @@ class Changes:
         LOST), detection (row in the side that finds the object), score.
     detections: the wrong detections that only one model makes, the highest score first. Columns: change (GONE or
         ADDED), detection (row in the side that makes it), score.
-    Two wrong detections, one of each model, count as the same if they are in the same image, of the same class, and
-    their IoU is 0.5 or more.
+    Both models make a wrong detection if their wrong detections are in the same image, of the same class, and have an
+    IoU of 0.5 or more.
     """
 
     images: pd.DataFrame
@@ -167,13 +167,14 @@ def slice_changes(compared: Comparison, brightness: Floats, metadata: Mapping[st
     for name in ("map", "f1"):
         table[f"old_{name}"], table[f"new_{name}"] = old[name], new[name]
         table[f"change_{name}"] = new[name] - old[name]
-    return table.reset_index().drop(columns="turn")
+    return table.reset_index().drop(columns="duplicate")
 
 
 def _by_part(table: pd.DataFrame) -> pd.DataFrame:
-    """Index slices by `slice`, `value` and `turn`.
+    """Index slices by `slice`, `value` and `duplicate`.
 
-    turn: counts rows with the same slice and value. A metadata value can have the name of another row, "no value".
+    duplicate: 0 for the first row of a slice and value, 1 for the second. There are two rows "no value" if the metadata
+    has the value "no value".
     """
     keys = ["slice", "value"]
-    return table.assign(turn=table.groupby(keys).cumcount()).set_index([*keys, "turn"])
+    return table.assign(duplicate=table.groupby(keys).cumcount()).set_index([*keys, "duplicate"])

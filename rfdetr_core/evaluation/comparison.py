@@ -28,16 +28,16 @@ from rfdetr_core.inference.exported import load_predictor
 from rfdetr_core.inference.predictor import BasePredictor
 from rfdetr_core.metrics.coco import CocoScores, Floats, Kind, Row, score
 
-DRAWS = 40  # Bootstrap draws for each class. With fewer, not even one draw would be outside the interval at each end.
+DRAWS = 40  # Bootstrap draws for each class. With 40, one draw is beyond each end of a 95 % interval.
 Conclusion = Literal["better", "worse", "may be chance", "too few images", "same weights", "not measured"]
 
 
 def fewest_images(classes: int = 1) -> int:
     """The lowest number of images m that the interval of a difference needs: 2^m >= 40 K for K classes.
 
-    If two models are equally good, the new one is worse on all m images with a probability of about 1 / 2^m. A 95 %
-    interval may be wrong at each end with a probability of 1 / 40. If the intervals of K classes shall hold together,
-    it is 1 / (40 K) for each of them (Bonferroni's correction).
+    If two models are equally good, the new one is worse on all m images with a probability of about 1 / 2^m. This
+    probability must not exceed alpha, the allowed error at one end of the interval. alpha is 1 / 40 for one 95 %
+    interval. It is 1 / (40 K) if the intervals of K classes must all be right (Bonferroni's correction).
     """
     return math.ceil(math.log2(DRAWS * classes))
 
@@ -134,7 +134,7 @@ class Comparison:
 
     @property
     def measure(self) -> str:
-        """What is scored: "masks" or "boxes"."""
+        """The scored shapes: "masks" or "boxes"."""
         return "masks" if self.kind == "segm" else "boxes"
 
     @property
@@ -185,9 +185,9 @@ class Comparison:
     def class_intervals(self) -> list[Interval | None]:
         """For each class the interval of the difference of AP, in points, over the draws with an object of the class.
 
-        The intervals of all K classes with objects shall hold together. So each leaves out 2.5 / K % of the draws at
-        each end (Bonferroni's correction), which needs DRAWS * K draws. None: fewer than `fewest_images(K)` images have
-        an object of the class.
+        The intervals of all K classes with objects must all be right, with a probability of 95 %. So each leaves out
+        2.5 / K % of the draws at each end (Bonferroni's correction). This needs DRAWS * K draws. None: fewer than
+        `fewest_images(K)` images have an object of the class.
         """
         classes = max(1, sum(count > 0 for count in self.class_images))
         return [
@@ -207,7 +207,7 @@ class Comparison:
 
     @property
     def class_lost(self) -> list[bool]:
-        """For each class: the old model finds objects of it at its threshold, and the new model finds none."""
+        """For each class: whether only the old model finds objects of it. Each model uses its own threshold."""
         both = zip(self.old.scores.per_class, self.new.scores.per_class, strict=True)
         return [before.recall > 0 and after.recall == 0 for before, after in both]
 

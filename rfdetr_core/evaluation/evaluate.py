@@ -80,7 +80,7 @@ def about_of(split: str, config: EvaluateConfig, metrics: dict[str, Any]) -> dic
 def write_pictures(
     folder: Path, scored: Scored, samples: Sequence[Sample], dataset: Path, names: dict[int, str], count: int
 ) -> None:
-    """Draw images of a split into a folder. The PNG files that are in it are deleted.
+    """Draw images of a split into a folder. PNG files that are already in the folder are deleted.
 
     Args:
         folder: Where the pictures are written.
@@ -115,8 +115,8 @@ def require_classes(predictor: BasePredictor, names: tuple[str, ...]) -> None:
 def detect(predictor: BasePredictor, dataset: Path, samples: Sequence[Sample], names: Sequence[str]) -> list[Row]:
     """Run the predictor on images. The detections are in COCO's results format.
 
-    The classes of the predictor are matched with `names` by name. Detections of other classes are left out, and so are
-    those of the last row of the class head, which stands for no class.
+    The classes of the predictor are matched with `names` by name. Detections of other classes are left out.
+    The last row of the class head stands for no class, so its detections are left out too.
 
     Args:
         predictor: The detector.

@@ -36,9 +36,9 @@ class Point:
     best: float = float("nan")
 
     def or_default(self, threshold: float) -> Point:
-        """This point, or the same with `threshold` if its F1 is not above 0.
+        """This point. If its F1 is 0 or NaN, a copy of the point with the given `threshold`.
 
-        If F1 is 0 at every threshold, all thresholds are equally good, and the lowest one would be chosen.
+        If F1 is 0 at every threshold, all thresholds are equally good, and `best_f1` returns the lowest threshold.
         """
         return self if self.f1 > 0 else replace(self, threshold=threshold)
 
@@ -49,9 +49,11 @@ def best_f1(curve: Floats) -> Point:
 
 
 def reaching(curve: Floats, target: Mapping[Goal, float]) -> Point:
-    """The threshold that reaches a target: for a precision the one with the highest recall, and vice versa.
+    """The best threshold of those that reach a target.
 
-    If several thresholds have this value, the lowest is taken. If none reaches the target: the highest F1.
+    Among the thresholds that reach a target precision, the one with the highest recall is best; among those that reach
+    a target recall, the one with the highest precision. Of equally good thresholds the lowest is taken. If no threshold
+    reaches the target, the one with the highest F1 is taken.
     target: "precision" or "recall", and its value. curve: see `best_f1`.
     """
     (goal, value), *_ = target.items()
@@ -92,8 +94,8 @@ class Calibration:
         right (the share of them that is right). Parts without a detection are left out.
     error: the detection expected calibration error (D-ECE; Küppers et al., CVPR workshops 2020). It is the mean over
         all detections of the difference between `score` and `right` of their bin. NaN: there is no detection.
-    error_above: the D-ECE of the detections above a threshold. Most queries of a detector match nothing and have scores
-        near 0. These scores are correct, and hide the calibration error of the higher scores.
+    error_above: the D-ECE of only the detections above a threshold. Most queries of a detector match nothing and have
+        scores near 0. These scores are correct, so in `error` they hide the calibration error of the higher scores.
     by_class: the D-ECE of each class.
     """
 
@@ -106,7 +108,7 @@ class Calibration:
     def measure(cls, analysis: Analysis, threshold: float) -> Calibration:
         """Measure the calibration. A detection is right if it matches an object of its class at IoU 0.5.
 
-        threshold: of `error_above`.
+        threshold: the score above which detections count for `error_above`.
         """
         if not len(analysis.detections):
             return cls([], float("nan"), float("nan"), {})

@@ -135,7 +135,7 @@ def _predict(predictor: BasePredictor, name: str, picture: Image.Image, threshol
 
 
 def _images_of(argument: str | Path) -> Iterator[tuple[object, _Source]]:
-    """The images of an argument, each with a key. Two names of the same image have the same key."""
+    """The images of an argument, each with a key. Equal keys mean the same image, which is predicted only once."""
     if isinstance(argument, str) and is_address(argument):
         yield argument, _Source.from_address(argument)
         return
@@ -163,7 +163,7 @@ def _is_result(path: Path) -> bool:
 
 
 def _require_free(images: Sequence[_Source], output: Path) -> None:
-    """Raise a UserError if two images would have the same result files, or a file of someone else would be replaced."""
+    """Raise a UserError if two images have the same result files, or if an existing file was not written by predict."""
     titles_by_stem: dict[str, list[str]] = defaultdict(list)
     for image in images:
         titles_by_stem[image.stem].append(image.title)

@@ -24,10 +24,11 @@ class ClassMatches:
     """The N detections of a class, the highest score first, and whether they are right.
 
     image: index of the image, (N,). score: (N,).
-    right_at_50, counted_at_50: right at IoU 0.5; not ignored there, (N,).
+    right_at_50: whether the detection is right at IoU 0.5, (N,).
+    counted_at_50: whether the detection counts at IoU 0.5, (N,). COCO ignores detections that match a crowd region.
     right, counted: the same at COCO's T IoU thresholds, (T, M). M is the number of detections up to the last one that
         is right at any of them; detections after it do not change the interpolated precision.
-    owners: indices of the images with objects of the class. instances: the number of these objects in each.
+    owners: indices of the images with objects of the class. instances: the number of objects in each of these images.
     """
 
     image: npt.NDArray[np.int64]
@@ -80,7 +81,7 @@ def _matches_of_class(records: Sequence[Record], index_of: dict[int, int], thres
 
 
 def scores(matched: Iterable[ClassMatches], counts: Counts, threshold: float = 0.5) -> dict[str, float]:
-    """SCORES on a dataset that has image i counts[i] times. NaN: it has no object.
+    """SCORES of a dataset in which the image i occurs counts[i] times. NaN: the dataset has no object.
 
     The scores equal those of pycocotools on a dataset with repeated images, except for the order of equal scores.
 

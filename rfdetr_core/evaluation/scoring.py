@@ -86,7 +86,7 @@ def confusions(judgements: list[ImageJudgement], names: Mapping[int, str]) -> li
 
     1. A right detection is paired with its object.
     2. A wrong detection is paired with the missed object of another class that its box overlaps most, if the IoU is 0.5
-       or more. Detections with higher scores choose first.
+       or more. The detections with the highest scores are paired first.
     3. All other objects and detections are paired with the background (`background_name`).
     """
     rows, background = [], background_name(names.values())

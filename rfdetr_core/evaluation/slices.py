@@ -59,12 +59,12 @@ def slices(
         brightness: The mean brightness of each image, 0 to 255, (I,).
         metadata: For the path of an image the values by metadata column.
     """
-    measure = _Measure(analysis, annotations, results, threshold)
+    scorer = _SliceScorer(analysis, annotations, results, threshold)
     detections = _all_detections(analysis, annotations, results)
     dimensions = _object_dimensions(analysis, detections)
-    rows = [row for dimension in dimensions for row in measure.object_slices(dimension)]
+    rows = [row for dimension in dimensions for row in scorer.object_slices(dimension)]
     for name, values, codes in _image_dimensions(analysis, brightness, metadata):
-        rows += measure.image_slices(name, values, codes)
+        rows += scorer.image_slices(name, values, codes)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -131,7 +131,9 @@ def _image_dimensions(
 
 
 @dataclass(frozen=True)
-class _Measure:
+class _SliceScorer:
+    """Scores slices of objects and slices of images. threshold: one per class, (K,)."""
+
     analysis: Analysis
     annotations: Row
     results: Results

@@ -20,13 +20,17 @@ COLUMNS = ["certainty", "suspicion", "image", "annotation", "label", "detected",
 def suspects(analysis: Analysis) -> pd.DataFrame:
     """The suspected label errors (COLUMNS), the most certain first.
 
-    A label has at most one row, and so has a place without a label. T is the threshold with the highest F1 of a class.
-    Detections with a score of T / 2 or less are ignored. certainty is from 0 to 1:
-        NO_LABEL: score * (1 - IoU), IoU with the nearest label.
-        OTHER_CLASS: score * (1 - c). c is the score of the detection of the label's class that matches the label.
-        OTHER_PLACE: score * (1 - IoU) * (1 - c), IoU with the label.
-        NO_DETECTION: recall * (1 - min(1, s / T)). recall is that of the class at T. s is the highest score of a
-            detection of any class that overlaps the label (IoU above 0.1).
+    A label has at most one row. A place without a label also has at most one row. The certainty is from 0 to 1. Its
+    formulas use these values:
+        T: the threshold with the highest F1 of the class. Detections with a score of T / 2 or less are ignored.
+        c: the score of the detection that matches the label and has the label's class; 0 if there is none.
+        s: the highest score of a detection of any class that overlaps the label (IoU above 0.1).
+        recall: the recall of the class at T.
+    The certainty by suspicion:
+        NO_LABEL: score * (1 - IoU with the nearest label).
+        OTHER_CLASS: score * (1 - c).
+        OTHER_PLACE: score * (1 - IoU with the label) * (1 - c).
+        NO_DETECTION: recall * (1 - min(1, s / T)).
 
     x, y, width, height: the box of the detection, or of the label for NO_DETECTION. annotation (the id in the canonical
     annotations), label and the box of the label are empty for NO_LABEL.
@@ -84,7 +88,10 @@ def _by_labels(analysis: Analysis, threshold: Floats) -> pd.DataFrame:
 
 
 def _without_repetition(rows: pd.DataFrame) -> pd.DataFrame:
-    """Remove detections without a label that overlap a detection with a higher certainty. rows: in this order."""
+    """Remove detections without a label that overlap a detection with a higher certainty.
+
+    rows: sorted by certainty, the highest first.
+    """
     detected = rows[(rows.detected >= 0).to_numpy()].reset_index(drop=True)
     is_kept = np.ones(len(detected), dtype=bool)
     boxes, alone = detected[_BOX].to_numpy(), (detected.object < 0).to_numpy()

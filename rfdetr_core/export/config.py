@@ -42,8 +42,9 @@ class ExportConfig(Config):
     )
     postprocess: bool = Field(
         False,
-        description="false: normalised images in; `dets`, `labels`, `masks` out, as in upstream's files. true: "
-        "photographs of any size in; boxes in pixels, scores and class indexes out",
+        description="false: the input is normalised images, the outputs are `dets`, `labels` and `masks`, as in "
+        "upstream's files. true: the input is photographs of any size, the outputs are boxes in pixels, scores and "
+        "class indexes",
     )
     images: Literal["uint8", "float"] = Field(
         "uint8", description="input with postprocess: uint8 (B, H, W, 3), or float32 (B, 3, H, W) from 0 to 1; both RGB"

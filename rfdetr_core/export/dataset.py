@@ -43,7 +43,7 @@ _NAMED = 3  # findings that a message shows in full
 class ExportedImage:
     """One image to write: its source file, its path in the new split, its size, and its objects in pixels.
 
-    id: None if not known; the ids of the objects are in their places. metadata: column -> value.
+    id: the id of the image; None if not known. The id of each object is in its `place`. metadata: column -> value.
     """
 
     source: Path
@@ -69,7 +69,7 @@ def _place_image(image: ExportedImage, target: Path, linking: Linking) -> None:
 
 
 def write_coco(folder: Path, splits: Splits, categories: list[Category], linking: Linking) -> list[str]:
-    """Write COCO in Roboflow's layout. Returns notes about lost content: always none.
+    """Write COCO in Roboflow's layout. Returns an empty list: COCO can store all content.
 
     Args:
         folder: the folder of the new dataset.
@@ -164,7 +164,8 @@ def write_yolo(folder: Path, splits: Splits, categories: list[Category], linking
         files.write_text(folder / IDS_FILE, json.dumps(ids, ensure_ascii=False) + "\n")
     masks = 0 if polygons else sum(bool(annotation.segmentation) for annotation in labelled)
     areas = sum(
-        _has_own_area(annotation if polygons else replace(annotation, segmentation=None)) for annotation in labelled
+        _area_differs_from_shape(annotation if polygons else replace(annotation, segmentation=None))
+        for annotation in labelled
     )
     lost = {
         "crowds, left out": crowds,
@@ -195,7 +196,7 @@ def _is_polygon(annotation: Annotation) -> bool:
     return all(abs(a - b) <= _SAME for a, b in zip(bounds(annotation.segmentation[0]), annotation.box, strict=True))
 
 
-def _has_own_area(annotation: Annotation) -> bool:
+def _area_differs_from_shape(annotation: Annotation) -> bool:
     computed = _coco_object(replace(annotation, area=None))["area"]
     return bool(abs(_coco_object(annotation)["area"] - computed) > _SAME * max(1.0, computed))
 
@@ -219,11 +220,11 @@ def export_dataset(source: Path, destination: Path, to: Format, linking: Linking
         linking: how the images get there: copies, links, or not at all.
 
     Returns:
-        A text that says what was written, and what the format could not hold.
+        A text about the written files and about the content that the format could not hold.
 
     Raises:
-        UserError: the source is missing or has errors, the destination has content, or two things would get one name in
-            the new format.
+        UserError: the source is missing or has errors, the destination has content, or two images or label files would
+            get the same name in the new format.
     """
     if not source.is_dir():
         problem = "is not a folder" if source.exists() else "does not exist"

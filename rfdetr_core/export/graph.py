@@ -13,14 +13,15 @@ from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import Detector
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
 
-# The additional output of a copy of a file, for comparison: the tokens (B, Q) that became queries.
+# A copy of each file is written for the comparison. It has this additional output: the tokens (B, Q) that became
+# queries.
 CHOSEN = "chosen"
 _HALF = 2**11  # 11 bits: half of the 22 bits of Pillow's weights
 RESIZE = "Pillow's bilinear, antialiased, to a square, rounded to 8 bits after each pass: across, then down"
 
 
 class RawGraph(nn.Module):
-    """The detector alone: normalised images (B, C, R, R) in, upstream's tensors out.
+    """Only the detector. The input is normalised images (B, C, R, R), the outputs are upstream's tensors.
 
     Outputs: dets (B, Q, 4) cxcywh from 0 to 1; labels (B, Q, K + 1) logits; for segmentation, masks (B, Q, h, w)
     logits.
@@ -46,7 +47,7 @@ class RawGraph(nn.Module):
 
 
 class CompleteGraph(nn.Module):
-    """Photographs in, detections out. Resize, normalisation and choice of detections are those of `predict`.
+    """From photographs to detections. Resize, normalisation and choice of detections are those of `predict`.
 
     Outputs: boxes (B, Q, 4) xyxy in pixels, cut at the border of the image; scores (B, Q), the highest first; classes
     (B, Q) int64, indexes of the class table; for segmentation, masks (B, Q, h, w) logits, to be resized to the image
@@ -107,7 +108,8 @@ def resize_as_pillow(pixels: Tensor, side: int, *, branches: bool) -> Tensor:
     Args:
         pixels: (B, C, H, W), whole numbers from 0 to 255.
         side: height and width of the result (B, C, side, side).
-        branches: compute only the order that is needed, with a conditional branch. False: compute both and choose.
+        branches: choose the order of the two passes with a conditional branch, and compute only this order. False:
+            compute both orders and choose one result.
     """
     height, width = (torch.scalar_tensor(length, dtype=torch.int64) for length in pixels.shape[2:])
     # The rule of Pillow 13. Earlier versions always begin with the rows.

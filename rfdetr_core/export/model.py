@@ -52,7 +52,7 @@ def export_model(
         scores, pictures = _scores(predictor, data), valid_pictures(data) or pictures
     with tempfile.TemporaryDirectory() as draft:
         written = export_files(source, config, Path(draft), pictures=pictures, scores=scores, calibration=calibration)
-        for name in reversed(written):  # an .xml file is last: it needs its .bin
+        for name in reversed(written):  # a .bin file is copied before the .xml file that needs it
             files.copy(Path(draft) / name, folder / name)
     return folder / NAMES[config.formats[0]]
 

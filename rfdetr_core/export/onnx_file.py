@@ -162,7 +162,7 @@ def _divide(number: Any, divisor: Any) -> Any:
 
 
 def _cast_input_first(graph: Any) -> None:
-    """Let every reader of the input, such as its shape, read its conversion to float: TensorRT only casts uint8."""
+    """Connect every node that reads the uint8 input to its cast to float: TensorRT can only cast uint8, not use it."""
     name = graph.input[0].name
     conversion = next(node for node in graph.node if node.op_type == "Cast" and node.input[0] == name)
     first_cast = type(conversion)()

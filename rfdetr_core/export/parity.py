@@ -40,7 +40,7 @@ class Differences:
     batches: list[int] = field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
-        """The figures for the description."""
+        """The measured differences as a dictionary, for the description of the file."""
         figures = {"tolerance": TOLERANCE, "boxes": self.boxes, "scores": self.scores}
         figures |= {} if self.masks is None else {"masks": self.masks}
         return figures | {"queries": self.queries, "ties": self.ties, "batches": sorted({*self.batches})}
@@ -105,7 +105,7 @@ def compare(
 
 
 def _batches(pictures: Sequence[Image.Image], size: int | None) -> Iterator[list[Image.Image]]:
-    """Yield each picture alone, and three of one size together. If the file takes `size` images, that many instead."""
+    """Yield batches of one picture and of three pictures of one size. With a fixed `size`: batches of this size."""
     for trio in (*map(_three_variants, pictures), noise()):
         if size is None:
             yield trio[:1]
@@ -121,7 +121,10 @@ def noise() -> list[Image.Image]:
 
 
 def _run_with_tokens(detector: Detector, images: Array, chosen: Array) -> tuple[DetectorOutput, int]:
-    """The detector's output for normalised images and the chosen tokens (B, Q), and how many are not its own."""
+    """The detector's output for normalised images and the tokens (B, Q) that a file chose.
+
+    Also returns how many of these tokens differ from those that the detector would choose.
+    """
     ties = 0
 
     def replay(scores: Tensor, count: int) -> Tensor:
@@ -164,7 +167,7 @@ def _compare_complete(
 ) -> dict[str, float]:
     """Match the detections of a file, one to one, with the (query, class) pairs of the checkpoint.
 
-    If pairs tie with the last one of the list, file and checkpoint may choose different ones.
+    If pairs have the same score as the last pair of the list, file and checkpoint may choose different pairs.
     """
     worst: dict[str, float] = {}
     queries, rows = expected.logits.shape[1:]

@@ -67,7 +67,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Scores:
-    """A split on which files are scored, and the scores of the checkpoint on it, as in metrics.json."""
+    """The split on which exported files are scored. source: the scores of the checkpoint on it, as in metrics.json."""
 
     split: str
     dataset: Path
@@ -156,14 +156,14 @@ def export_files(
     scores: Scores | None = None,
     calibration: Calibration | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Write a file for each format into a folder. Returns what was measured of each file, by its name.
+    """Write a file for each format into a folder. Returns the measurements of each file, by its name.
 
     Args:
         source: the checkpoint.
         config: the section `export` of params.yaml.
         folder: where the files go.
         pictures: images for the comparison query by query, besides noise.
-        scores: the split for the comparison of AP. None: the files say that their AP is not proven.
+        scores: the split for the comparison of AP. None: AP is not measured, and the files say so.
         calibration: images for int8.
 
     Raises:

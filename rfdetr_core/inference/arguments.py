@@ -51,7 +51,7 @@ def check_patch_size(patch_size: Any, architecture: Architecture) -> None:
 
 
 def check_upstreams(inplace: bool, compile_backend: str | None, device: str) -> None:
-    """Check two keywords of upstream's optimize_for_inference().
+    """Check two keywords that only upstream's optimize_for_inference() uses.
 
     Args:
         inplace: Upstream replaces the model by its copy; here this is an error.

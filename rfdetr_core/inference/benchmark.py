@@ -61,8 +61,9 @@ class Setup:
 class Contender(Setup):
     """A setup that takes turns with others. Two tasks of it are timed.
 
-    model: prepares the input for a batch of pictures, and returns a function that only runs the model on it.
-    predict: from a batch of decoded pictures to detections in pixels.
+    model: the first task. This function prepares the input for a batch of pictures, which is not timed. It returns a
+        function that only runs the model on the input; its calls are timed.
+    predict: the second task: from a batch of decoded pictures to detections in pixels.
     """
 
     model: Callable[[Pictures], Callable[[], object]]
@@ -279,7 +280,8 @@ def _predict(predictor: BasePredictor, batch: int, pictures: Pictures) -> object
 def measure(contenders: Sequence[Contender], pictures: Pictures, batch: int, seconds: float) -> list[Row]:
     """Time the contenders in turns, because the speed of a machine changes from minute to minute.
 
-    Each turn begins with a call that is not timed: the caches and the waiting threads belong to the contender before.
+    Each turn begins with a call that is not timed. It fills the caches and wakes the threads, which the previous
+    contender used.
 
     Args:
         contenders: Each has two tasks: the model, and predict.

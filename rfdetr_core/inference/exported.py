@@ -101,7 +101,7 @@ class ExportedPredictor(BasePredictor):
         return self.description.tensors
 
     @property
-    def _why_fixed_size(self) -> str | None:
+    def _fixed_size_reason(self) -> str | None:
         return (
             f"{self.session.path} only takes the resolution of the model. Leave shape out, or predict with the "
             "checkpoint that it was exported from"
@@ -112,7 +112,7 @@ class ExportedPredictor(BasePredictor):
             return pixels(picture, size)
         return as_input([picture], self.description.images, self.architecture.resolution)[0]
 
-    def _answers(
+    def _detections_of_rows(
         self, rows: Sequence[Any], sizes: Sequence[tuple[int, int]], lowest: float | None
     ) -> Iterator[Detections]:
         if self.description.postprocess:

@@ -64,7 +64,7 @@ class OptimisedDetector(nn.Module):
 
 
 class FoldedBlock(nn.Module):
-    """A `Block` for prediction: query, key and value are one layer, and the scales are multiplied into the weights."""
+    """A `Block` for prediction. One layer computes query, key and value; the scales are multiplied into the weights."""
 
     def __init__(self, block: Block) -> None:
         super().__init__()

@@ -79,7 +79,7 @@ class BasePredictor(ABC):
 
     @property
     @abstractmethod
-    def _why_fixed_size(self) -> str | None:
+    def _fixed_size_reason(self) -> str | None:
         """Why only images of the model's resolution are possible, and the remedy. None: every size is possible."""
 
     @abstractmethod
@@ -87,7 +87,7 @@ class BasePredictor(ABC):
         """Convert an upright RGB image to a row of the model's input. size: (height, width) of the input."""
 
     @abstractmethod
-    def _answers(
+    def _detections_of_rows(
         self, rows: Sequence[Any], sizes: Sequence[tuple[int, int]], lowest: float | None
     ) -> Iterator[Detections]:
         """Yield the detections of each prepared image with a score above `lowest`.
@@ -171,7 +171,7 @@ class BasePredictor(ABC):
             images: Upright RGB images, or anything that `load` turns into one.
             threshold: The score to exceed, see `predict`. None: the best `queries` detections are kept.
             load: Makes an upright RGB image of an item of `images`. It runs in threads, some images ahead of the model.
-                Its error is raised after the results of the earlier images of the batch, or of the earlier batches.
+                If it raises an error, the error reaches the caller after the results of the earlier batches.
             batch_size: See `predict`.
             shape: See `predict`.
         """
@@ -181,9 +181,9 @@ class BasePredictor(ABC):
         if self.architecture.channels != 3:
             raise UserError(f"the model takes {self.architecture.channels} channels, but images to predict are RGB.")
         resized, model_size = input_size(shape, self.architecture), input_size(None, self.architecture)
-        if self._why_fixed_size and resized != model_size:
+        if self._fixed_size_reason and resized != model_size:
             size_text = f"{model_size[0]} x {model_size[1]} pixels are needed"
-            raise UserError(f"shape is {shape!r}, but {size_text}: {self._why_fixed_size}.")
+            raise UserError(f"shape is {shape!r}, but {size_text}: {self._fixed_size_reason}.")
 
         def prepare(image: Any) -> tuple[Any, tuple[int, int]]:
             picture = image if load is None else load(image)
@@ -195,7 +195,7 @@ class BasePredictor(ABC):
         try:
             while batch := list(islice(waiting, size)):
                 rows, sizes = zip(*batch, strict=True)
-                for detections in self._answers(rows, sizes, lowest):
+                for detections in self._detections_of_rows(rows, sizes, lowest):
                     if not (detections.scores.isfinite().all() and detections.boxes.isfinite().all()):
                         raise UserError("the model gives numbers that are not finite: its weights are damaged.")
                     yield _filter_by_class(detections, by_class) if by_class else detections
@@ -298,7 +298,7 @@ class Predictor(BasePredictor):
         return optimised
 
     @property
-    def _why_fixed_size(self) -> str | None:
+    def _fixed_size_reason(self) -> str | None:
         if self.network is self.detector:
             return None
         return (
@@ -309,7 +309,7 @@ class Predictor(BasePredictor):
     def _prepare(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
         return pixels(picture, size)
 
-    def _answers(
+    def _detections_of_rows(
         self, rows: Sequence[Any], sizes: Sequence[tuple[int, int]], lowest: float | None
     ) -> Iterator[Detections]:
         return postprocess(self._run(torch.stack([*rows])), sizes, self.architecture.queries, lowest)

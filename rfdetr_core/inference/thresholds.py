@@ -47,9 +47,9 @@ class OperatingPoint(FileSchema):
 class Thresholds(FileSchema):
     """The content of thresholds.json.
 
-    model: the measured model. split, images: the split, and its number of images. of: the thresholds are for detections
-    with boxes or with masks. target: the requested precision or recall; None: the best F1. all: the threshold for all
-    classes together. classes: by name.
+    model: the measured model. split, images: the split, and its number of images. of: whether detections were matched
+    by their boxes or by their masks. target: the requested precision or recall; None: the best F1. all: the threshold
+    for all classes together. classes: the threshold of each class, by name.
     """
 
     version: Literal[1] = Field(1, alias="schema")

@@ -37,7 +37,7 @@ class Instance:
         return cls(entry, annotation.box, float(area), int(annotation.crowd), segmentation)
 
     def content(self) -> dict[str, Any]:
-        """The COCO keys that depend on this object alone: no ids, and no class index."""
+        """The COCO keys that depend only on this object: no ids, and no class index."""
         values = {"bbox": list(self.box), "area": self.area, "iscrowd": self.crowd}
         return values | ({"segmentation": self.segmentation} if self.segmentation else {})
 
@@ -50,7 +50,7 @@ class Instance:
 class CanonicalImage:
     """One image that is kept, with its instances in canonical order.
 
-    metadata: what the label file says about the image (COCO: licence and date). pixels: the digest of the decoded
+    metadata: the values for the image in the label file (COCO: licence and date). pixels: the digest of the decoded
     pixels, see `ManifestRow`.
     """
 
@@ -63,7 +63,7 @@ class CanonicalImage:
     pixels: str | None = None
 
     def row(self) -> ManifestRow:
-        """Its row of the manifest. The label digest uses class names, so a new class elsewhere does not change it."""
+        """Its row of the manifest. The label digest has class names, not indexes: new classes do not change it."""
         labels = files.digest([{"class": instance.entry.name} | instance.content() for instance in self.instances])
         return ManifestRow(self.path, self.sha256, self.width, self.height, labels, self.pixels)
 

@@ -70,9 +70,9 @@ def _normalised(name: object) -> str:
 
 
 def bare_parents(splits: Collection[Split]) -> list[Category]:
-    """Roboflow's root category: a parent of other categories without any annotation in `splits` (roboflow/rf-detr#609).
+    """Roboflow's root categories: parents without an annotation in `splits` (roboflow/rf-detr#609).
 
-    A real class may have the same name as the root. It then names itself as its parent, and the root does not.
+    A real class may have the name of a root. They differ by `parent`: only the real class is its own parent.
     """
     named_categories = (category for split in splits for category in split.categories if isinstance(category.name, str))
     categories = {category.id: category for category in named_categories}.values()

@@ -1,4 +1,4 @@
-"""Applying every check to the records of a dataset, and leaving out what cannot be used: `clean`."""
+"""Applies every check to the records of a dataset, and leaves out unusable images and objects: `clean`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SUFFIXES = {
     "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"),
 }
-# For copies: the words of the message, the code within one split, and the code across two splits.
+# For copies: the words of the message, the finding code for one split, and the finding code for two splits.
 _EQUAL = ("has the same bytes as", "image-doubled", "leakage")
 _NEAR = ("looks like", "near-doubled", "near-leakage")
 # `FileFacts.doubt` -> code and message.
@@ -46,15 +46,15 @@ _DOUBTS = {
 
 
 def check_units(dataset: Dataset, facts: Facts, findings: Findings) -> bool:
-    """Find splits whose boxes are all in the wrong unit, or are corners instead of sizes.
+    """Find splits whose boxes are all in the wrong unit, or have two corners instead of a corner and a size.
 
     Args:
         dataset: the records of all splits that the dataset has.
         facts: the facts about the images, by path. Objects of an image without facts do not count.
-        findings: collects what is found.
+        findings: collects the findings.
 
     Returns:
-        True if that stops the run. Then no other check of the boxes makes sense.
+        True if such a finding stops the run. Then no other check of the boxes makes sense.
     """
     wrong = False
     for name, split in dataset.items():
@@ -92,7 +92,7 @@ def check_range(dataset: Dataset, facts: Facts, findings: Findings) -> None:
     Args:
         dataset: the records of all splits that the dataset has.
         facts: the facts about the images, by path. An image without facts does not count.
-        findings: collects what is found.
+        findings: collects the findings.
     """
     for split in dataset.values():
         by_doubt: dict[str, list[str]] = defaultdict(list)
@@ -110,7 +110,7 @@ def check_content(dataset: Dataset, splits: Mapping[str, list[CanonicalImage]], 
     Args:
         dataset: the records of all splits that the dataset has. Findings name their label files.
         splits: the kept images by split. Images that must be left out are removed from it.
-        findings: collects what is found.
+        findings: collects the findings.
     """
     for name, images in splits.items():
         without_mask, objects, first_without = 0, 0, ""
@@ -134,8 +134,8 @@ class CleanDataset:
     """The images and objects that are kept.
 
     classes: the class table. splits: the images of train, valid and test, each sorted by path. pairs: images that are
-    copies or look alike, also if one of them was left out. named: the paths of all images that the label files name,
-    also of those that were left out.
+    copies or look alike, also if one of them was left out. named: the paths of all images that label files name; images
+    that were left out are included.
     """
 
     classes: list[ClassEntry]
@@ -162,13 +162,13 @@ def clean(
 
     Args:
         root: the dataset folder.
-        findings: collects what is found.
+        findings: collects the findings.
         facts_of: gives the facts about image files, by path. An image without facts is left out without a finding.
             Validation decodes the images, conversion reads the manifests: both keep the same images.
         split_of_path: in conversion, the split of each image that validation kept. None in validation.
 
     Returns:
-        What is kept; None if the labels cannot be read well enough to check them.
+        The kept images and objects; None if the labels cannot be read well enough to check them.
 
     Raises:
         UserError: the layout is unknown, or a split that should be cut from train already exists.
@@ -188,7 +188,7 @@ def clean(
             dataset = recut_splits(dataset, split_of_path)
         classes = replace(classes, by_id={name: classes.by_id.get(name, classes.by_id["train"]) for name in dataset})
     left_out, pairs = _find_copies(dataset, facts, findings)
-    # Only in validation. What these checks leave out is missing from the manifests, so conversion does not see it.
+    # Only in validation. Images that these checks leave out are not in the manifests, so conversion does not see them.
     if split_of_path is None:
         check_files(root, dataset, findings)
         left_out |= check_names(dataset, facts, findings)
@@ -206,7 +206,7 @@ def clean(
             splits[name].append(
                 CanonicalImage(record.path, fact.sha256, *size, instances, record.metadata, fact.pixels)
             )
-            record.annotations = []  # with many images, both forms together might not fit into memory
+            record.annotations = []  # frees memory: the canonical image replaces them
     check_content(dataset, splits, findings)
     _check_sufficiency(dataset, classes.entries, splits, findings)
     return CleanDataset(classes.entries, splits, pairs, frozenset(named))
@@ -215,8 +215,9 @@ def clean(
 def _find_copies(dataset: Dataset, facts: Facts, findings: Findings) -> tuple[set[tuple[str, str]], list[Pair]]:
     """Find images with equal bytes and images that look alike.
 
-    Returns the images that must be left out, as (split, path), and all pairs. The original is the first image in the
-    order test, valid, train: for copies in train and test, the finding names the one in train.
+    Returns the images that must be left out, as (split, path), and all pairs. The first image in the order test, valid,
+    train is the original, and each later image gets the finding. So of equal images in test and train, the image in
+    train is the copy.
     """
     groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for name in (name for name in reversed(SPLITS) if name in dataset):
@@ -227,7 +228,7 @@ def _find_copies(dataset: Dataset, facts: Facts, findings: Findings) -> tuple[se
     copies = [(copy, group[0], 0.0, _EQUAL) for group in different for copy in group[1:]]
     thumbnails = [facts[group[0][1]].thumbnail for group in different]
     splits = [-SPLITS.index(group[0][0]) for group in different]
-    # Conversion has no thumbnails and needs none: the manifests already lack what validation left out.
+    # Conversion has no thumbnails and needs none: images that validation left out are not in the manifests.
     for near in find_near(thumbnails, splits) if all(thumbnails) else ():
         copies += [(copy, different[near.earlier][0], near.distance, _NEAR) for copy in different[near.number]]
     left_out, pairs = set(), []

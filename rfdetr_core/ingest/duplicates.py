@@ -1,10 +1,10 @@
 """Pictures that look alike though their bytes differ: re-encoded, resized, brighter or mirrored copies.
 
-A picture is compared by its thumbnail of 16 x 16 grey values, called cells. Two pictures are near if their cells
-correlate and no single cell stands out. Brightness and contrast do not matter. Encoding changes all cells a little;
-another object changes a few cells by much. Measured on data/sample and data/nuclei: the most similar different pictures
-correlate with 0.64. Re-encoded and resized copies correlate with at least 0.994, and their cells differ by at most 0.46
-standard deviations.
+A picture is compared by its thumbnail of 16 x 16 grey values, called cells. Two pictures are near, that is similar, if
+their cells correlate and no single cell differs much. Brightness and contrast do not matter. Encoding changes all cells
+a little; another object changes a few cells by much. Measured on data/sample and data/nuclei: the most similar
+different pictures correlate with 0.64. Re-encoded and resized copies correlate with at least 0.994, and their cells
+differ by at most 0.46 standard deviations.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CHUNK = 4096
 
 
 class Near(NamedTuple):
-    """A picture that is near an earlier one: the numbers of both, and 1 minus their correlation."""
+    """Two similar pictures: the number of one, the number of the earlier one, and 1 minus their correlation."""
 
     number: int
     earlier: int
@@ -43,10 +43,10 @@ def thumbnail(picture: Image.Image) -> bytes:
 
 
 def find_near(thumbnails: Sequence[bytes], splits: Sequence[int]) -> list[Near]:
-    """For each picture that is near an earlier one, the nearest earlier one. One of another split is preferred.
+    """For each picture that is similar to earlier pictures: the most similar of them, if possible of another split.
 
-    Only the few candidates with the closest coefficients are compared. So nearly all of a thousand copies are found, in
-    far fewer than N^2 steps.
+    Each picture is compared only with a few candidates: those with the closest coefficients. This takes far fewer than
+    N^2 steps, and still finds nearly all of a thousand copies.
 
     Args:
         thumbnails: one per picture, see `thumbnail`.
@@ -63,7 +63,7 @@ def find_near(thumbnails: Sequence[bytes], splits: Sequence[int]) -> list[Near]:
         for earlier_split in np.unique(of_split[of_split <= split]):
             for near in _search(greys, features, usable[of_split == split], usable[of_split == earlier_split]):
                 nearest_yet = best.get(near.number)
-                # Earlier splits come first. So only a nearer picture of the same split replaces the nearest one yet.
+                # The picture's own split is searched last. A match in a later split never replaces one in an earlier.
                 if nearest_yet is None or (
                     splits[nearest_yet.earlier] == splits[near.earlier] and near.distance < nearest_yet.distance
                 ):
@@ -115,7 +115,7 @@ def _search(
 
 
 def _confirm(greys: npt.NDArray[np.uint8], firsts: Ints, seconds: Ints, mirrored: bool) -> Iterator[Near]:
-    """Yield the pairs whose thumbnails correlate and have no cell that stands out."""
+    """Yield the pairs whose thumbnails correlate and have no cell that differs by more than OUTLIER."""
     for start in range(0, len(firsts), _CHUNK):
         pair = firsts[start : start + _CHUNK], seconds[start : start + _CHUNK]
         a, b = (greys[numbers].astype(np.int64) for numbers in pair)

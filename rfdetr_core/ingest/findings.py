@@ -1,4 +1,4 @@
-"""Findings, and the collection that decides what follows from each: stop, leave out or keep."""
+"""Findings, and the collection that decides the effect of each: stop, leave out or keep."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Effect = Literal["stop", "left out", "kept"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One problem at one place: its code and severity, what is wrong, and the effect on what it names.
+    """One problem at one place: its code, severity and message, and the effect on the named image, object or class.
 
-    box: the box of the annotation that is named, in pixels; None if it cannot be drawn.
+    box: the box of the named annotation, in pixels; None if it cannot be drawn.
     """
 
     code: str
@@ -30,7 +30,7 @@ class Finding:
 
 @dataclass
 class Findings:
-    """Collects findings and decides, by the rules and the config, what happens to what they name.
+    """Collects findings. The rules and the config decide the effect of a finding on the named image, object or class.
 
     broken: the labels cannot be read well enough to check them.
     """
@@ -45,7 +45,7 @@ class Findings:
         Args:
             code: a code of `RULES`.
             place: where it is.
-            message: what is wrong there.
+            message: the problem at this place.
             box: the box of an annotation in pixels, unchecked.
         """
         rule = RULES[code]
@@ -81,5 +81,5 @@ class Findings:
 
 
 def _encodable(text: str) -> str:
-    """The text with characters escaped that UTF-8 cannot encode: a file name may be any bytes."""
+    """Escape the characters of a text that UTF-8 cannot encode: a file name may be any bytes."""
     return text.encode(errors="backslashreplace").decode()

@@ -27,8 +27,8 @@ def check_folder(root: Path, labels: tuple[str, ...], option: str = OPTION, proj
     Args:
         root: the dataset folder.
         labels: the suffixes of label files.
-        option: the option that names the folder, for messages. Unless it is the key of params.yaml, tracking is not
-            checked.
+        option: the option that names the folder, for messages. Tracking is checked only for the default, the key
+            `data.dir` of params.yaml.
         project: the folder of params.yaml.
 
     Returns:
@@ -147,7 +147,7 @@ LINK_OUT = "a link that leaves the dataset folder and does not lead into the cac
 
 
 def name_problem(name: object) -> tuple[str, str] | None:
-    """Why a file name must not be used, as (code, message); None if it may. Looks at the name alone."""
+    """Why a file name must not be used, as (code, message); None if it may be used. Does not look for the file."""
     if not isinstance(name, str) or not name.strip("/. "):
         return "path-malformed", f"the file name is {short_repr(name)}"
     if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or re.match(r"[A-Za-z]:", name):
@@ -173,7 +173,7 @@ def joined(folder: str, name: str) -> str:
 def leads_outside(root: Path, path: str) -> bool:
     """Whether a path below `root` leads outside of it through a link. Links into the cache of DVC are allowed.
 
-    This is the cache of the project that `_cache_of` finds. Without a project, every link to the outside counts.
+    The cache is that of the project that `_cache_of` finds. Without a project, no link may lead outside.
     """
     real_path = Path(os.path.realpath(root / path))
     if real_path.is_relative_to(os.path.realpath(root)):

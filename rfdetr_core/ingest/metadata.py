@@ -28,14 +28,14 @@ Rows = dict[str, dict[str, str]]  # image path -> column -> value
 
 
 def read_metadata_csv(root: Path, images: Iterable[str], findings: Findings) -> Rows:
-    """Read metadata.csv: the values of each image. What cannot be used becomes a finding; without the file: no rows.
+    """Read metadata.csv: the values of each image. Unusable rows and values become findings. No file: no rows.
 
     A row names its image by its path, or by an end of the path that no other image has, such as the base name.
 
     Args:
         root: the dataset folder.
         images: the paths of all images that the label files name.
-        findings: collects what is found.
+        findings: collects the findings.
     """
     if not os.path.lexists(root / METADATA):
         return {}
@@ -48,7 +48,7 @@ def read_metadata_csv(root: Path, images: Iterable[str], findings: Findings) -> 
     if columns is None:
         return {}
     image_column, columns = columns.pop(PATH), columns
-    names = _Names(images)
+    names = _ImagesByPathEnd(images)
     by_image: Rows = {}
     lines: dict[str, int] = {}
     doubled = set[str]()
@@ -178,8 +178,11 @@ def _columns(header: list[str], findings: Findings) -> dict[str, int] | None:
     return columns
 
 
-class _Names:
-    """Finds images by the ends of their paths. first, second: end -> the first and the second image that has it."""
+class _ImagesByPathEnd:
+    """Finds images by the last parts of their paths.
+
+    first, second: end of a path, such as "b/c.jpg" -> the first and the second image whose path ends with it.
+    """
 
     def __init__(self, images: Iterable[str]) -> None:
         self.first: dict[str, str] = {}
@@ -190,7 +193,7 @@ class _Names:
                 (self.second if end in self.first else self.first).setdefault(end, path)
 
     def find(self, name: str) -> list[str]:
-        """The image that a name means; two images if it may mean several; none if it means none."""
+        """The images whose path is this name or ends with it: one, two (the name is ambiguous) or an empty list."""
         if name in self._paths:
             return [name]
         return [end[name] for end in (self.first, self.second) if name in end]
@@ -202,8 +205,10 @@ def _ends(path: str) -> Iterator[str]:
         _, _, path = path.partition("/")
 
 
-def _image(line: int, cells: list[str], width: int, image_column: int, names: _Names, findings: Findings) -> str | None:
-    """The image that a row is about; None, with a finding, if it names none or may name several."""
+def _image(
+    line: int, cells: list[str], width: int, image_column: int, names: _ImagesByPathEnd, findings: Findings
+) -> str | None:
+    """The image that a row names; None, with a finding, if it names no image or may name several."""
     place = Place(METADATA, line)
     if len(cells) != width:
         count = "more cells than" if len(cells) > width else f"{len(cells)} cells, not"

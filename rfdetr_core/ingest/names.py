@@ -39,7 +39,7 @@ def check_names(dataset: Dataset, facts: Facts, findings: Findings) -> set[tuple
     Args:
         dataset: the records of all splits that the dataset has.
         facts: the facts about the images, by path. Copies with equal digests are left to `clean`.
-        findings: collects what is found.
+        findings: collects the findings.
 
     Returns:
         The images that must be left out, as (split, path).
@@ -48,7 +48,7 @@ def check_names(dataset: Dataset, facts: Facts, findings: Findings) -> set[tuple
     spellings: dict[str, str] = {}
     for name in (name for name in SPLITS if name in dataset):
         for path in sorted(record.path for record in dataset[name].images):
-            problem = _not_portable(path)
+            problem = _portability_problem(path)
             if problem and findings.add("name-not-portable", Place(path, image=path), problem):
                 left_out.add((name, path))
             other_path = spellings.setdefault(normalize("NFC", path).casefold(), path)
@@ -93,8 +93,8 @@ def digest_or_path(path: str, facts: Facts) -> str:
     return facts[path].sha256 if path in facts and facts[path].sha256 else path
 
 
-def _not_portable(path: str) -> str | None:
-    """Why other systems or people may read a path as another one; None if they read the same."""
+def _portability_problem(path: str) -> str | None:
+    """Why a path is not portable: another system refuses or changes it, or it looks like another path. Else None."""
     for part in path.split("/"):
         if _DEVICES.fullmatch(part):
             return f"on Windows, {part} is a device"
@@ -112,7 +112,7 @@ def _not_portable(path: str) -> str | None:
 
 
 def check_files(root: Path, dataset: Dataset, findings: Findings) -> None:
-    """Find what the readers skip.
+    """Find the files that the readers skip.
 
     These are hidden files, folders that are links or cannot be read, pictures in formats that are not read, and images
     and annotation files that do not belong to a split.
@@ -120,7 +120,7 @@ def check_files(root: Path, dataset: Dataset, findings: Findings) -> None:
     Args:
         root: the dataset folder.
         dataset: the records of all splits. They name the files that were read.
-        findings: collects what is found.
+        findings: collects the findings.
     """
     read_paths = {path for split in dataset.values() for path in (split.place.file, *split.listed)}
     read_paths |= {record.path for split in dataset.values() for record in split.images}

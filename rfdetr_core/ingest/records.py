@@ -34,7 +34,7 @@ def metadata_value(value: object) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The place of a finding: a file below the dataset folder (with / between folders), and what in it is meant.
+    """The place of a finding: a file below the dataset folder (with / between folders), and a place in the file.
 
     line: a line of the file. annotation: the id of an annotation in it. image: the path of the image concerned.
     """
@@ -108,7 +108,7 @@ Dataset = dict[str, Split]
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """The facts about an image file: its digest and what decoding it gave, or why it cannot be used.
+    """The facts about an image file: its digest and the facts from decoding it, or why it cannot be used.
 
     Attributes:
         sha256: the digest of the file; empty if it could not be read.

@@ -19,13 +19,13 @@ _BACKGROUND = -1
 
 
 def cut_splits(dataset: Dataset, facts: Facts, config: SplitConfig, *, near_together: bool = True) -> Dataset:
-    """The dataset with the splits that `config` asks for, cut from train.
+    """Move images of train into the new splits that `config` asks for.
 
-    Every class is shared out by the requested fractions, the rarest class first, and so are images without objects
-    (iterative stratification, Sechidis et al. 2011). Images that belong together stay in one split: equal bytes,
-    Roboflow's augmented copies of a picture and, with near_together, images that look alike. The SHA-256 of seed and
-    image decides the order of the draw. So neither names nor the order of files matter, and a few new images move few
-    others.
+    The images are divided so that each split gets the requested fraction of every class, and of the images without
+    objects. The rarest class is divided first (iterative stratification, Sechidis et al. 2011). Some images stay
+    together in one split: images with equal bytes, Roboflow's augmented copies of a picture and, with near_together,
+    images that look alike. The images are drawn in the order of the SHA-256 of the seed and the image. So the names and
+    the order of the files do not matter, and a few new images change the split of few other images.
 
     Args:
         dataset: the records of all splits that the dataset has.
@@ -62,7 +62,7 @@ def cut_splits(dataset: Dataset, facts: Facts, config: SplitConfig, *, near_toge
 
 
 def recut_splits(dataset: Dataset, splits: Mapping[str, str]) -> Dataset:
-    """The dataset with train cut as validation did. splits: image path -> split, for each image that was kept."""
+    """Divide train again as validation divided it. splits: image path -> split, for each image that was kept."""
     names = {"train", *splits.values()} - dataset.keys() | {"train"}
     images_of: dict[str, list[ImageRecord]] = {name: [] for name in sorted(names)}
     for record in dataset["train"].images:
@@ -82,7 +82,7 @@ class _Groups:
     def __init__(self, images: list[ImageRecord], facts: Facts) -> None:
         self._digests = {record.path: digest_or_path(record.path, facts) for record in images}
         self._records = sorted(images, key=lambda record: record.path)
-        self._next: dict[str, str] = {}  # union-find: name or digest -> its parent
+        self._next: dict[str, str] = {}  # union-find: name or digest -> its parent; a root is its own parent
         for record in self._records:
             copied = roboflow_source(record.path)
             self._join(self._digests[record.path], *([copied] if copied else []))
@@ -95,22 +95,22 @@ class _Groups:
         """The groups, in the order of the draw."""
         members: dict[str, list[ImageRecord]] = defaultdict(list)
         for record in self._records:
-            members[self._home(self._digests[record.path])].append(record)
+            members[self._root_of(self._digests[record.path])].append(record)
         return [
-            members[home]
-            for home in sorted(members, key=lambda digest: files.sha256_bytes(f"{seed}:{digest}".encode()))
+            members[root]
+            for root in sorted(members, key=lambda digest: files.sha256_bytes(f"{seed}:{digest}".encode()))
         ]
 
-    def _home(self, key: str) -> str:
+    def _root_of(self, key: str) -> str:
         while (nearer := self._next[key]) != key:
             self._next[key] = self._next[nearer]
             key = nearer
         return key
 
     def _join(self, *keys: str) -> bool:
-        homes = sorted({self._home(key) for key in keys if key in self._next})
-        self._next |= dict.fromkeys((*keys, *homes), homes[0] if homes else keys[0])
-        return len(homes) > 1
+        roots = sorted({self._root_of(key) for key in keys if key in self._next})
+        self._next |= dict.fromkeys((*keys, *roots), roots[0] if roots else keys[0])
+        return len(roots) > 1
 
 
 def _draw(groups: _Groups, shares: Mapping[str, Fraction], seed: int) -> dict[str, list[ImageRecord]]:

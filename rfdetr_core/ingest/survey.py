@@ -55,7 +55,7 @@ class Cache:
     note and is never an error.
 
     Args:
-        path: the file. As an attribute: None if the cache is not used.
+        path: the file. The attribute `path` is None if the cache cannot be used.
         checker: the digest of everything that determines the facts, see `_checker_digest`.
     """
 
@@ -136,7 +136,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def cache_reader(path: Path | None) -> Callable[[bytes], bytes | None]:
-    """A function that reads a cache. Each process makes its own, since SQLite's state must not cross a fork."""
+    """A function that reads a cache. Call this in each process: a fork must not use the connection of its parent."""
     if path is None:
         return lambda _: None
     try:

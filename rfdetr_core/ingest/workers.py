@@ -20,8 +20,8 @@ from rfdetr_core.base.processes import end_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-# Items per message, and messages that a worker has ahead. Enough that it never waits for its next item, and few enough
-# that a message fits into the buffer of a pipe.
+# The number of items in a message, and the largest number of messages that a worker has not answered yet. Two messages
+# are enough that a worker never waits for an item. 32 items are so few that a message fits into the buffer of a pipe.
 _BATCH, _AHEAD = 32, 2
 # Signals of a crashing decoder. A system that runs out of memory sends SIGKILL instead.
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
@@ -30,7 +30,9 @@ _SHORT_OF_MEMORY = 12  # exit status of a worker without memory: ENOMEM
 
 
 class Workers(Generic[Result]):
-    """Processes that apply one function to many items. They start at once: forked early, they copy little memory.
+    """Processes that apply one function to many items.
+
+    The constructor starts them: early in the caller's life a fork copies little memory.
 
     Args:
         make_work: called in each process. Returns the function that is applied to the items.
@@ -149,7 +151,7 @@ def with_progress(items: Iterable[Item], total: int, task: str, unit: str) -> It
     """Yield the items and print the progress to standard error.
 
     Args:
-        items: what to pass on.
+        items: the items to yield.
         total: how many items there will be.
         task: the name of the task, at the start of the line.
         unit: the plural noun for the items.

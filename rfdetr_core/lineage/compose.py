@@ -21,7 +21,7 @@ def compose(checkpoint: Checkpoint, selection: Mapping[str, Any]) -> dict[str, A
         training: The training record (params, inputs, weights, code, packages, machine, files, counts, parents, lock).
         selection: The content of selection.json.
         code: The semantic digest of each source file that strip runs.
-        description: The digest of what the file says about the model besides the weights.
+        description: The digest of all that loading reads besides the weights (see `description_digest`).
         tensors: The digest of the weights; it does not depend on the file that holds them.
 
     Args:

@@ -1,9 +1,9 @@
-"""The journal: an entry in journal/ for each run of a stage, with what it read and wrote and facts of the run.
+"""The journal: an entry in journal/ for each run of a stage, with the inputs, the outputs and facts of that run.
 
-The file name of an entry is a digest of what was run, read and written. Like a git commit names its parents, an entry
-names the heads with their digests: the entries and run records that no earlier entry names. So a change of an entry or
-a record also needs a change of every later entry. Git branches lead to several heads. The first stage that runs after a
-merge names all of them.
+The file name of an entry is a digest of the stage, its command, parameters, inputs and outputs. An entry names the
+newest entries and run records, the heads, with their digests, as a git commit names its parents. A head is an entry or
+record that no entry names yet. So a change of an entry or a record also needs a change of every later entry. Git
+branches lead to several heads. The first stage that runs after a merge names all of them.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def note(stage: Any, began: float) -> None:
     that git tracks.
 
     Args:
-        stage: DVC's stage object, with the digests of what the stage read and wrote.
+        stage: DVC's stage object, with the digests of the files that the stage read and wrote.
         began: When the stage started, in seconds since 1970.
     """
     from dvc.stage.serialize import to_single_stage_lockfile  # type: ignore[import-untyped]
@@ -85,7 +85,7 @@ def write(root: Path, stage: str, entry: Entry, began: float) -> Path:
     Args:
         root: The project's folder.
         stage: The name of the stage.
-        entry: What was run, read and written.
+        entry: The stage, its command, parameters, inputs and outputs.
         began: When the stage started, in seconds since 1970.
 
     Raises:
@@ -128,11 +128,11 @@ def entry_path(entry: Mapping[str, Any]) -> str:
 
 
 def heads(root: Path) -> dict[str, str]:
-    """The heads: the SHA-256 of each entry and record that no entry names, by its path from the root."""
+    """The heads: path -> SHA-256 of each entry and record that no entry names. Paths are relative to the root."""
     digests, named = dict[str, str](), set[tuple[str, str]]()
     for name, content in contents(root).items():
         digests[name] = files.sha256_bytes(content)
-        named |= _previous(content) if name.startswith(f"{FOLDER}/") else set()
+        named |= _named_files(content) if name.startswith(f"{FOLDER}/") else set()
     return {name: sha256 for name, sha256 in digests.items() if (name, sha256) not in named}
 
 
@@ -152,8 +152,8 @@ def contents(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): files.read_bytes(path) for path in paths}
 
 
-def _previous(content: bytes) -> set[tuple[str, str]]:
-    """Path and SHA-256 of what an entry names.
+def _named_files(content: bytes) -> set[tuple[str, str]]:
+    """The path and SHA-256 of each entry and record that an entry names.
 
     A damaged entry names nothing. It must not stop a stage that has run; `verify` reports it.
     """
@@ -173,6 +173,6 @@ def _restore(root: Path, name: str, commit: str) -> None:
     done = git.run(root, "show", f"{commit}:./{name}")
     if done.returncode == 0:
         files.write_bytes(root / name, done.stdout)
-        named = (Path(previous) for previous, _ in _previous(done.stdout))
+        named = (Path(previous) for previous, _ in _named_files(done.stdout))
         for path in (path for path in named if path.parent in (FOLDER, RECORDS) and not (root / path).exists()):
             _restore(root, path.as_posix(), commit)

@@ -1,4 +1,4 @@
-"""Reading dvc.lock: each stage as it was run, with the MD5s of what it read and wrote. Only this module parses it."""
+"""Reading dvc.lock: each stage as it was run, with the MD5s of its inputs and outputs. Only this module parses it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Entry:
     Attributes:
         cmd: The command.
         params: Values by params file.
-        deps: MD5 by path of what the stage read. The MD5 of a folder ends in .dir.
+        deps: path -> MD5 of each file or folder that the stage read. The MD5 of a folder ends in .dir.
         outs: The same for what it wrote.
         files: The full entries of deps and outs (md5, hash, size, nfiles), by path.
         raw: The stage's entry as DVC wrote it.
@@ -136,10 +136,10 @@ def listing_md5(listing: dict[str, str]) -> str:
     return md5_bytes(json.dumps(rows, sort_keys=True).encode()) + ".dir"
 
 
-# The C parser is ten times as fast as DVC's. Like DVC, it must read words such as `no` by the rules of YAML 1.2.
+# The C parser is ten times as fast as DVC's. Like DVC, it must follow YAML 1.2, where `no` is a text.
 _Loader: Any = type("_Loader", (getattr(yaml, "CSafeLoader", yaml.SafeLoader),), {"yaml_implicit_resolvers": {}})
 for _versions, *_resolver in implicit_resolvers:
     if (1, 2) in _versions:
         _Loader.add_implicit_resolver(*_resolver)
-_DECIMAL = "tag:yaml.org,2002:int"  # 010 is ten
+_DECIMAL = "tag:yaml.org,2002:int"  # in YAML 1.2, 010 is the number ten
 _Loader.add_constructor(_DECIMAL, lambda _, node: int(node.value, 0 if node.value.lstrip("+-")[1:2] in "xob" else 10))

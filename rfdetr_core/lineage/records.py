@@ -15,14 +15,15 @@ from rfdetr_core.base.schema import checked
 from rfdetr_core.checkpoint.schema import RunNote
 
 FOLDER = Path("records")
-RECORD = Path("output/record.json")  # the record of the current model, an out of strip; DVC experiments bring it along
+RECORD = Path("output/record.json")  # the record of the current model, an out of strip; DVC experiments include it
 
 
 def write_record(folder: Path, model: Path, lineage: Mapping[str, Any], run: Mapping[str, Any]) -> Path:
     """Write the record of a run into `folder`, and a copy beside the model, as record.json.
 
-    A record has the lineage, the digests of the model file, and the facts of the run. An existing record of the same
-    run is kept. It is in `folder`, or in HEAD beside the model, where `dvc exp apply` puts it.
+    A record has the lineage, the digests of the model file, and the facts of the run. If the same run already has a
+    record, that record is kept. It is in `folder`, or it is the record.json in the commit HEAD, which an experiment
+    brought there.
 
     Args:
         folder: The folder records/.
@@ -58,7 +59,7 @@ def _keep_committed(folder: Path, beside: Path) -> None:
 
 
 def _record_path(folder: Path, record: Mapping[str, Any]) -> Path:
-    """The path of a run's record: with the current name, unless it exists with the name of older histories."""
+    """The path of a run's record: the older form of its name if that file exists, else the current form."""
     new, old = (folder / name for name in record_names(record))
     return old if old.exists() and run_digest(files.read_json(old)) == run_digest(record) else new
 

@@ -21,7 +21,8 @@ class Losses:
     """The losses of a batch.
 
     total: the weighted sum that training minimises. terms: each term of `TERMS` whose weight is not 0, before it is
-    weighted. A name without ending is of the last layer, with _0, _1, .. of an inner layer, with _enc of the proposals.
+    weighted. `loss_ce` is the class loss of the last decoder layer, `loss_ce_0` that of layer 0, and `loss_ce_enc` that
+    of the encoder's proposals. The other terms have the same endings.
     """
 
     total: Tensor
@@ -50,8 +51,8 @@ class Criterion:
             targets: one for each image.
             groups: groups of queries in the output: the model's number in training, 1 in evaluation.
             point_seed: seed of the points at which masks are compared. Needed if the output has masks.
-            shared: divide by the mean number of objects of all ranks. Every rank must then call this in the same step.
-                False: divide by the number of this rank.
+            shared: True: divide by the mean number of objects per rank. Then every rank must call this in the same
+                step. False: divide by the number of objects of this rank.
 
         Raises:
             ValueError: the output has masks, but the seed or the targets' masks are missing; or the queries are not

@@ -39,7 +39,7 @@ def classification_loss(logits: Tensor, place: tuple[Tensor, Tensor, Tensor], io
 
     Args:
         logits: (B, Q, K).
-        place: image, query and class of the matched pairs, (P,) each.
+        place: index of the matched logits: their images, queries and classes, (P,) each.
         iou: of the matched pairs, (P,).
         alpha: see above.
     """
@@ -65,8 +65,8 @@ class _Background(torch.autograd.Function):
         return negative_log.mul_(weight).sum()
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
-        return outer[0] * ctx.saved_tensors[0], None
+    def backward(ctx: Any, *output_gradients: Tensor) -> tuple[Tensor, None]:
+        return output_gradients[0] * ctx.saved_tensors[0], None
 
 
 def random_points(masks: int, count: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
@@ -97,8 +97,8 @@ def sample_all(masks: Tensor | MaskFactors, points: Tensor) -> Tensor:
 def sample_truth(masks: Tensor, index: Tensor, points: Tensor) -> Tensor:
     """Values (N, P), 0 or 1, of masks at points.
 
-    An image of pixel numbers is sampled (exact in float32 up to 4096 x 4096), and the masks are read at these numbers.
-    So no mask is copied or converted.
+    `grid_sample` finds the number of the pixel at each point. The masks are then indexed with these numbers, so no mask
+    is copied or converted. float32 holds the numbers exactly up to 4096 x 4096 pixels.
 
     Args:
         masks: (M, H, W).
@@ -137,7 +137,7 @@ def matched_logits(masks: Tensor | MaskFactors, images: Tensor, queries: Tensor,
 
 
 def uncertain_points(logits: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Points (N, count, 2): three quarters where the logits are nearest to zero, the rest anywhere.
+    """Points (N, count, 2): three quarters are where the logits are nearest to zero, the others are random.
 
     Args:
         logits: of masks, (N, 1, h, w).

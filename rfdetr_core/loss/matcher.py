@@ -144,12 +144,14 @@ def match(
     all_valid = bool(np.isfinite(host).all())
     pairs, start = [], 0
     for cost in costs:
-        width, remainder = divmod(cost.shape[2], groups)
+        queries_per_group, remainder = divmod(cost.shape[2], groups)
         if remainder:
             raise ValueError(f"{cost.shape[2]} queries are not divisible by {groups} groups")
-        index = _assign_layer(host[:, :, start : start + cost.shape[2]], objects.counts, width, all_valid)
+        index = _assign_layer(host[:, :, start : start + cost.shape[2]], objects.counts, queries_per_group, all_valid)
         images, queries, matched = torch.from_numpy(index).to(cost.device, non_blocking=True)
-        pairs.append(Pairs(images, queries, matched, [groups * min(width, count) for count in objects.counts]))
+        pairs.append(
+            Pairs(images, queries, matched, [groups * min(queries_per_group, count) for count in objects.counts])
+        )
         start += cost.shape[2]
     return pairs
 
@@ -158,7 +160,8 @@ def match(
 def detection_cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor, config: LossConfig) -> Tensor:
     """The cost (B, T, Q) of class, L1 and GIoU. An image with fewer than T objects is padded.
 
-    The class cost is the focal loss of a positive minus that of a negative (gamma 2), after upstream's matcher.py.
+    The class cost of a query is its focal loss (gamma 2) with the object's class as its target, minus its focal loss
+    without an object. After upstream's matcher.py.
 
     Args:
         logits: predicted, (B, Q, K).
@@ -194,19 +197,21 @@ def replace_invalid(cost: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(valid, cost, np.float32(highest))
 
 
-def _assign_layer(cost: NDArray[np.float32], counts: list[int], width: int, all_valid: bool) -> NDArray[np.int64]:
-    """The pairs of a layer as rows (image, query, object), from its costs (B, T, Q). width: queries of a group."""
-    starts = range(0, cost.shape[2], width)
-    pairs = np.empty((3, sum(len(starts) * min(width, count) for count in counts)), dtype=np.int64)
+def _assign_layer(
+    cost: NDArray[np.float32], counts: list[int], queries_per_group: int, all_valid: bool
+) -> NDArray[np.int64]:
+    """The pairs of a layer as rows (image, query, object), from its costs (B, T, Q)."""
+    starts = range(0, cost.shape[2], queries_per_group)
+    pairs = np.empty((3, sum(len(starts) * min(queries_per_group, count) for count in counts)), dtype=np.int64)
     first_object = place = 0
     for image, count in enumerate(counts):
         block = cost[image, :count] if all_valid else replace_invalid(cost[image, :count])
-        image_pairs = pairs[:, place : place + len(starts) * min(width, count)].reshape(3, len(starts), -1)
+        image_pairs = pairs[:, place : place + len(starts) * min(queries_per_group, count)].reshape(3, len(starts), -1)
         for number, start in enumerate(starts):
             # Queries as rows: then SciPy returns them in order, and treats ties as upstream does.
-            image_pairs[1:, number] = linear_sum_assignment(block[:, start : start + width].T)
+            image_pairs[1:, number] = linear_sum_assignment(block[:, start : start + queries_per_group].T)
         image_pairs[0] = image
-        image_pairs[1] += np.arange(0, cost.shape[2], width)[:, None]
+        image_pairs[1] += np.arange(0, cost.shape[2], queries_per_group)[:, None]
         image_pairs[2] += first_object
         first_object, place = first_object + count, place + image_pairs[0].size
     return pairs

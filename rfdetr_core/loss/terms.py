@@ -72,7 +72,8 @@ def loss_mask_dice(matched: Matched) -> Tensor:
     return (1 - (2 * shared + 1) / (total + 1)).sum()
 
 
-# The order is that of the sum, the options and the columns. Add a new row at the end.
+# The rows are in the order of the sum, of the options in params.yaml, and of the columns in history.csv. Add a new row
+# at the end.
 TERMS = (
     Term("loss_ce", "cls_loss_coef", loss_ce, default=1.0, description="class loss"),
     Term("loss_bbox", "bbox_loss_coef", loss_bbox, default=5.0, description="L1 box loss"),

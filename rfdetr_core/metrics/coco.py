@@ -54,11 +54,11 @@ class ClassScores:
 class ImageMatches:
     """Which detection of an image matches which annotation of its class, at IoU 0.5.
 
-    Crowd regions are left out, and so are the detections that match them.
+    Crowd regions and the detections that match them are left out.
 
     pairs: for each detection its index in the list of all detections, and the id of the annotation that it matches;
-        None: it matches none. Matching is greedy by score. So dropping the pairs below a threshold gives the same
-        pairs as matching only the detections above it.
+        None: it matches none. One matching is enough for all thresholds: to match only the detections above a
+        threshold, drop the pairs below it. The result is the same, because matching is greedy by score.
     missed: the ids of the annotations that no detection matches.
     """
 
@@ -128,8 +128,8 @@ def score(annotations: Row, detections: list[Row], iou_type: Kind = "bbox", max_
         annotations: Canonical COCO annotations.
         detections: Rows in COCO's results format.
         iou_type: Score boxes or masks.
-        max_dets: How many detections of an image and class count, the highest scores first. `mar_100` keeps its name
-            for other values than COCO's 100.
+        max_dets: How many detections of an image and class count, the highest scores first. COCO counts 100. The
+            score is called `mar_100` for every value.
 
     Raises:
         UserError: masks are scored and an annotation has no mask.
@@ -163,7 +163,7 @@ def require_masks(annotations: Row, iou_type: str) -> None:
 
 
 def summary(annotations: Row, precisions: Floats, stats: Floats, records: dict[int, list[Record]]) -> CocoScores:
-    """Assemble the scores. `matches` stays empty.
+    """Build CocoScores. The field `matches` stays empty; `score` fills it.
 
     Args:
         annotations: Canonical COCO annotations; their classes are used.

@@ -42,7 +42,7 @@ def quick_score(annotations: Row, detections: list[Row], iou_type: Kind = "bbox"
     evaluation = evaluate(*load(annotations, table, masks), iou_type, max_dets=limits)
     results = evaluation.eval or {}
     precision, recall = (nan_for_minus_one(results[name]) for name in ("precision", "recall"))
-    # pycocotools takes the mean over all columns with the same limit. If max_dets is 10 or less, limits are equal.
+    # If max_dets is 10 or less, two limits are equal. Then pycocotools averages the columns of the equal limits.
     first, middle, last = ([column for column, equal in enumerate(limits) if equal == limit] for limit in limits)
     areas = range(1, 4)
     stats = [

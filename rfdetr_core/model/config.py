@@ -28,23 +28,23 @@ class Architecture:
     weights_file: str | None  # the file that upstream published
     resolution: int  # side of the square input in pixels
     patch_size: int = 16
-    windows: int = 2  # windowed blocks of the encoder cut the image into windows x windows rectangles
+    windows: int = 2  # windows along each side of the image; most encoder blocks attend only within a window
     position_grid: int = 0  # side of the stored grid of position embeddings; 0: resolution / patch_size
     encoder_width: int = 384
     encoder_blocks: int = 12
     encoder_heads: int = 6
     encoder_mlp_ratio: int = 4
-    feature_indexes: tuple[int, ...] = (3, 6, 9, 12)  # N: the hidden state after N blocks
+    feature_indexes: tuple[int, ...] = (3, 6, 9, 12)  # N stands for the hidden state after N blocks
     projector_scales: tuple[str, ...] = ("P4",)
-    width: int = 256  # of projector, decoder and heads
+    width: int = 256  # channels of projector, decoder and heads
     decoder_layers: int = 3
     self_heads: int = 8
     cross_heads: int = 16
-    points: int = 2  # sampled per head and level
+    points: int = 2  # sampling points per head and level of the cross-attention
     feedforward_width: int = 2048
     queries: int = 300
-    groups: int = 13  # of queries, in training
-    classes: int = 90  # the class head has one row more
+    groups: int = 13  # groups of queries in training; otherwise there is one group
+    classes: int = 90  # without "no object", for which the class head has one more row
     channels: int = 3
     segmentation: bool = False
     mask_downsample_ratio: int = 4

@@ -123,9 +123,10 @@ class GroupAttention(nn.Module):
 
 
 def encode_boxes(boxes: Tensor, width: int) -> Tensor:
-    """Sine code (..., 4 * width) of cxcywh boxes (..., 4), in the order y, x, w, h, with sine and cosine interleaved.
+    """Sine code (..., 4 * width) of cxcywh boxes (..., 4). Sine and cosine alternate.
 
-    Scale 2 pi, temperature 10000: Conditional DETR's `gen_sineembed_for_position`.
+    As in Conditional DETR's `gen_sineembed_for_position`, the order is y, x, w, h, the scale is 2 pi, and the
+    temperature is 10000.
     """
     periods = 10000 ** (torch.arange(0, width, 2, dtype=boxes.dtype, device=boxes.device) / width)
     x, y, *size = boxes.unbind(-1)

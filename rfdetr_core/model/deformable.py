@@ -32,7 +32,10 @@ class DeformableAttention(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Initialise: head i looks in direction 2 pi i / heads, at points 1, 2, ... steps away, with equal weights."""
+        """Initialise the sampling points: those of head i are 1, 2, ... steps away in direction 2 pi i / heads.
+
+        All points have equal weights.
+        """
         for layer in (self.offsets, self.weights):
             nn.init.zeros_(layer.weight)
         for layer in (self.value, self.output):
@@ -104,7 +107,7 @@ class Memory:
     extents: Tensor | None = None
 
     def valid_ratios(self) -> Tensor | None:
-        """The part (B, L, 2) of each level's width and height that the image fills; None if it fills all."""
+        """Width and height of the image divided by those of the padded level, (B, L, 2). None without padding."""
         if self.extents is None:
             return None
         # Filled on the device: a tensor made from Python numbers would make the host wait.

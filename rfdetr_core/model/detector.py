@@ -113,8 +113,9 @@ class Detector(nn.Module):
         """The queries' boxes (B, G*Q, 4): proposal i moved by the learned delta i. Without a proposal: only delta i."""
         learned = self.query_boxes[: groups * self.queries].expand(proposals.shape[0], -1, -1)
         count = proposals.shape[1]
-        # With fewer tokens than queries, the last queries get no proposal. In training, later groups then receive the
-        # learned deltas of another group, because both are counted from the first group on. Upstream does the same.
+        # Proposals and deltas are paired by their position, counted over all groups. With fewer tokens than queries, a
+        # group has fewer proposals than deltas. In training, proposals of later groups are then paired with deltas of
+        # an earlier group, and the last queries get no proposal. Upstream does the same.
         return torch.cat([apply_delta(learned[:, :count], proposals), learned[:, count:]], dim=1)
 
 

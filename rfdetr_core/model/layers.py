@@ -1,6 +1,6 @@
-"""Shared layers: MLP, attention, and pairs of layers that save memory.
+"""Shared layers: MLP, attention, and fused pairs of layers.
 
-Such a pair does not keep the activation between its two layers, but computes it again in the backward pass.
+A fused pair saves memory: the backward pass recomputes the activation between its two layers.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         value: (N, heads, L, c).
     """
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        return _HalfOnCPU.apply(query, key, value)  # type: ignore[no-any-return]
+        return _Bfloat16AttentionOnCPU.apply(query, key, value)  # type: ignore[no-any-return]
     return F.scaled_dot_product_attention(query, key, value)
 
 
-class _HalfOnCPU(torch.autograd.Function):
+class _Bfloat16AttentionOnCPU(torch.autograd.Function):
     """Attention on a CPU that keeps bfloat16 tensors but computes in float32, where the kernel is up to twice as fast.
 
     Exception: a CPU with AMX multiplies bfloat16 in tiles, so its forward pass is faster in bfloat16.
@@ -71,12 +71,12 @@ class _HalfOnCPU(torch.autograd.Function):
         return output  # type: ignore[no-any-return]
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *output_gradients: Tensor) -> tuple[Tensor, ...]:
         *values, logsumexp = ctx.saved_tensors
         gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            outer[0].float(), *(tensor.float() for tensor in values), logsumexp, 0.0, False
+            output_gradients[0].float(), *(tensor.float() for tensor in values), logsumexp, 0.0, False
         )
-        return tuple(gradient.to(outer[0].dtype) for gradient in gradients)
+        return tuple(gradient.to(output_gradients[0].dtype) for gradient in gradients)
 
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> Tensor:
@@ -117,9 +117,9 @@ def relu_mlp(x: Tensor, expand: nn.Linear, contract: nn.Linear) -> Tensor:
 
 
 class _ReluMLP(torch.autograd.Function):
-    """The MLP on a CPU. A pass over the hidden rows costs as much as a product, so oneDNN applies ReLU in the product.
+    """The MLP on a CPU. oneDNN applies ReLU within the matrix product; a separate ReLU takes as long as the product.
 
-    In bfloat16 the backward pass computes the hidden rows again, which takes less time than keeping them.
+    In bfloat16 the backward pass computes the hidden rows again. This takes less time than keeping them.
     """
 
     @staticmethod
@@ -130,12 +130,12 @@ class _ReluMLP(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *output_gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, expand, expand_bias, weight, hidden = ctx.saved_tensors
         if hidden is None:
             hidden = _relu_linear(x, expand, expand_bias)
         hidden_gradient, *second_layer_gradients = _linear_backward(
-            outer[0], hidden, weight, *ctx.needs_input_grad[3:5]
+            output_gradients[0], hidden, weight, *ctx.needs_input_grad[3:5]
         )
         torch.ops.aten.threshold_backward.grad_input(hidden_gradient, hidden, 0, grad_input=hidden_gradient)
         return *_linear_backward(hidden_gradient, x, expand, *ctx.needs_input_grad[1:3]), *second_layer_gradients
@@ -159,11 +159,11 @@ class _NormLinear(torch.autograd.Function):
         return F.linear(hidden.to(weight.dtype), weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *output_gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, shift, mean, deviation, weight = ctx.saved_tensors
         hidden = F.layer_norm(x, x.shape[-1:], scale, shift, ctx.epsilon).to(weight.dtype)
         hidden_gradient, weight_gradient, bias_gradient = _linear_backward(
-            outer[0], hidden, weight, *ctx.needs_input_grad[4:6]
+            output_gradients[0], hidden, weight, *ctx.needs_input_grad[4:6]
         )
         x_gradient, scale_gradient, shift_gradient = torch.ops.aten.native_layer_norm_backward(
             hidden_gradient.to(x.dtype), x, x.shape[-1:], mean, deviation, scale, shift, [True, True, True]
@@ -178,27 +178,27 @@ class _GeluLinear(torch.autograd.Function):
         return F.linear(F.gelu(x), weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *output_gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         hidden_gradient, weight_gradient, bias_gradient = _linear_backward(
-            outer[0], F.gelu(x), weight, *ctx.needs_input_grad[1:3]
+            output_gradients[0], F.gelu(x), weight, *ctx.needs_input_grad[1:3]
         )
         return torch.ops.aten.gelu_backward(hidden_gradient, x), weight_gradient, bias_gradient
 
 
 def _linear_backward(
-    outer: Tensor, hidden: Tensor, weight: Tensor, needs_weight: bool, needs_bias: bool
+    output_gradient: Tensor, hidden: Tensor, weight: Tensor, needs_weight: bool, needs_bias: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Gradients of a linear layer's input, weight and bias.
 
     Args:
-        outer: gradient of the layer's output.
+        output_gradient: gradient of the layer's output.
         hidden: the layer's input.
         weight: the layer's weight.
         needs_weight, needs_bias: compute that gradient; otherwise it is None.
     """
-    rows = outer.flatten(0, -2)
-    input_gradient = outer @ weight
+    rows = output_gradient.flatten(0, -2)
+    input_gradient = output_gradient @ weight
     weight_gradient = rows.t() @ hidden.flatten(0, -2) if needs_weight else None
     return input_gradient, weight_gradient, rows.sum(0) if needs_bias else None
 

@@ -12,7 +12,8 @@ class Projector(nn.Module):
 
     Args:
         features: how many maps the encoder has.
-        inward, outward: channels of the encoder's maps and of the results.
+        inward: channels of the encoder's maps.
+        outward: channels of the resulting maps.
         scales: P3 (H' = 2 H), P4 (H' = H), P5 (H' = H / 2).
     """
 

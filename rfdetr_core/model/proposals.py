@@ -64,7 +64,7 @@ def best_tokens(scores: Tensor, count: int) -> Tensor:
 class Proposer(nn.Module):
     """The proposal heads of all groups. Each group proposes its best `limit` tokens.
 
-    `choose` can be replaced. Scores can be nearly equal, so a comparison of two models gives both the same choice.
+    A comparison of two models replaces `choose`, so that both choose the same tokens even if scores are nearly equal.
 
     Args:
         width, class_head, box_head: see `ProposalHead`.

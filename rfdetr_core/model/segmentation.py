@@ -19,7 +19,7 @@ class SegmentationHead(nn.Module):
     Args:
         width: C, of maps and states.
         blocks: as many as decoder layers.
-        downsample_ratio: masks are so many times smaller than the image.
+        downsample_ratio: side of the image divided by the side of its masks.
     """
 
     def __init__(self, width: int, *, blocks: int, downsample_ratio: int) -> None:
@@ -45,7 +45,10 @@ class SegmentationHead(nn.Module):
         return masks
 
     def factors(self, pixels: Tensor, queries: Tensor) -> MaskFactors:
-        """Masks of queries (B, Q, C) on pixels (B, C, h, w), without a block. Masks of the proposals come from here."""
+        """Masks of queries (B, Q, C) on pixels (B, C, h, w), without a `PixelBlock`.
+
+        The masks of the proposals are made directly by this method.
+        """
         return MaskFactors(self.pixel_projection(pixels), self.query_projection(self.query_block(queries)), self.bias)
 
 

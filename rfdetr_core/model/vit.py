@@ -57,7 +57,8 @@ class VisionTransformer(nn.Module):
                 width,
                 heads,
                 mlp_ratio,
-                # Feature numbers count from 1, but published weights use them as 0-based numbers of global blocks.
+                # `feature_indexes` counts blocks from 1. Published weights also use these numbers, counted from 0, for
+                # the blocks with global attention.
                 windows_seen=windows**2 if index in feature_indexes else 1,
                 drop_path=drop_path * index / max(blocks - 1, 1),
             )
@@ -108,7 +109,7 @@ class Block(nn.Module):
 
     Args:
         width, heads, mlp_ratio: see `Architecture`.
-        windows_seen: so many windows, with their cls tokens, are one sequence for the attention.
+        windows_seen: number of windows that are joined, with their cls tokens, to one sequence for the attention.
         drop_path: rate of stochastic depth.
     """
 
@@ -135,7 +136,7 @@ class Block(nn.Module):
 def scaled(layer: nn.Linear, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Weight and bias of a linear layer, multiplied by a scale per output channel.
 
-    To scale the outputs instead, autograd would have to keep them for the gradient of the scale.
+    If the outputs were scaled instead, autograd would keep them for the gradient of the scale.
     """
     return layer.weight * scale[:, None], layer.bias * scale
 

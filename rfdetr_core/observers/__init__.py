@@ -1,4 +1,4 @@
-"""Callbacks that observe a training: the console, the facts of a run, MLflow and other loggers. None changes a result.
+"""Callbacks that observe a training: the console, the facts of a run, MLflow and other loggers. They change no result.
 
 `observers` gives the callbacks that the section `runtime` asks for. The trainer imports it by name, so that no stage
 depends on this package and a change here reruns nothing. `console.py` prints, `loggers.py` sends each epoch of

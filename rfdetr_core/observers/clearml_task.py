@@ -1,4 +1,4 @@
-"""The process of a ClearML task. It is separate, since ClearML forks and takes over signals, exceptions and forks.
+"""The process of a ClearML task. It is separate, since ClearML forks, and handles signals and exceptions itself.
 
 The first line of stdin has the names and the params. Each following line is an epoch. The end of stdin ends the task.
 """

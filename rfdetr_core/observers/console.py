@@ -26,7 +26,10 @@ _TRACKS = {"mAP": "", "EMA mAP": "ema_"}
 
 
 class EpochLines(Checkpoint):
-    """Prints a line after each epoch. It is a Checkpoint: Lightning calls these last, when all values are known."""
+    """Prints a line after each epoch.
+
+    It is a subclass of Lightning's Checkpoint, because Lightning calls such callbacks last: then all values are known.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -125,12 +128,15 @@ class ProgressBar(EpochLines):
             self.bar.close()
             self.bar = None
 
-    def _remaining_time(self, trainer: Trainer, part: float) -> str:
-        """The remaining time; before the first evaluation a lower bound, since it does not include evaluations yet."""
+    def _remaining_time(self, trainer: Trainer, fraction_done: float) -> str:
+        """The remaining time. Before the first evaluation, a lower bound: it does not include evaluations yet.
+
+        fraction_done: of the current epoch.
+        """
         epochs, in_epoch = (trainer.max_epochs or 0) - trainer.current_epoch, self.trained - self.started
         if self.epochs:
             return f"{_clock((self.started - self.begun) / self.epochs * epochs - in_epoch)} left"
-        return f"over {_clock(in_epoch * (epochs / part - 1))} left"
+        return f"over {_clock(in_epoch * (epochs / fraction_done - 1))} left"
 
 
 def console(kind: Literal["tqdm", "rich"] | None, folder: Path) -> EpochLines:

@@ -23,7 +23,10 @@ def read_history(path: Path) -> dict[int, dict[str, float]]:
 
 
 def fingerprint(record: Mapping[str, Any]) -> str:
-    """The digest of a training record. Loggers find the run of a resumed training by it."""
+    """The digest of a training record. Loggers use it to find the run of a resumed training.
+
+    `training.record.fingerprint` is another function: it selects the inputs that must be equal to resume.
+    """
     return files.digest(record)
 
 
@@ -35,7 +38,7 @@ def main_repository() -> Path:
 
 
 def run_files(folder: Path) -> str:
-    """A text about a run folder: a line for each checkpoint with its purpose, one for export/, and the best scores."""
+    """Describe a run folder: a line for each checkpoint with its purpose, a line for export/, and the best scores."""
     from rfdetr_core.checkpoint.files import read_training_record
 
     selection = files.read_json(folder / "selection.json")
@@ -46,7 +49,7 @@ def run_files(folder: Path) -> str:
     numbered = {int(path.stem.rpartition("_")[2]): path.name for path in folder.glob("checkpoint_[0-9]*.pth")}
     states = {"checkpoint.pth": "the state after the last epoch, to resume from"}
     states |= {numbered[number]: f"the state after epoch {number + 1}" for number in sorted(numbered)}
-    # DVC does not track the states. If it restored the result, the states belong to an earlier training.
+    # DVC does not track the states. If DVC restored the result, the states belong to an earlier training.
     result = read_training_record(folder / "checkpoint_best_total.pth")
     for name, purpose in states.items():
         record = read_training_record(folder / name)

@@ -32,8 +32,8 @@ from rfdetr_core.training.config import RuntimeConfig
 from rfdetr_core.training.interruption import Stopped, StopSignals
 
 _PATIENCE = 60.0  # seconds for sending the remaining epochs after the training
-# The time budget of MLflow in a training: so many seconds; each epoch gives back these seconds or this share of its
-# time, whichever is more.
+# MLflow's time budget in a training begins with _IN_ALL seconds. After each epoch it grows by _EPOCH seconds, or by
+# _SHARE of the epoch's time if that is more, at most to _IN_ALL.
 _IN_ALL, _EPOCH, _SHARE = 60.0, 2.0, 0.05
 _LAST = 10.0  # seconds for MLflow after the training failed or was stopped
 
@@ -42,7 +42,8 @@ class EpochLogger(Checkpoint):
     """Sends each epoch of history.csv. A resumed training sends the earlier epochs again, in case they are missing.
 
     A logger is a subclass in LOGGERS with `open`, `send` and `close`. key: the field of RuntimeConfig that enables it.
-    It is a Checkpoint because Lightning calls these last, when RunFiles has written history.csv.
+    It is a subclass of Lightning's Checkpoint, because Lightning calls such callbacks last: then RunFiles has written
+    history.csv.
     """
 
     key = ""
@@ -142,7 +143,10 @@ class TensorBoard(EpochLogger):
 
 
 class WeightsAndBiases(EpochLogger):
-    """One run for each result; its id is the fingerprint. WANDB_MODE=offline stores it in <run folder>/wandb/."""
+    """One run for each result; its id is from the digest of the training record.
+
+    WANDB_MODE=offline stores it in <run folder>/wandb/.
+    """
 
     key = "wandb"
 
@@ -172,7 +176,7 @@ class WeightsAndBiases(EpochLogger):
 
 
 class ClearML(EpochLogger):
-    """A task for each training process, with the fingerprint as its tag and with every epoch.
+    """A task for each training process, with the digest of the training record as its tag and with every epoch.
 
     CLEARML_OFFLINE_MODE=1 stores it on this machine. The task runs in a separate process: see clearml_task.py.
     """
@@ -220,8 +224,9 @@ class MlflowRun(Checkpoint):
     """After each epoch, sends the missing rows of history.csv to the MLflow run of the training.
 
     An epoch that could not be sent is sent after the next epoch, by the process that resumes the training, or by
-    `publish`. If the server is too slow, nothing more is sent until `publish`. It is a Checkpoint because Lightning
-    calls these last, when RunFiles has written history.csv. project: the name of the MLflow experiment.
+    `publish`. If the server is too slow, nothing more is sent until `publish`. It is a subclass of Lightning's
+    Checkpoint, because Lightning calls such callbacks last: then RunFiles has written history.csv. project: the name of
+    the MLflow experiment.
     """
 
     def __init__(self, project: str, name: str | None, record: Mapping[str, Any], folder: Path) -> None:
@@ -258,7 +263,7 @@ class MlflowRun(Checkpoint):
         self.patience.extend(max(_EPOCH, _SHARE * (time.monotonic() - self.before)))
         self.before = time.monotonic()
         try:
-            self._bring_up(trainer, status)
+            self._send_missing(trainer, status)
         except Stopped:  # a second signal
             self.given_up = True
             raise
@@ -275,7 +280,7 @@ class MlflowRun(Checkpoint):
                 )
             self.reported.add(failure)
 
-    def _bring_up(self, trainer: Trainer, status: str | None) -> None:
+    def _send_missing(self, trainer: Trainer, status: str | None) -> None:
         self.client = self.client or connect(PATIENCE, self.patience)
         rows = read_history(self.folder / "history.csv")
         run = open_run(self.client, self.project, self.name, self.record, rows)
@@ -301,7 +306,10 @@ def _asked_to_stop(trainer: Trainer) -> bool:
 
 
 class RunFacts(Checkpoint):
-    """Writes run.json with the fingerprint at the end. It is a Checkpoint because Lightning calls these last."""
+    """Writes run.json with the fingerprint at the end.
+
+    It is a subclass of Lightning's Checkpoint, because Lightning calls such callbacks last.
+    """
 
     def __init__(self, record: Mapping[str, Any], folder: Path) -> None:
         self.record, self.folder, self.started = record, folder, time.time()

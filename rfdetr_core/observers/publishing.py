@@ -78,7 +78,7 @@ def publish(register: str | None = None, documents: Callable[[Path], Sequence[Pa
     with tempfile.TemporaryDirectory() as folder:
         attached, failed = _written(documents, Path(folder))
         try:
-            run = _bring_up(connect(_PATIENCE), runtime, record, tags, where, OUTPUT, REPORT)
+            run = _send_missing(connect(_PATIENCE), runtime, record, tags, where, OUTPUT, REPORT)
             if "report" in entries:
                 _add_analysis(run, REPORT)
             run.log_file(CHECKPOINT, "model")
@@ -183,7 +183,7 @@ def _track(where: ProjectPaths, output: Path, report: Path, runtime: RuntimeConf
         if runtime.mlflow:
             record = _record(output / CHECKPOINT.name)
             # No tags, so that the run keeps the commit of its training.
-            run = _bring_up(connect(PATIENCE, TimeLimit(_IN_ALL)), runtime, record, {}, where, output, report)
+            run = _send_missing(connect(PATIENCE, TimeLimit(_IN_ALL)), runtime, record, {}, where, output, report)
             if part == "report":  # after an evaluation, the old page is still there
                 _add_analysis(run, report)
             run.end("FINISHED")
@@ -202,7 +202,7 @@ def _record(checkpoint: Path) -> dict[str, Any]:
     return record
 
 
-def _bring_up(
+def _send_missing(
     client: Any,
     runtime: RuntimeConfig,
     record: Mapping[str, Any],

@@ -1,4 +1,4 @@
-"""Finds or creates the MLflow run of a training, one for each fingerprint, and sends missing data to it."""
+"""Finds or creates the MLflow run of a training, one for each training record, and sends missing data to it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ from rfdetr_core.observers.history import fingerprint, main_repository
 
 _LONGEST = 250
 _END = 32
-# What is escaped, in this order: characters that MLflow refuses, and the colon, which begins an escape; the first dot
-# of a path part "." or ".."; the first of two dots at the start; a slash at the start, after a slash, and at the end.
-# MLflow refuses a name that changes when it is normalised as a path.
+# The escaped characters, in the order of the pattern. A name must not change if it is normalised as a path.
+# - characters that MLflow refuses, and the colon, which begins an escape;
+# - the first dot of a path part "." or "..";
+# - the first of two dots at the start;
+# - a slash at the start, after a slash, or at the end.
 _ESCAPED = re.compile(r"[^\w/.\- ]|(?<![^/])\.(?=\.?(?:/|\Z))|\A\.(?=\.)|\A/|(?<=/)/|/\Z")
 
 

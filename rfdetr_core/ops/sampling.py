@@ -1,8 +1,8 @@
 """Bilinear sampling and resizing of maps, with deterministic gradients on every device.
 
-On accelerators, torch's own kernels add up gradients in any order. `torch.use_deterministic_algorithms` forbids them.
-Only in this case are other functions used: samples are gathered, and their gradients are summed by matrix products.
-Maps are resized by two matrix products.
+On accelerators, torch's own kernels add up gradients in any order. `torch.use_deterministic_algorithms` forbids these
+kernels. If it is set, this module gathers samples, sums their gradients by matrix products, and resizes maps by two
+matrix products.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_SPREAD_BYTES = 2**28  # the temporary memory of _spread(), in bytes
+_SPREAD_BYTES = 2**28  # the temporary memory of _gradient_of_maps(), in bytes
 Kernel = Literal["bilinear", "bicubic"]
 
 
@@ -83,7 +83,7 @@ class _Gathered(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         maps, x, y = ctx.saved_tensors
-        maps_gradient = _spread(outer[0], x, y, maps.shape) if ctx.needs_input_grad[0] else None
+        maps_gradient = _gradient_of_maps(outer[0], x, y, maps.shape) if ctx.needs_input_grad[0] else None
         if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
             return maps_gradient, None, None
         left, top = x.floor(), y.floor()
@@ -113,19 +113,19 @@ def _neighbours(maps: Tensor, left: Tensor, top: Tensor) -> Iterator[tuple[Tenso
             yield rows.index_select(0, index.flatten()).view(*left.shape, channels), inside
 
 
-def _spread(outer: Tensor, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
-    """Compute the gradient of the maps (N, C, h, w) from `outer`, the gradient of the samples.
+def _gradient_of_maps(samples_gradient: Tensor, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
+    """Compute the gradient of the maps (N, C, h, w) from that of the samples.
 
     A pixel's weight in a sample is (1 - |x - column|) (1 - |y - row|), if both factors are above zero. So the sum over
     the samples is a matrix product. It is deterministic, while a deterministic index_add would have to sort all
     samples.
     """
     channels, height, width = shape[1:]
-    places = outer.flatten(2)  # (N, C, K)
+    places = samples_gradient.flatten(2)  # (N, C, K)
     columns, rows = (torch.arange(side, dtype=x.dtype, device=x.device)[:, None] for side in (width, height))
     chunk = max(1, _SPREAD_BYTES // max(1, channels * height * places.shape[2] * places.element_size()))
     parts = []
-    with torch.autocast(outer.device.type, enabled=False):
+    with torch.autocast(samples_gradient.device.type, enabled=False):
         for values, across, down in zip(
             *(torch.split(tensor, chunk) for tensor in (places, x.flatten(1)[:, None], y.flatten(1)[:, None])),
             strict=True,

@@ -46,8 +46,8 @@ class DetectorOutput:
     """The raw output of the detector for a batch.
 
     logits: (B, Q, K). boxes: (B, Q, 4) cxcywh in 0..1. masks: logits (B, Q, h, w), or in training their factors; None
-    without segmentation. auxiliary: the outputs of the earlier decoder layers. proposals: the output of the two-stage
-    encoder head. Q counts the queries of all groups in training, and of one group otherwise.
+    without segmentation. auxiliary: the outputs of the earlier decoder layers. proposals: the output of the proposal
+    heads (model/proposals.py). Q counts the queries of all groups in training, and of one group otherwise.
     """
 
     logits: Tensor

@@ -1,6 +1,6 @@
 """HTML reports: each page is one file that needs no network, written with Jinja2 and Altair.
 
-In: a checked dataset, or the files of an evaluation or of two. Out: index.html, and tables beside it. Four subpackages
+In: a checked dataset, or the files of one or two evaluations. Out: index.html, and tables beside it. Four subpackages
 make a page each: `dataset` (stage `validate`), `evaluation` (stage `report`), `comparison` (command `compare`) and
 `suspects` (command `suspects`). training.py plots a history.csv with matplotlib.
 

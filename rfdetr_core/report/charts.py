@@ -50,7 +50,7 @@ def line(
         names: The series in the order of their colours; None: in the order of the table.
         low: The column with the lower edge of a band around each line; None: no band.
         high: The column with its upper edge.
-        step: A value is valid up to the next x.
+        step: Draw steps: a value holds up to the next x.
     """
     import altair as alt
 
@@ -145,7 +145,7 @@ def bars(
         names: The names of the series; None: in the order of the table.
         low: The column with the lower end of a whisker on each bar; None: no whiskers.
         high: The column with its upper end.
-        choose: What a click on a bar does.
+        choose: The filters that a click on a bar sets.
     """
     import altair as alt
 
@@ -241,11 +241,11 @@ def heatmap(
 
     Args:
         rows: The names of the rows, in their order. In the table, the column `row` has indices in this list.
-        columns: The names of the columns, in the same way.
+        columns: The names of the columns; the column `column` of the table has indices in this list.
         domain: The values of the lightest and the darkest cell; None: from 0, or the lowest value, to the highest.
         text: Write the value into each cell.
         muted_diagonal: Draw the cells on the diagonal grey.
-        choose: What a click on a cell does.
+        choose: The filters that a click on a cell sets.
     """
     import altair as alt
 

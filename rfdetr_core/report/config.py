@@ -12,7 +12,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ReportConfig(Config):
-    """What the evaluation page shows. A change affects only the stage report; scores stay the same."""
+    """The content of the evaluation page. A change affects only the stage report; scores stay the same."""
 
     target: Annotated[dict[Literal["precision", "recall"], Share], Field(min_length=1, max_length=1)] | None = Field(
         None,

@@ -14,7 +14,7 @@ from PIL import Image
 class Shape(NamedTuple):
     """A box over a picture, in pixels of the picture, with a mask if it has an outline.
 
-    group: the index of its name and colour in the groups of the gallery. style: "" (plain), "crowd", "dashed" or
+    group: the index of its legend entry, see `Gallery.groups`. style: "" (plain), "crowd", "dashed" or
     "bold". outline: an SVG path. text: drawn beside the name, such as a score.
     """
 
@@ -73,8 +73,8 @@ class Gallery:
     """Cards with filters above them.
 
     groups: the legend entries of the shapes.
-    filters: facet -> the text of its filter when all values are chosen ("all splits"). `Setter` and `Choose` name a
-        filter by this text.
+    filters: facet -> the text of the option that shows all values ("all splits"). This text also names the filter:
+        `Setter` and `Choose` set it by this text.
     of_groups: the facet whose values are names of groups. If a value is chosen, shapes of other groups are hidden.
     names: whether names are drawn at first. anchor: the HTML id. noun: the noun for a card. size: cards per page.
     columns: the width of the cards: "pictures", "thumbs", "pairs" or "sides".

@@ -68,7 +68,7 @@ def to_json(value: Any) -> str:
 
 
 class _Page:
-    """The state of a page while it is rendered: its sections, lists and charts, which the frame of the page needs."""
+    """The state of a page while it is rendered: its sections, lists and charts, which page.html needs."""
 
     def __init__(self, title: str) -> None:
         self.title, self.sections, self.lists = title, list[tuple[str, str]](), 0

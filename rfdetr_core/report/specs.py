@@ -43,7 +43,7 @@ class Tip(NamedTuple):
 
 
 class Choose(NamedTuple):
-    """What a click on a mark does: it sets filters of a table or gallery.
+    """The filters of a table or gallery that a click on a mark of a chart sets.
 
     target: the HTML id of the table or gallery. filters: label of a filter -> "row" or "column" (a heat map has both,
     bars have only rows). The filter is set to the name of the clicked row or column.
@@ -59,7 +59,7 @@ class Chart:
 
     spec: Vega-Lite; empty if there is nothing to draw. alt: the text for screen readers. note: a sentence below the
     title. legend: name and CSS class of each series. least_width, most_width: in pixels; 0: any. If there is less room,
-    the chart scrolls. tall: it scrolls up and down. choose: what a click does.
+    the chart scrolls. tall: it scrolls up and down. choose: the filters that a click sets.
     """
 
     title: str

@@ -89,8 +89,8 @@ class Table:
 
     rows: cells in the order of the columns: texts, numbers, None (shown as a dash), or the types of this module.
     anchor: the HTML id. noun: the noun for a row. search: whether there is a text filter. size: rows per page.
-    choices: title of a column -> the text of its filter when all values are chosen ("all codes"). `Setter` and `Choose`
-        name a filter by this text.
+    choices: title of a column -> the text of its filter when all values are chosen ("all codes"). This text
+        also names the filter: `Setter` and `Choose` set it by this text.
     stacked: on a narrow screen, the cells of a row are below each other.
     """
 
@@ -135,7 +135,7 @@ def _text(cell: Any, column: Column) -> str:
 
 
 def sort_value(cell: Any) -> Any:
-    """The value that a cell is sorted by. None: it is sorted by its text, or it has no value."""
+    """The value that a cell is sorted by. None: it comes last among numbers, else it is sorted by its text."""
     value: Any = cell
     if isinstance(cell, Cell):
         value = cell.value

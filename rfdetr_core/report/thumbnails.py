@@ -117,7 +117,7 @@ class Thumbnails:
         try:
             picture: Image.Image = images.decode(files.read_bytes(self._root / path), path, reduction, None)
         except (OSError, UserError):
-            return None  # The file vanished after the validation read it. The next stage reports that.
+            return None  # The file was deleted or changed after validation read it. The next stage reports that.
         self._left -= picture.width * picture.height
         return picture
 
@@ -144,7 +144,7 @@ def _view(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
     spans = [_span(box[k], box[k] + box[k + 2], longest / 2 + padding, sides[k]) for k in (0, 1)]
     reach = max(high - low for low, high in spans) / 2
     for k, (low, high) in enumerate(spans):
-        # A narrow strip would show little, so more of the image is added if there is more.
+        # A narrow strip would show little. Within the image, its short side is extended to half of the long side.
         extra = max(0.0, (reach - (high - low)) / 2)
         spans[k] = (max(low - extra, min(low, 0.0)), min(high + extra, max(high, float(sides[k]))))
     (left, right), (top, bottom) = ((math.floor(low), max(math.ceil(high), math.floor(low) + 1)) for low, high in spans)

@@ -1,4 +1,4 @@
-"""Stripping the winner's checkpoint to its weights and what loading them needs."""
+"""Stripping the winner's checkpoint to its weights, the metadata that loading needs, and the lineage."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ their moving average.
 
 Start reading in run.py: it builds everything in `prepare_training`, then lets a Lightning Trainer call the hooks of
 module.py (the steps) and of the callbacks in callbacks.py (averaging, scores), outputs.py (files) and interruption.py
-(signals). record.py says which inputs decide the result. The three public names are imported when first used.
+(signals). record.py collects the inputs that decide the result. `RFDETRModelModule`, `RFDETRDataModule` and
+`build_trainer` are imported when they are first used.
 """
 
 from __future__ import annotations

@@ -66,9 +66,9 @@ def __getattr__(name: str) -> Any:
 class WeightAverage:
     """An averaged copy of a detector, `module`, in evaluation mode and without gradients.
 
-    Update 1 copies the weights. Update n > 1 computes d average + (1 - d) weights. d is decay (1 - exp(-n / tau)), or
-    decay if tau is 0. Parameters are averaged, frozen parameters too. Buffers are copied. The formula is that of
-    upstream's training/callbacks/ema.py.
+    Update 1 copies the weights. Update n > 1 computes average = d * average + (1 - d) * weights, where
+    d = decay * (1 - exp(-n / tau)), or d = decay if tau is 0. All parameters are averaged, frozen ones too. Buffers are
+    copied. The formula is that of upstream's training/callbacks/ema.py.
 
     Args:
         detector: the network that is trained.
@@ -139,7 +139,7 @@ class WeightAveraging(Callback):
         self.steps = trainer.global_step
 
     def state_dict(self) -> dict[str, Any]:
-        """The averaged weights under the detector's names, from which a run resumes."""
+        """The averaged weights, under the names of the detector's weights. A run resumes from them."""
         return self.average.module.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

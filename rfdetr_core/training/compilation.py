@@ -27,7 +27,7 @@ _MOST_VARIANTS = 4096
 
 
 def regions(detector: Any) -> list[nn.Module]:
-    """The encoder's blocks that run, and the decoder's layers. Each is compiled alone; equal ones share code."""
+    """The encoder's blocks that run, and the decoder's layers. Each is compiled separately; equal ones share code."""
     encoder = detector.encoder
     return [*encoder.blocks[: encoder.feature_indexes[-1]], *detector.decoder.layers]
 
@@ -35,8 +35,8 @@ def regions(detector: Any) -> list[nn.Module]:
 def compile_regions(detector: Any) -> None:
     """Make torch compile the detector's regions when they are first called. Copies of the detector are not compiled.
 
-    Each size of the input gets its own code. If code could serve several sizes, the order of the sizes would decide
-    which code a size gets, and that order is another one in a resumed run.
+    Each size of the input gets its own code. Code for several sizes would depend on the order of the sizes, and a
+    resumed run has another order.
     """
     for region in regions(detector):
         region.compile(fullgraph=True, dynamic=False)
@@ -57,7 +57,8 @@ def compiler_settings(config: TrainConfig) -> Iterator[None]:
     dynamo_settings |= {"recompile_limit": _MOST_VARIANTS, "accumulated_recompile_limit": _MOST_VARIANTS}
     # DDP gets each gradient from autograd, so regions need not be split at its buckets.
     dynamo_settings["optimize_ddp"] = False
-    # Random numbers as without compilation; no kernel is chosen by its speed; code for this number of threads only.
+    # `fallback_random` gives the random numbers of uncompiled code. With `deterministic`, no kernel is chosen by its
+    # speed. `cpp.threads` makes code for this number of threads only.
     inductor_settings: dict[str, Any] = {"fallback_random": True, "deterministic": config.deterministic}
     inductor_settings["cpp.threads"] = torch.get_num_threads()
     if not hasattr(inductor, "deterministic"):  # an older torch
@@ -94,7 +95,7 @@ def code_generator(kind: str) -> str:
 
 
 def failure(error: Exception) -> UserError | None:
-    """The message for an error of torch's compiler; None for any other error."""
+    """The UserError to raise for an error of torch's compiler; None for any other error."""
     if not type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
         return None
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -1,4 +1,8 @@
-"""The sections `train` (decides the result, so DVC tracks it) and `runtime` (does not) of params.yaml."""
+"""The sections `train` and `runtime` of params.yaml.
+
+`train` decides the result, so DVC tracks it. `runtime` does not, except for `threads`: on a CPU it can change the last
+bits.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +72,7 @@ class TrainConfig(Config):
     lr_scheduler_kwargs: dict[str, JsonValue] = Field(
         {},
         description="; ".join(
-            f"of {name}: {key} ({number.default:g}: {number.meaning})"
+            f"for {name}: {key}, {number.meaning} (default: {number.default:g})"
             for name, kind in SCHEDULES.items()
             for key, number in kind.numbers.items()
         ),
@@ -97,8 +101,8 @@ class TrainConfig(Config):
         description="time constant of the warm-up of the decay, in updates of the average; 0: constant decay",
     )
     ema_update_interval: int = Field(1, gt=0, description="optimiser steps between two updates of the average")
-    # A field for each loss term. In a class body, locals() is the namespace of the class. Written into it,
-    # the fields keep their place between the other fields, and so the order of keys in checkpoints.
+    # A field for each loss term. In a class body, locals() is the namespace of the class. Writing the fields into it
+    # puts them at this position between the other fields, so the keys in checkpoints keep their order.
     for _term in TERMS:
         _about = f"weight of the {_term.description}{' (segmenters)' if _term.mask else ''}"
         __annotations__[_term.coefficient] = float
@@ -230,7 +234,7 @@ class TrainConfig(Config):
         if self.portable:
             self._check_portable()
         if not self.use_ema:
-            self._without("use_ema is false", _EMA_KEYS)
+            self._require_defaults("use_ema is false", _EMA_KEYS)
         elif self.strategy.startswith(("fsdp", "deepspeed")):
             raise ValueError(f"strategy {self.strategy} splits the weights, so no average: add use_ema: false.")
         return self
@@ -255,15 +259,15 @@ class TrainConfig(Config):
                 most = numbers[name].most
                 if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
                     raise ValueError(f"lr_scheduler_kwargs {name} {value!r} must be a number from 0 to {most:g}.")
-            self._without(f"lr_scheduler is {self.lr_scheduler}", ("lr_scheduler_interval",))
+            self._require_defaults(f"lr_scheduler is {self.lr_scheduler}", ("lr_scheduler_interval",))
         elif self.warmup_epochs and (self.lr_scheduler == PLATEAU or self.lr_scheduler_interval == "epoch"):
             raise ValueError("warmup_epochs needs a schedule that steps with the optimiser: remove it.")
         if self.lr_scheduler != PLATEAU:
-            self._without(f"lr_scheduler is not {PLATEAU}", ("lr_scheduler_monitor",))
+            self._require_defaults(f"lr_scheduler is not {PLATEAU}", ("lr_scheduler_monitor",))
         elif self.lr_scheduler_monitor in ("val/loss", "val/ema_loss") and self.compute_val_loss is False:
             raise ValueError(f"lr_scheduler_monitor {self.lr_scheduler_monitor} needs compute_val_loss auto or true.")
 
-    def _without(self, reason: str, names: tuple[str, ...]) -> None:
+    def _require_defaults(self, reason: str, names: tuple[str, ...]) -> None:
         if changed := [name for name in names if getattr(self, name) != type(self).model_fields[name].default]:
             raise ValueError(f"{', '.join(changed)} has no effect: {reason}.")
 

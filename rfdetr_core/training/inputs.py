@@ -73,7 +73,7 @@ class Inputs:
         if (parent := resolve_weights(self.model.pretrain_weights, self.where.weights)) is not None:
             report = load_weights(detector, self.architecture, read_checkpoint(parent), self.classes)
             start = (f"training from the weights of {parent}", *(f"  {line}" for line in report.describe().split("\n")))
-        _note_crowded([*self.samples["train"], *self.samples["valid"]], self.architecture.queries)
+        _print_images_with_too_many_objects([*self.samples["train"], *self.samples["valid"]], self.architecture.queries)
         if self.config.compile != "off":
             compilation.compile_regions(detector)
         return detector, start
@@ -83,7 +83,7 @@ class Inputs:
         return record.record_of(self.where, self.model, self.requested, self.config, self.samples)
 
     def describe(self, training_record: dict[str, Any], weights: Mapping[str, Tensor]) -> Checkpoint:
-        """The content of a model file with these weights."""
+        """The content of a model file: these weights, the training record, classes and configuration."""
         args = self.config.model_dump(mode="json")
         made = make_checkpoint(self.architecture, weights, class_names=self.classes, args=args)
         return replace(made, training_record=training_record)
@@ -198,12 +198,12 @@ def data_arguments(
     }
 
 
-def _note_crowded(samples: Sequence[Sample], queries: int) -> None:
+def _print_images_with_too_many_objects(samples: Sequence[Sample], queries: int) -> None:
     """Print the images that have more objects than the model can find."""
-    crowded = [sample.path for sample in samples if np.count_nonzero(~sample.crowd) > queries]
-    if crowded and record.first_process():
+    paths = [sample.path for sample in samples if np.count_nonzero(~sample.crowd) > queries]
+    if paths and record.first_process():
         limit = f"the {queries} that the model can find (model.num_queries)"
-        say(f"note: {len(crowded)} images have more objects than {limit}: {listed(crowded)}")
+        say(f"note: {len(paths)} images have more objects than {limit}: {listed(paths)}")
 
 
 def _pin_threads(runtime: RuntimeConfig, config: TrainConfig) -> None:

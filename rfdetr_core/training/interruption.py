@@ -24,9 +24,11 @@ from rfdetr_core.base.errors import UserError, causes
 from rfdetr_core.base.memory import shortage_message
 
 _AGAIN = "Run again to resume after the last finished epoch."
-# Seconds. Before a training begins, torch waits for the other ranks, and Python cannot handle a signal meanwhile.
+# Seconds. If Python has not handled a signal by then, and the training has not begun, the process is ended. While torch
+# waits for the other ranks, Python cannot handle a signal.
 _PATIENCE = 1.0
-# Words in an error, or in the traceback of a worker, that reveal a shortage; and the message for the user.
+# Patterns that reveal a shortage of open files or of shared memory, and the message for the user. The text that is
+# searched is that of an error, or the traceback of a worker.
 _SHORTAGES = {
     "too many open files|ancdata": "too many files are open. Raise the limit: ulimit -n 4096. Or lower "
     "runtime.num_workers or runtime.prefetch_factor.",
@@ -51,7 +53,7 @@ class StopSignals(Callback):
     """Notes SIGINT and SIGTERM, and stops the training at the end of a step.
 
     A second signal, or a signal before the first step, stops it at once. This replaces Lightning's handler of SIGTERM,
-    which calls the other ranks from any place in the code.
+    which communicates with the other ranks at any line of the code.
     """
 
     def __init__(self) -> None:
@@ -61,7 +63,9 @@ class StopSignals(Callback):
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Handle both signals inside the context. Outside of the main thread Python allows no handler: do nothing."""
+        """A context in which SIGINT and SIGTERM are handled. Outside of the main thread, where Python does not allow
+        handlers, it does nothing.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -75,7 +79,8 @@ class StopSignals(Callback):
         try:
             yield
         except BaseException:
-            # When a worker dies, the handler of torch's loader raises anywhere. It must not interrupt error handling.
+            # When a worker dies, torch's handler of SIGCHLD raises an error at whatever line runs at that moment. It
+            # must not interrupt error handling.
             signal.signal(signal.SIGCHLD, child_handler or signal.SIG_DFL)
             raise
         finally:
@@ -101,7 +106,7 @@ class StopSignals(Callback):
             raise Stopped
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Stop this rank. The ranks may have different numbers of batches; the others end when they miss this one."""
+        """Stop only this rank, since ranks may have different numbers of batches. The others end when it is gone."""
         if self.received is not None:
             raise Stopped
 
@@ -148,10 +153,14 @@ def _text_of(error: BaseException) -> str:
 
 
 def explained(error: Exception, signals: StopSignals) -> UserError | None:
-    """The message for a signal, a shortage, or the end of another process of this training; None for other errors."""
+    """The UserError to raise after a signal, a shortage, or the end of another process of this training.
+
+    None for other errors.
+    """
     if signals.received:
         return signals.stop_error
-    # torch raises the death of a worker anywhere, for example while a file is written; the file's error then hides it.
+    # When a worker dies, torch raises an error at any line, for example while a file is written. The error of the file
+    # then hides it, so all causes are searched.
     chain = list(causes(error))
     for pattern, message in _SHORTAGES.items():
         if any(re.search(pattern, _text_of(cause), re.IGNORECASE) for cause in chain):

@@ -101,7 +101,7 @@ class TrainingModule(LightningModule):
         self._sums = values if self._sums is None else self._sums + values
         self._watch.check(values, Step(batch, seed, self._names, values, batch_idx))
         if not self._fused:
-            self._stop_at(self._watch.first(last=True))
+            self._raise_if_not_finite(self._watch.first(last=True))
         loss = self._accumulated(losses, batch)
         if not config.compute_train_metrics:
             return loss
@@ -138,9 +138,9 @@ class TrainingModule(LightningModule):
         cast(Any, optimizer).found_inf = self._watch.bad  # then AdamW does not change the weights
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop at a step that is not finite, before its weights are scored or saved."""
+        """Stop if the loss or gradient of a step is not finite, before its weights are scored or saved."""
         if self._fused:
-            self._stop_at(self._watch.first(last=self.trainer.is_last_batch))
+            self._raise_if_not_finite(self._watch.first(last=self.trainer.is_last_batch))
 
     def on_validation_epoch_start(self) -> None:
         """Remove the losses of the previous epoch."""
@@ -200,7 +200,7 @@ class TrainingModule(LightningModule):
             names = ", ".join(sorted(self.epoch_metrics))
             raise UserError(f"train.lr_scheduler_monitor: an epoch has no value {monitor}. It has: {names}.")
 
-    def _stop_at(self, step: Step | None) -> None:
+    def _raise_if_not_finite(self, step: Step | None) -> None:
         if step is None:
             return
         terms, config, epoch = step.terms(), self.config, self.current_epoch

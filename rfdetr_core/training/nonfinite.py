@@ -1,4 +1,4 @@
-"""A loss or gradient that is not finite: it is found before it changes a weight, and its batch is saved.
+"""Finds a loss or gradient that is not finite before it changes a weight, and saves its batch.
 
 `python -m rfdetr_core.training.nonfinite output/nonfinite_batch.pth` computes the saved batch again, on the CPU.
 """
@@ -32,7 +32,7 @@ _STEPS_AHEAD = 2  # steps that may be queued on an accelerator before the oldest
 
 @dataclass(frozen=True)
 class Step:
-    """A training step, so that it can be computed again.
+    """The data of a training step from which it can be computed again.
 
     batch: at the size that the step used. point_seed: of the mask points. names, values: the loss and its terms.
     number: the step's place in its epoch.
@@ -50,7 +50,7 @@ class Step:
 
 
 class NonFiniteError(UserError):
-    """A step that is not finite. `saved` writes the file from which it can be computed again."""
+    """The loss or the gradient of a step is not finite. `saved` writes the file from which it can be computed again."""
 
     def __init__(self, message: str, content: dict[str, Any]) -> None:
         super().__init__(message)
@@ -64,10 +64,11 @@ class NonFiniteError(UserError):
 
 
 class Watch:
-    """Checks every step without waiting for the device: a check is read when two later steps are queued.
+    """Checks every step for NaN and infinity. Reads a result two steps later, so that it does not wait for the device.
 
-    `bad` is a number on the device: 0, or 1 from the first step that is not finite. A fused AdamW takes it as
-    `found_inf` and then changes no weight. So the weights are still those of the bad step when it is found.
+    `bad` is a flag on the device. The first step with a value that is not finite sets it to 1, and it stays 1. A fused
+    AdamW takes the flag as `found_inf` and then changes no weight. So when the step is found, the weights are still
+    those that it used.
     """
 
     def __init__(self) -> None:
@@ -76,13 +77,16 @@ class Watch:
         self._waiting: deque[tuple[Step, Tensor, torch.cuda.Event | None]] = deque()
 
     def check(self, values: Tensor, step: Step | None = None) -> None:
-        """Check the values of a step. step None: more values of the last one, such as the norm of its gradient."""
+        """Check the values of a step. step None: more values of the last step, such as the norm of its gradient."""
         self._step = step or self._step
         bad = (~values.isfinite().all()).float()
         self.bad = bad if self.bad is None else torch.maximum(self.bad, bad)
 
     def first(self, last: bool = False) -> Step | None:
-        """End the step. Returns the first step known not to be finite. last: wait for the checks of all steps."""
+        """End the step. Returns the first step whose check was read and found a value that is not finite, or None.
+
+        last: wait for the checks of all steps.
+        """
         assert self._step is not None
         assert self.bad is not None
         host, event = self.bad, None

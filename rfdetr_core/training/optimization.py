@@ -102,13 +102,14 @@ def build_optimizer(detector: nn.Module, config: TrainConfig, *, fused: bool = F
 def parameter_groups(detector: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """The trained parameters as (name, parameter) pairs, in groups with one `lr` and one `weight_decay`.
 
-    The encoder's rate is lr_encoder lr_component_decay^2, and falls by lr_vit_layer_decay with each block from the end.
-    The decoder's rate is lr lr_component_decay. All other rates are lr. In the encoder, embeddings, norms and biases
-    have no weight decay, but layer scales have. Elsewhere every parameter has. After upstream's
-    training/param_groups.py and models/backbone/backbone.py.
+    The encoder's rate is lr_encoder * lr_component_decay^2. From its last block to its first, each block's rate is that
+    of the block after it, multiplied by lr_vit_layer_decay. The decoder's rate is lr * lr_component_decay. All other
+    rates are lr. In the encoder, embeddings, norms and biases have no weight decay, but layer scales do. Outside of the
+    encoder, every parameter has weight decay. After upstream's training/param_groups.py and
+    models/backbone/backbone.py.
     """
     features: tuple[int, ...] = cast(Any, detector.get_submodule("encoder")).feature_indexes
-    # Upstream counts one level more than the blocks that run, so the last block is two steps from the end.
+    # Upstream counts one level more than the blocks that run, so even the last block's rate is multiplied twice.
     levels = features[-1] + 2
     groups: dict[tuple[float, float], list[tuple[str, Tensor]]] = {}
     for name, parameter in detector.named_parameters():

@@ -49,8 +49,8 @@ class RunFiles(LightningCheckpoint):
         folder: the run folder.
         key: name of the value in history.csv that chooses the best epoch, without val/ or val/ema_.
         describe: makes the content of a model file from weights.
-        fingerprint: of the training; the state has it for a resume.
-        interval: epochs between two states that are kept.
+        fingerprint: of the training. It is stored in the state, and decides later whether a run may resume from it.
+        interval: epochs between two states that are kept as checkpoint_<epoch>.pth.
         skip, smooth: see skip_best_epochs and smooth_alpha of TrainConfig.
     """
 
@@ -114,7 +114,7 @@ class RunFiles(LightningCheckpoint):
             files.copy(self.folder / STATE_FILE, self.folder / f"checkpoint_{epoch}.pth")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop if the ranks found different states to resume from. Each rank has looked for one by itself."""
+        """Stop if the ranks found different states to resume from. Each rank has searched for a state by itself."""
         epochs = trainer.strategy.broadcast(len(self.history))
         if epochs != len(self.history):
             raise UserError(

@@ -1,7 +1,7 @@
 """`train.portable` (experimental): arithmetic that should give the same bits on every x86-64 processor with AVX2.
 
-torch uses its kernels for AVX2. MKL uses the branch that Intel documents for processors of other makers. oneDNN has no
-such branch, so it is switched off.
+torch uses its kernels for AVX2. MKL uses the kernels that Intel documents for processors of other makers
+(MKL_CBWR). oneDNN has no such kernels, so it is switched off.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from rfdetr_core.metrics.names import PREFIX
 class BestEpoch:
     """The best epoch.
 
-    epoch: from 0. score: its value, None if it is not finite. ranked: the value that was compared; None if no epoch had
-    a value above zero, so that the last epoch was taken.
+    epoch: from 0. score: its value, None if it is not finite. ranked: the value by which the epochs were compared. It
+    is None if no epoch had a value above zero; then `epoch` is the last epoch.
     """
 
     epoch: int
@@ -28,8 +28,8 @@ def best_epoch(values: Sequence[float], *, skip: int = 0, smooth: float = 0.0, f
 
     Args:
         values: the score of each epoch; NaN if it was not evaluated.
-        skip: so many first epochs cannot be the best.
-        smooth: compare smoothed values s = smooth s + (1 - smooth) value, beginning with s = 0 (upstream's
+        skip: number of first epochs that cannot be the best.
+        smooth: compare smoothed values s = smooth * s + (1 - smooth) * value, beginning with s = 0 (upstream's
             training/callbacks/best_model.py); 0: compare the values.
         finished: whether the training is over. Otherwise None is returned if no value is above zero.
     """

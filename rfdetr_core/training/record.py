@@ -1,7 +1,7 @@
-"""The training record (every input that determines a training's result), resuming by it, and the lock of a run folder.
+"""The training record, the check whether a run may resume, and the lock of a run folder.
 
-The fingerprint is the part of a record that decides the result. An interrupted run resumes only if the fingerprint in
-its state equals that of the new run.
+The training record has every input that determines a training's result. Its fingerprint is the part that decides the
+result, as keys and values. An interrupted run resumes only if the fingerprint in its state equals that of the new run.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from rfdetr_core.training.trainer import cpu_kind, device_kind, devices, resolve
 # The parts of a record that decide the result. The other parts follow from these, or describe the same files.
 _DECIDING = ("params", "inputs", "weights", "code", "classes", "packages", "machine", "custom")
 # How many generations of parents a record has, for a reader who has only the file. Each generation adds kilobytes, and
-# four of the MOST_LEVELS that a file may have. Earlier generations are found in git by the digests that are kept.
+# four levels of nesting (MOST_LEVELS is the limit). Earlier generations are found in git by the digests that are kept.
 GENERATIONS = 10
 _KEPT_PARENT_KEYS = ("name", "sha256", "tensors", "record")
 STATE_FILE = "checkpoint.pth"
 LOCK_FILE = ".lock"
-PATIENCE = 15.0  # seconds: a trainer that received a signal first finishes its step
+PATIENCE = 15.0  # seconds to wait for the lock: a trainer that received a signal first finishes its step
 _writers: dict[Path, int] = {}  # the thread that writes to each folder
 _MOST_EPOCHS = 10**9
-_SMALL_CHANGE = 0.02  # of the full learning rate: a smaller change is not mentioned
-_NAMED_CODE_FILES = 3  # so many changed files of code are named
-# With train.resume, keys that start with _REQUIRED must match, except those of _LENGTH (length, source of the weights).
+_SMALL_CHANGE = 0.02  # smaller changes, relative to the full learning rate, are not mentioned
+_NAMED_CODE_FILES = 3  # the number of changed files of code that a message names
+# With train.resume, keys with a prefix of _REQUIRED must be equal, except those of _LENGTH: length and first weights.
 _REQUIRED = ("params.", "inputs.annotations/classes.json ")
 _LENGTH = (
     *(f"params.train.{name}" for name in ("epochs ", "resume ", "early_stopping", "eval_interval ")),
@@ -59,7 +59,7 @@ _LENGTH = (
 
 
 def fingerprint(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a record that decides the result, as dotted keys and values."""
+    """The fingerprint: the part of a training record that decides the result, as dotted keys and their values."""
     return provenance.flattened({key: record[key] for key in _DECIDING if key in record})
 
 
@@ -72,7 +72,7 @@ def record_of(
 ) -> dict[str, Any]:
     """The training record. Equal inputs on equal machines give an equal record.
 
-    Beside the parts of the fingerprint it has: files (the size of each input, and the name that git gives to its
+    Beside the parts of the fingerprint, it has: files (the size of each input, and the id that git gives to its
     content), counts, parents (name, digests, and lineage or training record of the weights), roots (of Merkle trees
     over the images of each split, see `base.manifest.trees`), lock (the SHA-256 of requirements/numeric.lock), and
     classes if params name a class of an installed package (see `installed_classes`). A training that a script changed
@@ -157,8 +157,9 @@ def _nearest(parent: Mapping[str, Any], generations: int = GENERATIONS) -> dict[
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """A phrase for each key in which two fingerprints differ.
 
-    An option that a fingerprint lacks counts as its default. A size of the model that it lacks counts as the variant's:
-    a model that was read from a file states each size. A key of `custom` whose value is None (unknown) always differs.
+    If only one fingerprint has an option, the other counts as having its default. If only one has a size of the model,
+    because it was read from a file, the other counts as having the variant's size. A key of `custom` whose value is
+    None (unknown) always differs.
     """
     old, new = _sized(old, new), _sized(new, old)
     defaults = {f"params.train.{name}": field.get_default() for name, field in TrainConfig.model_fields.items()}
@@ -180,7 +181,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _sized(fingerprint: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """The fingerprint, completed by the variant's number for each size of the model that only `other` gives."""
+    """The fingerprint. For each size of the model that only `other` has, the variant's number is added."""
     variant = VARIANTS.get(str(fingerprint.get("params.model.variant")))
     if variant is None:
         return {**fingerprint}
@@ -202,8 +203,8 @@ class State:
 def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State | None, str]:
     """The state that an interrupted training of the same inputs left in a folder, and a sentence for the user.
 
-    A finished training counts as interrupted only if DVC did not record its result. Otherwise running again means
-    training again.
+    A finished training counts as interrupted only if DVC did not record its result. If DVC did, the new run starts from
+    scratch.
     """
     path = folder / STATE_FILE
     if not path.exists():
@@ -236,7 +237,7 @@ def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State
 
 
 def named_state(path: Path, config: TrainConfig, fingerprint: Mapping[str, Any]) -> tuple[State, str]:
-    """The state that `train.resume` names, from which training resumes up to `train.epochs`; sentences for the user.
+    """The state that `train.resume` names, and a message for the user. The resumed training ends at `train.epochs`.
 
     Args:
         path: the file.
@@ -244,8 +245,8 @@ def named_state(path: Path, config: TrainConfig, fingerprint: Mapping[str, Any])
         fingerprint: that of the new training.
 
     Raises:
-        UserError: the file is not a checkpoint.pth of a training; or a parameter other than the length, or the
-            classes, differ; or it has more epochs.
+        UserError: the file is not a checkpoint.pth of a training; the classes differ; a parameter other than the
+            number of epochs differs; or the state has more epochs than `train.epochs`.
     """
     content = read_plain(path)
     if content.get("run") is None:
@@ -285,7 +286,7 @@ def _check_unchanged(content: Mapping[str, Any], path: Path, *, required: bool) 
         required: refuse a state without a digest, which an older version wrote.
 
     Raises:
-        UserError: the content is not as it was written.
+        UserError: the content does not match its digest, or a required digest is missing.
     """
     recorded_digest = content["run"].get("digest")
     if recorded_digest is None and required:
@@ -295,7 +296,7 @@ def _check_unchanged(content: Mapping[str, Any], path: Path, *, required: bool) 
 
 
 def _rate_change(step: int, trained: int, planned: int, config: TrainConfig) -> Iterator[str]:
-    """A sentence for the user if the learning rate jumps because the resumed training gets another length.
+    """A sentence for the user if the learning rate jumps because the resumed training has another number of epochs.
 
     Args:
         step: optimiser steps so far.

@@ -36,8 +36,8 @@ from rfdetr_core.training.trainer import build_trainer, check_launched
 class Training:
     """The arguments of `Trainer.fit`, with the callbacks that score the epochs and write the run folder.
 
-    files: the callback that writes the run folder. record: the training record. start: lines for the user about the
-    weights with which the first epoch starts.
+    files: the callback that writes the run folder. record: the training record. start: messages for the user about the
+    weights with which the first epoch starts, one a line.
     """
 
     module: TrainingModule

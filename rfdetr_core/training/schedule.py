@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Number(NamedTuple):
-    """A key of lr_scheduler_kwargs: default, meaning and largest value. The smallest value is 0."""
+    """A number in lr_scheduler_kwargs: its default, meaning and largest value. Its smallest value is 0."""
 
     default: float
     meaning: str
@@ -16,10 +16,11 @@ class Number(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """A schedule: its meaning, its keys of lr_scheduler_kwargs, and its function.
+    """A schedule: its meaning, the numbers that it takes from lr_scheduler_kwargs (by key), and its function.
 
     The function `factor` gives the factor of the learning rate after the warm-up. Its arguments are the present step
-    (from 0), the lengths of the warm-up, of an epoch and of the training, all in optimiser steps, and the numbers.
+    (from 0), the lengths of the warm-up, of an epoch and of the training, all in optimiser steps, and the values of
+    `numbers` by keyword.
     """
 
     meaning: str

@@ -15,17 +15,20 @@ from rfdetr_core.base.chain import FILE, chain_link
 from rfdetr_core.metrics.names import PREFIX
 from rfdetr_core.training.module import Terms, compact
 
-_ROWS = 20  # per epoch, about: the file is in git
-_DIGEST_DISTANCE = 200  # steps between two digests of weights in an epoch, at least: a digest costs as much as a step
+_ROWS = 20  # the least rows of a long epoch; few, because the file is in git
+_DIGEST_DISTANCE = 200  # the least steps between two digests of weights: a digest takes as long as a step
 
 
 class Steps:
     """Collects the rows of steps.csv, without waiting for the device before an epoch ends.
 
-    A row has the epoch and the optimiser step (both from 1), the loss terms of the step's last batch on rank 0, and the
-    chain (see `chained`). The last row of an epoch also has the digests of the weights of both tracks (see
-    `tensor_digest`). An epoch has 20 to 40 rows at equal distances, and a row for its last step. If the distance is 200
-    steps or more, each row has the digest of the regular weights. So a row depends only on the training.
+    A row has the epoch and the optimiser step (both from 1), the loss terms of the step's last batch on rank 0, and a
+    link to the row before it (see `base.chain.chain_link`). The last row of an epoch also has the digests of the
+    weights of both tracks (see `tensor_digest`).
+
+    An epoch has 20 to 40 rows at equal distances, and a row for its last step. If the distance is 200 steps or more,
+    each row has the digest of the regular weights. The distance depends only on the number of steps in an epoch, so an
+    interrupted and an uninterrupted training write the same rows.
 
     lines: the lines of the file for the finished epochs. The first line names the columns.
     """

@@ -37,13 +37,13 @@ from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.optimization import build_optimizer
 from rfdetr_core.training.portable import use_portable
 
-# Of glibc's malloc.h, for mallopt(3).
+# Parameters of mallopt(3), from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 CPU_BATCH_SIZE = 4  # images per batch on devices whose memory is not probed: the default of batch_size
-_MOST_IMAGES = 128  # in a batch of `batch_size: auto`
+_MOST_IMAGES = 128  # the largest batch of `batch_size: auto`
 _KUBEFLOW = {"MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"}  # other launchers set LOCAL_RANK as well
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-_USED_PART = 0.9  # of the largest batch that fits: real batches differ from the probed one
+_USED_PART = 0.9  # of the largest batch that fits is used, because real batches differ from the probed one
 
 
 def keep_freed_memory() -> bool:
@@ -84,7 +84,9 @@ def device_kind(config: TrainConfig) -> str:
 
 
 def cpu_kind(*, portable: bool = False) -> str:
-    """The vector instructions with which torch computes on this CPU. With AMX, bfloat16 gives other last bits.
+    """The vector instructions with which torch computes on this CPU: they can change the last bits of a result.
+
+    AMX changes the last bits of bfloat16.
 
     portable: for a training with `train.portable`, which does not use AMX.
     """
@@ -109,7 +111,8 @@ def launcher() -> ClusterEnvironment:
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
     if tasks != "1" and SLURMEnvironment.detect():
-        # SLURM's requeue would save the middle of an epoch, and resume from it even if inputs have changed since.
+        # Lightning's requeue for SLURM would save a state in the middle of an epoch. It would resume from that state
+        # even if inputs have changed since.
         return SLURMEnvironment(auto_requeue=False)
     for cluster in (LSFEnvironment, MPIEnvironment):
         if cluster.detect():
@@ -307,7 +310,10 @@ def largest(fits: Callable[[int], bool]) -> int:
 
 
 def usable(most: int, config: TrainConfig) -> int:
-    """The batch size to use if at most `most` images fit: a part of it, smaller with EMA (upstream's rule)."""
+    """The batch size to use if at most `most` images fit into memory: a part of `most`, smaller with EMA.
+
+    This is upstream's rule.
+    """
     size = math.floor(most * _USED_PART)
     return max(1, math.floor(size * config.auto_batch_ema_headroom) if config.use_ema else size)
 

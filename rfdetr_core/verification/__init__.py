@@ -7,5 +7,5 @@ steps in `ci/` call it. Three questions are answered here:
 - Are the results those of the recorded inputs and code? `verify.py` runs all checks in order; start reading there.
   `reproduce.py` runs the whole pipeline again in a clean clone.
 - What will `dvc repro` run, and why? `plan.py`, with `changed.py` for the differences.
-- Who confirms a model file outside of the project? `attest.py` writes and checks statements and signatures.
+- How can a model file be checked without the project? `attest.py` writes and checks signed statements.
 """

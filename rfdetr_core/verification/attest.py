@@ -1,8 +1,8 @@
 """The command `attest`: write and check a statement of how a model file was made, and sign both. Works offline.
 
-If weights, lineage and history are rewritten consistently, comparing them with each other finds nothing. Only a
-signature that was made before reveals it. There are two signatures, made with the user's key. Other tools can verify
-them, too: openssl the one over the statement (DSSE), model_signing the one over the model.
+Weights, lineage and history can be rewritten so that they still agree with each other. Only an earlier signature then
+shows the change. The user's key makes two signatures: one over the statement (DSSE), which openssl can also verify, and
+one over the model, which model_signing can also verify.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def attest(
 
         signed = Path(temporary) / "signature"
         config = signing.Config()  # type: ignore[no-untyped-call]
-        with _staged(file, [part.name for part in parts_of(file)]) as staged:
-            config.use_elliptic_key_signer(private_key=key).sign(staged, signed)
+        with _copied_model(file, [part.name for part in parts_of(file)]) as copy:
+            config.use_elliptic_key_signer(private_key=key).sign(copy, signed)
         bundle = files.read_bytes(signed)
     files.write_bytes(path, statement)
     files.write_json(envelope, dsse.seal(statement, private))
@@ -93,7 +93,7 @@ def _add_subjects(statement: dict[str, Any], subjects: list[dict[str, Any]]) -> 
 
 
 def _history_facts(file: Path, root: Path, own_word: bool) -> HistoryFacts | None:
-    """What the history says about a file. With own_word, None if there is no history.
+    """What the history says about a file. With own_word, None if the history cannot be read.
 
     Raises:
         UserError: No commit confirms the file, a commit contradicts it, or the journal is not committed.
@@ -224,11 +224,11 @@ def _check_signatures(
         if signature.is_file():
             subjects = stored["subject"][: len(parts_of(file))] if stored else []
             names = [Path(subject["name"]).name for subject in subjects]
-            with _staged(file, names) as staged, _library_errors("an invalid signature"):
+            with _copied_model(file, names) as copy, _library_errors("an invalid signature"):
                 from model_signing import verifying
 
                 config = verifying.Config()  # type: ignore[no-untyped-call]
-                config.use_elliptic_key_verifier(public_key=key).verify(staged, signature)
+                config.use_elliptic_key_verifier(public_key=key).verify(copy, signature)
 
 
 def _public_key(path: Path) -> EllipticCurvePublicKey:
@@ -252,10 +252,11 @@ def _mismatch_on_error(report: Report, subject: str, expected: str, source: str)
 
 
 @contextlib.contextmanager
-def _staged(file: Path, names: Sequence[str]) -> Iterator[Path]:
-    """The model alone in a temporary folder, with its parts under these names: a file, or a folder for several parts.
+def _copied_model(file: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Copy the files of the model under these names into a temporary folder, which has no other files.
 
-    model-signing refuses links, and it signs all files of a folder.
+    Yields the file, or the folder if the model has several files. model-signing refuses links, and it signs all files
+    of a folder.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / file.stem

@@ -29,10 +29,11 @@ class Difference:
     """An input or result of a stage that differs from dvc.lock.
 
     Attributes:
-        kind: What kind of thing it is.
+        kind: "param", "code" (a module), "data" (a folder, or what a .dvc file tracks), "file", "pipeline" (the stage's
+            command, deps or outs in dvc.yaml) or "other" (`what` is a sentence).
         what: The param, module, file or folder, as `verify` names it.
-        before: The value in dvc.lock: of a param its value, of a folder its number of files, else a digest or words.
-            None if there is none.
+        before: What dvc.lock has: the value of a param, the number of files in a folder, else a digest or a text. None
+            if dvc.lock has nothing.
         after: The present value, in the same form.
         files: How many files of a folder were added, changed and removed; None if neither git nor DVC's cache knows.
     """
@@ -146,7 +147,10 @@ def later_stages(stages: Mapping[str, Stage], start: set[str]) -> list[str]:
 
 
 def _check_tracked_by_dvc(report: Report, contents: Contents, entry: Entry, outs: dict[str, str]) -> None:
-    """Compare local results, and deps that no stage writes, unless git tracks them. Report deleted results of git."""
+    """Compare the local outs of a stage, and its deps that no stage writes, except files that git tracks.
+
+    Of the outs that git tracks, report those that were deleted.
+    """
     expected = {path: md5 for path, md5 in entry.deps.items() if path not in outs} | entry.outs
     for path, md5 in expected.items():
         actual = contents.md5(path)
@@ -158,7 +162,7 @@ def _check_tracked_by_dvc(report: Report, contents: Contents, entry: Entry, outs
 def _mismatches(
     report: Report, entry: Entry | None, outs: dict[str, str]
 ) -> Iterator[tuple[str, str | None, str | None]]:
-    """What differs, with both values. For a folder that differs, its files are not listed."""
+    """Each difference as (subject, value in dvc.lock, present value). Of a folder that differs, no files are listed."""
     named = [subject for subject, _, _ in report.mismatches]
     for subject, before, after in report.mismatches:
         if not any(subject.startswith(f"{folder}/") for folder in named):

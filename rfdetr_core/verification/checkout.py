@@ -14,7 +14,7 @@ from rfdetr_core.verification.report import Report
 
 
 def check_checkout(report: Report, contents: Contents, pipeline: Pipeline) -> bool:
-    """Report all files from another commit as one mismatch. Returns True if there are none.
+    """Report all files from another commit as one mismatch. Returns True if no file is from another commit.
 
     Args:
         report: Receives the mismatch.

@@ -292,7 +292,7 @@ _RESULT = ("lineage", "file")
 def find_record(report: Report, contents: Contents, pipeline: Pipeline) -> dict[str, Any] | None:
     """Find the run record of the model that dvc.lock names, and compare all run records with their names and git.
 
-    A record that was deleted from the working tree is read from the history: deleting it hides nothing.
+    A record that was deleted from the working tree is read from the history, so deleting it does not avoid the check.
 
     Args:
         report: Receives the mismatches.
@@ -341,7 +341,7 @@ def _present(contents: Contents) -> list[str]:
 
 
 def _check_committed(report: Report, contents: Contents) -> None:
-    """Check that run records are as first committed: strip writes each record once."""
+    """Check that run records are unchanged since their first commit, because strip writes each record once."""
     changed = contents.differs_from_head(FOLDER.as_posix(), RECORD.as_posix())
     for name in changed:
         committed = contents.committed(name)
@@ -361,7 +361,7 @@ def _check_committed(report: Report, contents: Contents) -> None:
 
 
 def _rewritten(contents: Contents, name: str) -> str | None:
-    """The commit that changed only the run facts of a record; None if the record is as written."""
+    """The commit that changed only the run facts of a record; None if no commit changed it."""
     blob, sound, last = None, set(), None
     for commit, new in contents.events(name):
         rewrites = blob is not None and new is not None and _same_result(contents, blob, new)

@@ -33,13 +33,16 @@ class Contents:
                 f"{root.resolve()} has no dvc.yaml. Run this at the root of the project, or name the root: --repo DIR"
             )
         self.root = root.resolve()
-        self.of_other_commits: set[str] = set()  # files and folders that count as missing
+        self.of_other_commits: set[str] = set()  # files and folders from other commits: they count as missing
         self._known: dict[tuple[int, int], Digests] = {}
         self._listings: dict[str, dict[str, str] | None] = {}
         self._events: dict[tuple[str, str], list[tuple[str, str | None]]] = {}
 
     def digests(self, path: Path) -> Digests:
-        """Digests of a project file. Two names of one inode are read once; temporary files may reuse inode numbers."""
+        """Digests of a project file. A file with two names (one inode) is read once.
+
+        Not for temporary files: a later file may get the same inode number.
+        """
         status = path.stat()
         inode = status.st_dev, status.st_ino
         if inode not in self._known:
@@ -90,7 +93,10 @@ class Contents:
         return digests
 
     def measure(self, name: str) -> dict[str, int] | None:
-        """The `size` in bytes, and `nfiles` of a folder. None if not all of it is local."""
+        """The size of a file or folder as in dvc.lock: `size` in bytes, and `nfiles` of a folder.
+
+        None if a file is not local.
+        """
         path = self.root / name
         if path.is_file():
             return {"size": self.digests(path)[2]}

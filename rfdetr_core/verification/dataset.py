@@ -32,7 +32,7 @@ _REPORTS = ("findings.csv", "findings.json", "statistics.json", "index.html")
 
 
 def check_dataset(report: Report, contents: Contents, pipeline: Pipeline, name: str) -> None:
-    """Compare the dataset folder `name` with manifests and annotations. Other bytes of equal content are a note.
+    """Compare the dataset folder `name` with manifests and annotations. Other bytes with equal content are only noted.
 
     Args:
         report: Receives the mismatches.
@@ -154,7 +154,7 @@ def _compare(
         if not (output / "manifest" / f"{split}.json").exists():
             continue
         before = {row.path: row for row in rows[split]}
-        after = _made_rows(output / "manifest" / f"{split}.json", before, comparable=comparable)
+        after = _recomputed_rows(output / "manifest" / f"{split}.json", before, comparable=comparable)
         for path in sorted(before.keys() | after.keys()):
             subject, old, new = f"{path} in manifest/{split}.json", before.get(path), after.get(path)
             if old is None or new is None:
@@ -186,7 +186,7 @@ def _other_decoder(contents: Contents) -> str:
     return f"decoded with Pillow {installed}; requirements/numeric.lock has {locked}"
 
 
-def _made_rows(path: Path, old_rows: dict[str, ManifestRow], *, comparable: bool) -> dict[str, ManifestRow]:
+def _recomputed_rows(path: Path, old_rows: dict[str, ManifestRow], *, comparable: bool) -> dict[str, ManifestRow]:
     """The rows of a recomputed manifest, by path.
 
     The pixel digest of an image with unchanged bytes is taken from `old_rows` if it cannot be compared: with another

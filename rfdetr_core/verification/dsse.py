@@ -1,7 +1,7 @@
 """DSSE envelopes: a statement and its signature in one file, made with an elliptic-curve key.
 
 The format is that of https://github.com/secure-systems-lab/dsse, version 1.0. The signature
-covers `signed_bytes`, not the statement alone. Any tool can build and verify these bytes.
+covers `signed_bytes`, not only the statement. Any tool can build and verify these bytes.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from rfdetr_core.verification.report import Report
 def check_environment(report: Report, *, deep: bool) -> None:
     """Compare the files of installed packages with their installed file lists (RECORD). deep: compare the content, too.
 
-    Limit: if a file, its time and the list were changed together, nothing is reported. The original wheel is not here.
+    Limit: nothing is reported if a file, its time and the list were changed together, because the original wheel is not
+    available for comparison.
     """
     report.checked += 1
     for package, names in edited_files(deep=deep).items():

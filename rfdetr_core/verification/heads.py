@@ -74,11 +74,13 @@ class _Versions:
     def read(self, name: str, sha256: str) -> bytes | None:
         """Choose the version of a file to compare with a digest.
 
+        The first of these that exists:
+
         1. The local file, if it has the digest.
-        2. The local file, if no commit added it with this content: it was changed.
-        3. The committed version with the digest. Another branch may have run the same stage and added another version.
+        2. The local file, if no commit added it with this content. It was changed, so the comparison will fail.
+        3. The committed version with the digest. The local file may be from another branch that ran the same stage.
         4. Any committed version.
-        5. None: no commit has the file.
+        5. None, because no commit has the file.
         """
         path = self.history.root / name
         present = files.read_bytes(path) if path.is_file() else None

@@ -21,14 +21,16 @@ from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
 from rfdetr_core.verification.report import Report
 
-_NONE = "no entry: the result is older than the journal, a custom stage made it, or its entry is in another clone"
-_MATCHING = "the entry that belongs to its name"
+_WHY_NO_ENTRY = (
+    "no entry: the result is older than the journal, a custom stage made it, or its entry is in another clone"
+)
+_EXPECTED_ENTRY = "the entry that belongs to its name"
 Entries = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Version:
-    """A file as of a commit. added: no parent of the commit had the file."""
+    """A file at a commit: its blob id, and whether this commit added the file (no parent of the commit has it)."""
 
     commit: str
     blob: str
@@ -48,7 +50,7 @@ class Journal:
         for name, content in self.bytes.items():
             if name.startswith(f"{FOLDER}/"):
                 entry = parse_entry(content, name)
-                report.equal(name, _MATCHING, _name_or_match(entry, name), "its name")
+                report.equal(name, _EXPECTED_ENTRY, _expected_name_text(entry, name), "its name")
                 yield name, entry
 
     @cached_property
@@ -112,9 +114,10 @@ def parse_entry(content: bytes, name: str) -> dict[str, Any] | None:
         return None
 
 
-def _name_or_match(entry: dict[str, Any] | None, name: str) -> str:
+def _expected_name_text(entry: dict[str, Any] | None, name: str) -> str:
+    """The name that the content of an entry requires, for a message; _EXPECTED_ENTRY if the entry has that name."""
     expected_name = None if entry is None else entry_path(entry)
-    return "a damaged one" if expected_name is None else _MATCHING if expected_name == name else expected_name
+    return "a damaged one" if expected_name is None else _EXPECTED_ENTRY if expected_name == name else expected_name
 
 
 def check_journal(report: Report, tree: Contents, pipeline: Pipeline, *, only_git: bool) -> None:
@@ -137,7 +140,7 @@ def check_journal(report: Report, tree: Contents, pipeline: Pipeline, *, only_gi
 
 
 def _check_written_once(report: Report, journal: Journal) -> None:
-    """Check that entries are as first committed: a stage writes an entry once."""
+    """Check that entries are unchanged since their first commit, because a stage writes each entry once."""
     changed = journal.tree.differs_from_head(FOLDER.as_posix())
     for name in changed:
         if name in journal.head_blobs:
@@ -151,13 +154,13 @@ def _check_written_once(report: Report, journal: Journal) -> None:
 
 
 def _rewritten(journal: Journal, name: str) -> str | None:
-    """The commit that changed an entry; None if it is as first committed, on this branch or a merged one."""
+    """The commit that changed an entry; None if it is unchanged since its first commit, here or on a merged branch."""
     versions, blob = journal.head_versions[name], journal.head_blobs[name]
     first = next((version for version in versions if version.added and version.blob == blob), None)
     if first is None:
         return next((version.commit for version in reversed(versions) if version.blob == blob), "unknown")
     others = [version.commit for version in versions if version.added and version.blob != blob]
-    # Deleted, and written again with other content.
+    # The entry was deleted, and written again with other content.
     rewritten = any(
         git.run(journal.tree.root, "merge-base", "--is-ancestor", commit, first.commit).returncode == 0
         for commit in others
@@ -217,7 +220,7 @@ def _check_lock(report: Report, journal: Journal, pipeline: Pipeline, *, only_gi
         else:
             missing.append(stage)
     if missing:
-        report.skip(f"journal entries of {listed(missing)}", _NONE)
+        report.skip(f"journal entries of {listed(missing)}", _WHY_NO_ENTRY)
 
 
 def _entry_of(entries: Entries, lock_entry: Entry) -> tuple[str, dict[str, Any]] | None:

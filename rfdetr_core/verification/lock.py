@@ -224,7 +224,7 @@ def check_contents(
         report: Receives the mismatches.
         contents: The working tree.
         pipeline: dvc.yaml and dvc.lock.
-        leave: A dep that another check compares; "" if there is none.
+        leave: A dep that is skipped, since another check compares it; "" to skip none.
         only_git: Read only files that git tracks. For data that DVC tracks, compare the MD5 in its .dvc file.
         code: Compare code by newly computed digests and name the modules that differ. None: compare the files in
             digests/ as they are.

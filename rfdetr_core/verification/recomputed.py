@@ -1,4 +1,4 @@
-"""Checks by recomputing what needs no model: selected epochs, metrics, tables, pictures and pages."""
+"""Recomputes and compares the results that need no model: selected epochs, metrics, tables, pictures and pages."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Report:
             sources.append(source)
 
     def skip(self, subject: str, why: str = MISSING) -> None:
-        """Note what cannot be checked, and why."""
+        """Note that `subject` cannot be checked, and why."""
         self.unchecked.setdefault(subject, why)
 
     def note(self, text: str) -> None:

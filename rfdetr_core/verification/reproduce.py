@@ -141,7 +141,7 @@ def _other_machine(contents: Contents, pipeline: Pipeline) -> str:
 
 
 def first_step(before: bytes | None, path: Path) -> str:
-    """The end of a sentence that names the first differing step in steps.csv; empty if equal or missing."""
+    """A text for the end of a message: the first differing step in steps.csv. Empty if equal or missing."""
     if before is None or not path.exists():
         return ""
     difference = first_difference(*(text.decode(errors="replace") for text in (before, files.read_bytes(path))))
@@ -149,7 +149,7 @@ def first_step(before: bytes | None, path: Path) -> str:
 
 
 def first_epoch(before: bytes | None, after: bytes) -> str:
-    """The end of a sentence that names the first differing epoch in history.csv."""
+    """A text for the end of a message: the first differing epoch in history.csv."""
     if before is None:
         return ""
     import pandas as pd

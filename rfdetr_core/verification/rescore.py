@@ -1,4 +1,4 @@
-"""Checks that run models again: the best weights on valid, and the result on the evaluated split."""
+"""Checks that run models again: the best weights of each track on valid, and the model file on the evaluated split."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ def check_valid(report: Report, contents: Contents, pipeline: Pipeline, data: st
     with _threads(machine.get("threads")) as threads:
         runtime = RuntimeConfig(num_workers=0, mlflow=False, threads=threads)
         try:
-            inputs = read_inputs(project, model, _on_one_device(config, machine), runtime, contents.root / "output")
+            inputs = read_inputs(
+                project, model, _params_for_one_device(config, machine), runtime, contents.root / "output"
+            )
             values = _validated(inputs, {track: entry[0] for track, entry in best.items()})
         except UserError as error:
             report.skip(_VALID, str(error))
@@ -107,8 +109,8 @@ def check_valid(report: Report, contents: Contents, pipeline: Pipeline, data: st
 def _best_files(contents: Contents) -> dict[str, tuple[Loaded, Mapping[str, Any], int | None]]:
     """The local best weights by track, with their training record and their epoch (from 1).
 
-    If no best file is local, the stripped result is used for the winner. Without weight averaging, both best files have
-    the regular weights, so only `regular` is returned.
+    If no best file is local, the stripped model file is used for the winner. Without weight averaging, both best files
+    have the regular weights, so only `regular` is returned.
     """
     best: dict[str, tuple[Loaded, Mapping[str, Any], int | None]] = {}
     for track in PREFIX:
@@ -129,8 +131,8 @@ def _best_files(contents: Contents) -> dict[str, tuple[Loaded, Mapping[str, Any]
     return best
 
 
-def _on_one_device(config: TrainConfig, machine: Mapping[str, Any]) -> TrainConfig:
-    """The params for the local device, with the batch size and precision of the training."""
+def _params_for_one_device(config: TrainConfig, machine: Mapping[str, Any]) -> TrainConfig:
+    """The section `train` for a single local device, with the batch size and precision of the training."""
     local_settings = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto", "compile": "off"}
     amp = _AMP.get(str(machine.get("precision")), config.amp_dtype)
     if amp == "fp16" and device_kind(config.model_copy(update=local_settings)) == "cpu":
@@ -212,7 +214,7 @@ def _threads(number: Any) -> Iterator[int]:
 
 
 def check_detections(report: Report, contents: Contents, pipeline: Pipeline, data: str) -> None:
-    """Run the result on the evaluated split and compare the detections with detections.json and masks.json.
+    """Run the model file on the evaluated split and compare the detections with detections.json and masks.json.
 
     With the machine and packages that the evaluation names, bytes must be equal. Elsewhere, scores of each image and of
     the split may differ by TOLERANCE. Each detection with a score of at least LEAST_SCORE needs a new detection of its

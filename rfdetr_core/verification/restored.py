@@ -90,7 +90,7 @@ def _folder_md5(path: str, known_md5s: Mapping[str, str]) -> str | None:
 
 
 def _cached_outs(contents: Contents, stage: Stage, deps: Mapping[str, str]) -> dict[str, str] | None:
-    """The outs of a cached run with these inputs, if the cache has all their files (see dvc/stage/cache.py)."""
+    """The outs of a cached run with these inputs, if the cache has all files of these outs (see dvc/stage/cache.py)."""
     from dvc.utils import dict_sha256  # type: ignore[import-untyped]
 
     if stage.folder != "." or not (deps and stage.outs):

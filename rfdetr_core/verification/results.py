@@ -158,7 +158,7 @@ def _check_unknown(report: Report, path: Path, checkpoint: Checkpoint, tensors: 
 
 
 def check_unrecorded(report: Report, name: str, tensors: str, history: History) -> None:
-    """Report weights that no run record has, in a file that no commit confirms.
+    """Report an unconfirmed file whose weights are in no run record.
 
     Args:
         report: Receives the mismatch.

@@ -1,6 +1,6 @@
 """A check that dvc.yaml runs the stages of this project: their commands, code dependencies and results.
 
-dvc.lock alone cannot reveal a replaced command: it agrees with whatever was run.
+dvc.lock alone cannot reveal a replaced command, because DVC writes into it whatever command was run.
 """
 
 from __future__ import annotations

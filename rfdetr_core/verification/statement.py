@@ -107,7 +107,7 @@ def statement_of(file: Path, history_facts: HistoryFacts | None = None, key: str
     Args:
         file: The model file.
         history_facts: What the history says about the file. If it is None or does not confirm the file, the statement
-            says that its lineage comes from the file alone.
+            says that its lineage comes only from the file.
         key: The id of the key that signs the statement.
 
     Raises:

@@ -85,7 +85,7 @@ def verify(root: Path, file: Path | None = None, *, deep: bool = False, rescore:
     from rfdetr_core.verification.results import check_file, check_project, local_model_digests
 
     report = Report()
-    if file is not None and not _is_present(root, file):
+    if file is not None and not _is_current_model(root, file):
         if not file.is_file():
             problem = "is not a file" if file.exists() else "does not exist"
             raise UserError(f"{file} {problem}. Give a model file.")
@@ -190,8 +190,8 @@ def _record_name(record: Mapping[str, Any]) -> str:
     return f"records/{record['lineage']['tensors'][:16]}...json"
 
 
-def _is_present(root: Path, file: Path) -> bool:
+def _is_current_model(root: Path, file: Path) -> bool:
     """Whether a file is the model of the working tree: it has the same path or the same bytes."""
-    present = root / MODEL
-    same = file.is_file() and present.is_file() and files.sha256_file(file) == files.sha256_file(present)
-    return same or file.resolve() == present.resolve()
+    model = root / MODEL
+    same = file.is_file() and model.is_file() and files.sha256_file(file) == files.sha256_file(model)
+    return same or file.resolve() == model.resolve()

@@ -68,10 +68,10 @@ def trained(data: Path) -> Path:
 def fitted(data: Path) -> tuple[Any, Any, Any, Path]:
     """Trainer, module and data module after a fit with upstream's arguments, and the run folder."""
     output = data.parent / "fit"
-    pair = model_config(), train_config(data, output)
-    module, datamodule = RFDETRModelModule(*pair), RFDETRDataModule(*pair)
-    trainer = build_trainer(pair[1], pair[0], log_every_n_steps=10)
-    trainer.fit(module, datamodule, ckpt_path=pair[1].resume or None)
+    config_pair = model_config(), train_config(data, output)
+    module, datamodule = RFDETRModelModule(*config_pair), RFDETRDataModule(*config_pair)
+    trainer = build_trainer(config_pair[1], config_pair[0], log_every_n_steps=10)
+    trainer.fit(module, datamodule, ckpt_path=config_pair[1].resume or None)
     return trainer, module, datamodule, output
 
 
@@ -119,10 +119,10 @@ def _loaders(datamodule: Any) -> list[Any]:
 def test_a_pair_of_configs_is_prepared_once_and_forgotten(data: Path, tmp_path: Path) -> None:
     from rfdetr_core.api import preparation
 
-    pair = model_config(), train_config(data, tmp_path)
+    config_pair = model_config(), train_config(data, tmp_path)
     gc.collect()
     before = len(preparation._preparations)
-    module, second = RFDETRModelModule(*pair), RFDETRModelModule(*pair)
+    module, second = RFDETRModelModule(*config_pair), RFDETRModelModule(*config_pair)
     assert module.preparation is second.preparation
     assert module.model is not second.model
     digests = [model.first_weights for model in (module, second)]
@@ -142,14 +142,14 @@ def test_a_training_resumed_by_path_equals_an_uninterrupted_one(
             if trainer.current_epoch == 1:
                 raise RuntimeError("here")
 
-    pair = model_config(), train_config(data, tmp_path)
-    trainer = build_trainer(pair[1], pair[0])
+    config_pair = model_config(), train_config(data, tmp_path)
+    trainer = build_trainer(config_pair[1], config_pair[0])
     trainer.callbacks.extend([Interrupted()])
     with pytest.raises(RuntimeError, match="here"):
-        trainer.fit(RFDETRModelModule(*pair), RFDETRDataModule(*pair))
-    trainer = build_trainer(pair[1], pair[0])
+        trainer.fit(RFDETRModelModule(*config_pair), RFDETRDataModule(*config_pair))
+    trainer = build_trainer(config_pair[1], config_pair[0])
     state = tmp_path / "checkpoint.pth"
-    trainer.fit(RFDETRModelModule(*pair), RFDETRDataModule(*pair), ckpt_path=state)
+    trainer.fit(RFDETRModelModule(*config_pair), RFDETRDataModule(*config_pair), ckpt_path=state)
     end, uninterrupted = (
         read_checkpoint(folder / "checkpoint_best_ema.pth").weights for folder in (tmp_path, fitted[3])
     )
@@ -189,10 +189,10 @@ def test_custom_code_is_in_the_record_and_is_not_verified(
         def on_train_batch_end(self, *arguments: Any) -> None:
             self.batches += 1
 
-    pair = model_config(), train_config(data, tmp_path, epochs=1)
-    trainer, counting = build_trainer(*pair[::-1], max_epochs=2, callbacks=[DropPathCallback(0.1)]), Counting()
+    config_pair = model_config(), train_config(data, tmp_path, epochs=1)
+    trainer, counting = build_trainer(*config_pair[::-1], max_epochs=2, callbacks=[DropPathCallback(0.1)]), Counting()
     trainer.callbacks.extend([counting])
-    trainer.fit(Module(*pair), Data(*pair))
+    trainer.fit(Module(*config_pair), Data(*config_pair))
     assert counting.batches == 4
     training, source = record(tmp_path), sha256_file(Path(__file__))
     assert {name.rpartition(".")[2]: digest for name, digest in training["custom"]["classes"].items()} == {
@@ -212,17 +212,17 @@ def test_custom_code_is_in_the_record_and_is_not_verified(
 
 
 def test_weights_that_a_script_loads_are_in_the_record(data: Path, tmp_path: Path) -> None:
-    pair = model_config(), train_config(data, tmp_path, epochs=1)
-    module = RFDETRModelModule(*pair)
+    config_pair = model_config(), train_config(data, tmp_path, epochs=1)
+    module = RFDETRModelModule(*config_pair)
     with torch.no_grad():
         next(module.model.parameters()).add_(1)
-    build_trainer(*pair[::-1]).fit(module, RFDETRDataModule(*pair))
+    build_trainer(*config_pair[::-1]).fit(module, RFDETRDataModule(*config_pair))
     assert record(tmp_path)["custom"].keys() == {"weights", "code"}
 
 
 def test_upstreams_callbacks_work_in_a_trainer_of_lightning(data: Path, tmp_path: Path) -> None:
-    pair = model_config(), train_config(data, tmp_path)
-    module, datamodule = RFDETRModelModule(*pair), RFDETRDataModule(*pair)
+    config_pair = model_config(), train_config(data, tmp_path)
+    module, datamodule = RFDETRModelModule(*config_pair), RFDETRDataModule(*config_pair)
     callbacks = [
         RFDETREMACallback(decay=0.5, tau=0, update_interval_steps=1),
         COCOEvalCallback(log_per_class_metrics=False),
@@ -252,8 +252,8 @@ def test_upstreams_callbacks_work_in_a_trainer_of_lightning(data: Path, tmp_path
 
 @pytest.mark.slow
 def test_a_state_of_train_and_one_of_the_parts_are_the_same(trained: Path, data: Path, tmp_path: Path) -> None:
-    pair = model_config(), train_config(data, tmp_path, epochs=3, resume=trained / "checkpoint.pth")
-    build_trainer(*pair[::-1]).fit(RFDETRModelModule(*pair), RFDETRDataModule(*pair))
+    config_pair = model_config(), train_config(data, tmp_path, epochs=3, resume=trained / "checkpoint.pth")
+    build_trainer(*config_pair[::-1]).fit(RFDETRModelModule(*config_pair), RFDETRDataModule(*config_pair))
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 1 + 3
     output = tmp_path / "train"
     model = rfdetr_core.RFDETRPico(**SMALL)
@@ -265,18 +265,18 @@ def test_a_state_of_train_and_one_of_the_parts_are_the_same(trained: Path, data:
 
 @pytest.mark.parametrize("options", [{"fast_dev_run": 2}, {"include_training_callbacks": False, "max_epochs": 1}])
 def test_nothing_is_written_without_training_callbacks(data: Path, tmp_path: Path, options: dict[str, Any]) -> None:
-    pair = model_config(), train_config(data, tmp_path, early_stopping=True)
-    trainer = build_trainer(*pair[::-1], enable_progress_bar=False, accelerator="cpu", **options)
-    trainer.fit(RFDETRModelModule(*pair), RFDETRDataModule(*pair))
+    config_pair = model_config(), train_config(data, tmp_path, early_stopping=True)
+    trainer = build_trainer(*config_pair[::-1], enable_progress_bar=False, accelerator="cpu", **options)
+    trainer.fit(RFDETRModelModule(*config_pair), RFDETRDataModule(*config_pair))
     assert "val/mAP_50_95" in trainer.callback_metrics
     assert {path.name for path in tmp_path.iterdir()} == {"dataset", ".lock"}
 
 
 def test_a_callback_of_train_that_is_removed_is_in_the_record(data: Path, tmp_path: Path) -> None:
-    pair = model_config(), train_config(data, tmp_path, epochs=1)
-    trainer = build_trainer(*pair[::-1])
+    config_pair = model_config(), train_config(data, tmp_path, epochs=1)
+    trainer = build_trainer(*config_pair[::-1])
     trainer.callbacks = [callback for callback in trainer.callbacks if not isinstance(callback, RFDETREMACallback)]
-    trainer.fit(RFDETRModelModule(*pair), RFDETRDataModule(*pair))
+    trainer.fit(RFDETRModelModule(*config_pair), RFDETRDataModule(*config_pair))
     custom = record(tmp_path)["custom"]
     assert custom.pop("code").keys() > {"rfdetr_core/api/custom.py"}
     assert custom == {"missing": ["rfdetr_core.api.callbacks.RFDETREMACallback"]}
@@ -302,9 +302,12 @@ def test_wrong_arguments_are_named(data: Path, tmp_path: Path) -> None:
         build_trainer(config, model_config(), callbacks=[RFDETREMACallback(), RFDETREMACallback()])
     with pytest.raises(UserError, match="gradients are clipped by norm"):
         build_trainer(config, model_config(), gradient_clip_algorithm="value")
-    pair, other_pair = (model_config(num_classes=2), config), (model_config(), train_config(data, tmp_path, lr=1e-5))
+    config_pair, other_config_pair = (
+        (model_config(num_classes=2), config),
+        (model_config(), train_config(data, tmp_path, lr=1e-5)),
+    )
     with pytest.raises(UserError, match="The data module was built from other configs"):
-        build_trainer(*pair[::-1]).fit(RFDETRModelModule(*pair), RFDETRDataModule(*other_pair))
+        build_trainer(*config_pair[::-1]).fit(RFDETRModelModule(*config_pair), RFDETRDataModule(*other_config_pair))
 
 
 @pytest.mark.parametrize(
@@ -334,20 +337,20 @@ def test_an_unsupported_argument_of_a_callback_is_an_error(
         callback(**arguments)
 
 
-Parts = tuple[Any, Any, Any]
+ModuleDataTrainer = tuple[Any, Any, Any]
 
 
 @pytest.fixture(scope="module")
-def pair(data: Path) -> tuple[Any, Any]:
+def config_pair(data: Path) -> tuple[Any, Any]:
     return model_config(), train_config(data, data.parent / "parts")
 
 
-def parts(pair: tuple[Any, Any], **options: Any) -> Parts:
+def module_data_trainer(config_pair: tuple[Any, Any], **options: Any) -> ModuleDataTrainer:
     """Module, data module and trainer."""
-    return RFDETRModelModule(*pair), RFDETRDataModule(*pair), build_trainer(*pair[::-1], **options)
+    return RFDETRModelModule(*config_pair), RFDETRDataModule(*config_pair), build_trainer(*config_pair[::-1], **options)
 
 
-def custom(training_parts: Parts, data: Any = ...) -> dict[str, Any]:
+def custom(training_parts: ModuleDataTrainer, data: Any = ...) -> dict[str, Any]:
     """The part `custom` of the record of a training that would start now, without the digests of code."""
     module, own_data, trainer = training_parts
     part = custom_part(trainer, module, own_data if data is ... else data, trainer.configured_callbacks, resumed=False)
@@ -388,9 +391,9 @@ EMA = "rfdetr_core.api.callbacks.RFDETREMACallback"
     ],
 )  # fmt: skip
 def test_an_attribute_that_is_set_later_is_in_the_record(
-    pair: tuple[Any, Any], change: Callable[..., None], key: str, value: str | None
+    config_pair: tuple[Any, Any], change: Callable[..., None], key: str, value: str | None
 ) -> None:
-    training_parts = parts(pair)
+    training_parts = module_data_trainer(config_pair)
     assert custom(training_parts) == {}
     change(*training_parts)
     attributes = custom(training_parts)["attributes"]
@@ -403,8 +406,8 @@ def test_attributes_that_a_training_changes_are_not_in_the_record(fitted: tuple[
     assert custom((module, data, trainer)).keys() == {"weights"}
 
 
-def test_data_that_no_config_names_is_in_the_record(pair: tuple[Any, Any]) -> None:
-    training_parts = parts(pair)
+def test_data_that_no_config_names_is_in_the_record(config_pair: tuple[Any, Any]) -> None:
+    training_parts = module_data_trainer(config_pair)
     options = training_parts[0].preparation.inputs.data
     first, same = RFDETRDataModule(**options), RFDETRDataModule(**options)
     fewer = RFDETRDataModule(**options | {"train_samples": options["train_samples"][:2]})
@@ -414,12 +417,17 @@ def test_data_that_no_config_names_is_in_the_record(pair: tuple[Any, Any]) -> No
     assert custom(training_parts, None) == custom(training_parts, LightningDataModule()) == {"data": None}
 
 
-def test_every_callback_and_option_that_decides_is_in_the_record(pair: tuple[Any, Any], tmp_path: Path) -> None:
+def test_every_callback_and_option_that_decides_is_in_the_record(config_pair: tuple[Any, Any], tmp_path: Path) -> None:
     watching = [ModelCheckpoint(tmp_path)]
-    assert custom(parts(pair, callbacks=watching, log_every_n_steps=3, profiler="simple", max_epochs=2)) == {}
+    assert (
+        custom(
+            module_data_trainer(config_pair, callbacks=watching, log_every_n_steps=3, profiler="simple", max_epochs=2)
+        )
+        == {}
+    )
     callbacks = [OwnAverage(0.9), Watching(tmp_path), Described(0.5), Described(0.25)]
     options = {"min_epochs": 3, "max_time": "00:01:00:00", "benchmark": True, "reload_dataloaders_every_n_epochs": 1}
-    part = custom(parts(pair, callbacks=callbacks, **options))
+    part = custom(module_data_trainer(config_pair, callbacks=callbacks, **options))
     assert part["trainer"] == {
         "benchmark": "True",
         "max_time": "'00:01:00:00'",
@@ -435,9 +443,11 @@ def test_every_callback_and_option_that_decides_is_in_the_record(pair: tuple[Any
     assert described["OwnAverage"]["decay"] == "0.9"
 
 
-def test_an_added_callback_replaces_the_configured_one_of_its_class(pair: tuple[Any, Any], tmp_path: Path) -> None:
+def test_an_added_callback_replaces_the_configured_one_of_its_class(
+    config_pair: tuple[Any, Any], tmp_path: Path
+) -> None:
     added = [RFDETREarlyStopping(3), COCOEvalCallback(), BestModelCallback(tmp_path), RFDETREMACallback(0.9)]
-    module, data, trainer = parts(pair, callbacks=added)
+    module, data, trainer = module_data_trainer(config_pair, callbacks=added)
     for callback in added:
         assert [present for present in trainer.callbacks if isinstance(present, type(callback))] == [callback]
     assert trainer.callbacks[0] is added[3]  # the average is updated before it is scored
@@ -449,9 +459,9 @@ def test_an_added_callback_replaces_the_configured_one_of_its_class(pair: tuple[
 
 
 def test_a_state_is_one_of_the_same_training_or_a_parent(
-    fitted: tuple[Any, Any, Any, Path], pair: tuple[Any, Any], tmp_path: Path
+    fitted: tuple[Any, Any, Any, Path], config_pair: tuple[Any, Any], tmp_path: Path
 ) -> None:
-    preparation, state = RFDETRModelModule(*pair).preparation, fitted[3] / "checkpoint.pth"
+    preparation, state = RFDETRModelModule(*config_pair).preparation, fitted[3] / "checkpoint.pth"
     assert preparation is not None
     assert preparation.start(state, {}, 2)[1] == preparation.record
     stopped = tmp_path / "checkpoint.pth"
@@ -465,9 +475,9 @@ def test_a_state_is_one_of_the_same_training_or_a_parent(
 
 
 def test_a_state_that_is_not_resumed_is_reported(
-    fitted: tuple[Any, Any, Any, Path], pair: tuple[Any, Any], capsys: pytest.CaptureFixture[str]
+    fitted: tuple[Any, Any, Any, Path], config_pair: tuple[Any, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module, data, trainer = parts(pair)
+    module, data, trainer = module_data_trainer(config_pair)
     content = read_plain(fitted[3] / "checkpoint.pth")
     for finished in (True, False):
         content["run"]["finished"] = finished
@@ -480,22 +490,22 @@ def test_a_state_that_is_not_resumed_is_reported(
 def test_a_dataset_that_changed_is_prepared_again(data: Path, tmp_path: Path) -> None:
     dataset = tmp_path / "data"
     shutil.copytree(data, dataset)
-    pair = model_config(), train_config(dataset, tmp_path / "run")
-    before = parts(pair)
+    config_pair = model_config(), train_config(dataset, tmp_path / "run")
+    before = module_data_trainer(config_pair)
     (dataset / "test" / "test_0.png").rename(dataset / "test" / "other.png")
     with pytest.raises(UserError, match="dataset has changed since the module was made"):
         before[2].fit(*before[:2])
     (dataset / "test" / "other.png").rename(dataset / "test" / "test_0.png")
-    assert RFDETRModelModule(*pair).preparation is before[0].preparation
+    assert RFDETRModelModule(*config_pair).preparation is before[0].preparation
     labels = next(dataset.glob("train/*.json"))
     labels.write_text(labels.read_text() + "\n")
-    new_module = RFDETRModelModule(*pair)
+    new_module = RFDETRModelModule(*config_pair)
     assert new_module.preparation is not before[0].preparation
     with pytest.raises(UserError, match="Make module, data module and trainer again"):
         before[2].fit(new_module, before[1])
 
 
 @pytest.mark.parametrize("callback", [RFDETREMACallback(), RFDETREarlyStopping(), DropPathCallback()])
-def test_a_callback_says_which_module_it_needs(callback: Any, pair: tuple[Any, Any]) -> None:
+def test_a_callback_says_which_module_it_needs(callback: Any, config_pair: tuple[Any, Any]) -> None:
     with pytest.raises(UserError, match="needs an RFDETRModelModule, but the module is a LightningModule"):
-        callback.setup(build_trainer(*pair[::-1]), LightningModule(), "fit")
+        callback.setup(build_trainer(*config_pair[::-1]), LightningModule(), "fit")

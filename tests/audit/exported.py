@@ -30,7 +30,10 @@ MULTIPLIED = "class_head.weight"
 
 
 def write_onnx(source: Path, path: Path, **changes: Any) -> Path:
-    """Write a .onnx file with all weights of a checkpoint. Its graph has a product, and a sum that optimisers fold."""
+    """Write a .onnx file with all weights of a checkpoint. Its graph has a product, and a sum of two constants.
+
+    Optimisers replace the sum by its value.
+    """
     weights = read_checkpoint(source).weights
     arrays = {name: tensor.numpy() for name, tensor in weights.items()}
     inputs, outputs = arrays[MULTIPLIED].shape[::-1]

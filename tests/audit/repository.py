@@ -24,8 +24,10 @@ from tests.checkpoint.tiny import tiny_checkpoint
 
 Metadata = dict[str, dict[str, str]]  # value by path of the image and column
 RUN = {"host": "runner", "started": "2026-01-02T03:04:05+02:00", "seconds": 60.5}
-# A word for each image, by split and path. "a" stands for the bytes of an image. "a moved" has the bytes of "a" and the
-# labels "moved". "a~1" has the pixels of "a" in other bytes.
+# A text for each image, by split and path, says what the image has:
+# "a": the bytes "a", without labels.
+# "a moved": the bytes "a", with the labels "moved".
+# "a~1": other bytes that have the pixels of "a".
 Images = dict[str, dict[str, str]]
 
 

@@ -187,7 +187,7 @@ def test_a_proof_belongs_to_the_given_image(models: Models, capsys: pytest.Captu
     assert "2 mismatches" in capsys.readouterr().out
 
 
-def drop(proof: dict[str, Any]) -> None:
+def remove_a_proof(proof: dict[str, Any]) -> None:
     del proof["proofs"][0]
 
 
@@ -203,44 +203,44 @@ def claim_absence(proof: dict[str, Any]) -> None:
             entry["positions"] = []
 
 
-def other_split(proof: dict[str, Any]) -> None:
+def change_split(proof: dict[str, Any]) -> None:
     for entry in proof["proofs"]:
         entry["split"] = {"train": "valid", "valid": "train"}[entry["split"]]
 
 
-def other_image(proof: dict[str, Any]) -> None:
+def change_image(proof: dict[str, Any]) -> None:
     """The proofs of another image's absence under the digest of this one."""
     proof["image"]["sha256"] = sha256_of("a")
 
 
-def other_labels(proof: dict[str, Any]) -> None:
+def change_labels(proof: dict[str, Any]) -> None:
     for entry in proof["proofs"]:
         if entry["tree"] == "labelled":
             entry["leaf"] = f"{proof['image']['sha256']} {sha256_of('labels forged')}"
 
 
-def other_model(proof: dict[str, Any]) -> None:
+def change_model(proof: dict[str, Any]) -> None:
     proof["model"]["sha256"] = sha256_of("model")
 
 
-def without_pixels(proof: dict[str, Any]) -> None:
+def remove_pixel_proofs(proof: dict[str, Any]) -> None:
     proof["proofs"] = [entry for entry in proof["proofs"] if entry["tree"] != "pixels"]
 
 
-def own_training_alone(proof: dict[str, Any]) -> None:
+def remove_ancestor_proofs(proof: dict[str, Any]) -> None:
     proof["proofs"] = [entry for entry in proof["proofs"] if entry["through"] == ""]
 
 
 FORGERIES: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
-    "a split is left out": ("train/a.jpg", drop),
-    "the ancestor is left out": ("train/a.jpg", own_training_alone),
-    "pixels are left out": ("train/a.jpg", without_pixels),
+    "a split is left out": ("train/a.jpg", remove_a_proof),
+    "the ancestor is left out": ("train/a.jpg", remove_ancestor_proofs),
+    "pixels are left out": ("train/a.jpg", remove_pixel_proofs),
     "bytes for pixels": ("train/a.jpg", swap_trees),
     "a used image is claimed to be absent": ("train/a.jpg", claim_absence),
-    "the proof of another split": ("train/a.jpg", other_split),
-    "the proof of another image": (sha256_of("z"), other_image),
-    "other labels": ("train/a.jpg", other_labels),
-    "the proof of another model": ("train/a.jpg", other_model),
+    "the proof of another split": ("train/a.jpg", change_split),
+    "the proof of another image": (sha256_of("z"), change_image),
+    "other labels": ("train/a.jpg", change_labels),
+    "the proof of another model": ("train/a.jpg", change_model),
 }
 
 

@@ -42,8 +42,10 @@ def read_dataset(root: Path, findings: Findings) -> Dataset:
                 findings.add("layout-ambiguous", Place("."), message)
             dataset = read(root, findings)
             for name in () if findings.broken else ("train", "valid"):
-                is_cut = name == "valid" and findings.config.split is not None and findings.config.split.valid > 0
-                if name not in dataset and not is_cut:
+                cut_from_train = (
+                    name == "valid" and findings.config.split is not None and findings.config.split.valid > 0
+                )
+                if name not in dataset and not cut_from_train:
                     findings.add("split-missing", Place(name), f"there is no {name} split. Looked for {layout}")
             return dataset
     entries = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())

@@ -1,4 +1,4 @@
-"""Reader of COCO: in Roboflow's layout (a folder per split), in COCO's own, or in the files that params.yaml names."""
+"""Reader of COCO: in Roboflow's layout (a folder per split), in the original one, or in the files of params.yaml."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def read_json(root: Path, file: str, findings: Findings) -> Any:
     Args:
         root: the dataset folder.
         file: the path of the file below it.
-        findings: collects what is found.
+        findings: collects the findings.
     """
 
     def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def read(root: Path, findings: Findings) -> Dataset:
 
 
 def read_plain(root: Path, findings: Findings) -> Dataset:
-    """Read all splits in COCO's own layout. If there are several years, params.yaml must choose."""
+    """Read all splits in the original COCO layout. If there are several years, params.yaml must choose."""
     places = {}
     for split, names in plain_files(root).items():
         if len(names) > 1:
@@ -147,7 +147,7 @@ def read_named(root: Path, findings: Findings) -> Dataset:
 
 
 def plain_files(root: Path) -> dict[str, list[str]]:
-    """The annotation files of COCO's own layout, by split. image_info_test*.json has no annotations and is left out."""
+    """The annotation files of the original COCO layout, by split. image_info_test*.json is left out: no annotations."""
     by_split: dict[str, list[str]] = {}
     for path in sorted((root / "annotations").glob("instances_*.json")):
         if (match := _PLAIN.fullmatch(path.name)) and path.is_file():
@@ -163,15 +163,19 @@ def _read_splits(root: Path, places: Mapping[str, tuple[str, str]], findings: Fi
         names = [name for name, place in places.items() if place[1] == folder]
         listed = {path for name in names for path in dataset[name].listed}
         files = " and ".join(places[name][0] for name in names)
-        lost = {path for path in listing(root, folder) if path not in listed} if not findings.broken else set()
-        for path in sorted(lost.difference(*(_find_misspelt(root, dataset[name], lost, findings) for name in names))):
+        unlisted = {path for path in listing(root, folder) if path not in listed} if not findings.broken else set()
+        misspelt = (_find_misspelt(root, dataset[name], unlisted, findings) for name in names)
+        for path in sorted(unlisted.difference(*misspelt)):
             findings.add("image-not-listed", Place(path, image=path), f"{files} does not name this image")
     return dataset
 
 
-def _find_misspelt(root: Path, split: Split, lost: set[str], findings: Findings) -> set[str]:
-    """Remove images from a split whose file exists in `lost` under another spelling. Returns these files."""
-    spelt = {plain_name(path): path for path in lost}
+def _find_misspelt(root: Path, split: Split, unlisted: set[str], findings: Findings) -> set[str]:
+    """Remove the images of a split whose file has another spelling than in the annotations. Returns these files.
+
+    unlisted: the files that no annotation file lists.
+    """
+    spelt = {plain_name(path): path for path in unlisted}
     meant = {record.path: spelt.get(plain_name(record.path)) for record in split.images if spelt}
     absent = [record for record in split.images if meant.get(record.path) and not (root / record.path).exists()]
     for record in absent:

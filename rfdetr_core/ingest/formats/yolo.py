@@ -17,7 +17,8 @@ from rfdetr_core.ingest.geometry import bounds
 from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, Split, short_repr
 
 DEFINITIONS = ("data.yaml", "data.yml")
-# FiftyOne writes these names. Other tools use them too, so a readable file counts only if it has a key of YOLO.
+# FiftyOne writes these names. Other tools use them too. So the file must have a key of YOLO. An unreadable
+# file counts too: `read` reports it.
 _OTHER_DEFINITIONS = ("dataset.yaml", "dataset.yml")
 LAYOUT = "YOLO: data.yaml (or data.yml, dataset.yaml) with train, val, test and names; images/ beside labels/"
 # An export from COCO adds this key to data.yaml: the category id of each class, in the order of `names`.

@@ -92,7 +92,7 @@ def compare_files(
 
 
 def _refuse_trained(split: str, images: int, trained: dict[str, list[str]]) -> None:
-    """Raise a NotComparableError if a model was trained on images of the split: it may remember their labels.
+    """Raise a NotComparableError if a model was trained on images of the split: a model may remember their labels.
 
     trained: path of the model file -> the images of the split that it was trained on.
     """

@@ -23,7 +23,8 @@ class Change(NamedTuple):
 
     change: one of CHANGES. image: row of the image. label: number of the class. score: of the detection. kind: TIDE's
     kind of error of a wrong detection; else "". overlays: those of the model that finds the object or makes the wrong
-    detection. outlines: of the object and the detection; a crop is around the last one.
+    detection. outlines: of the object and the detection. The last outline, of the thing that changed, is in the middle
+    of the crop.
     """
 
     change: str
@@ -36,7 +37,7 @@ class Change(NamedTuple):
 
     @property
     def box(self) -> Box:
-        """The box that a crop is around."""
+        """The box in the middle of the crop."""
         return self.outlines[-1].box
 
 

@@ -170,7 +170,7 @@ def _crops(compared: FileComparison, changes: Sequence[Change], overlays: Overla
 
 
 def _chosen(*kinds: Sequence[Change]) -> list[Change]:
-    """Choose changes from all kinds in turn. A second change of an image comes after the first ones of all images."""
+    """Choose changes from all kinds in turn: first one change of each image, then the second changes, and so on."""
     in_turn = [change for turn in zip_longest(*kinds) for change in turn if change is not None]
     chosen_of_image, ranked = Counter[int](), list[tuple[int, Change]]()
     for change in in_turn:

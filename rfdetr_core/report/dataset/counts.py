@@ -38,7 +38,7 @@ def count(dataset: CleanDataset) -> dict[str, Any]:
     return {
         "splits": splits,
         "classes": _classes(objects, dataset),
-        "together": _together(objects, len(dataset.classes)),
+        "together": _co_occurrence(objects, len(dataset.classes)),
         "sizes": {"distinct": len(sizes), "most": most.reset_index().to_numpy().tolist()},
         "side": _histogram(side, objects.split, _SIDES),
         "aspect": _histogram(objects.width / objects.height, objects.split, _ASPECTS),
@@ -79,7 +79,7 @@ def _classes(objects: pd.DataFrame, dataset: CleanDataset) -> list[dict[str, Any
     ]
 
 
-def _together(objects: pd.DataFrame, count: int) -> dict[str, Any]:
+def _co_occurrence(objects: pd.DataFrame, count: int) -> dict[str, Any]:
     """The co-occurrence matrix of the most frequent classes: for each pair, how many images have both classes.
 
     `cells` has the entries that are not 0, on and above the diagonal. count: the number of classes.

@@ -55,7 +55,7 @@ class Summary:
 
 
 def summarize(findings: Findings, dataset: CleanDataset | None, root: Path) -> Summary:
-    """Group findings by code, errors first, and list them by place. A table that is too long has some of each code.
+    """Group findings by code, errors first, and list them by place. A long table is cut to some findings of each code.
 
     Args:
         findings: All findings.

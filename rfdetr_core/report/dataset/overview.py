@@ -43,7 +43,7 @@ def build_overview(counts: dict[str, Any]) -> Overview:
     return Overview(
         splits=_splits(splits, len(counts["classes"])),
         classes=_classes(counts),
-        class_charts=class_charts + ([_together(counts)] if len(counts["classes"]) > 1 else []),
+        class_charts=class_charts + ([_co_occurrence(counts)] if len(counts["classes"]) > 1 else []),
         side=_side(counts),
         scale_bars=[(split["name"], Parts(split["scales"], SCALES)) for split in splits if split["objects"]],
         scales=_scales(splits),
@@ -131,7 +131,7 @@ def _balance(counts: dict[str, Any]) -> Chart:
     )  # fmt: skip
 
 
-def _together(counts: dict[str, Any]) -> Chart:
+def _co_occurrence(counts: dict[str, Any]) -> Chart:
     classes, cells = counts["together"]["classes"], counts["together"]["cells"]
     images = {row: count for row, column, count in cells if row == column}
     both = [*cells, *((column, row, count) for row, column, count in cells if row != column)]

@@ -63,7 +63,7 @@ def _shape(instance: Instance, image: CanonicalImage, scale: tuple[float, float]
 
 
 def choose(dataset: CleanDataset, number: int) -> Iterator[tuple[str, CanonicalImage]]:
-    """Choose `number` images. The splits take turns; each gives an image with the class that it showed least so far."""
+    """Choose `number` images. The splits take turns: each adds an image of its class with the fewest images so far."""
     chosen = {name: _spread(dataset.splits[name], number) for name in SPLITS}
     images: dict[str, list[CanonicalImage]] = {name: [] for name in SPLITS}
     while number > 0 and chosen:

@@ -1,9 +1,9 @@
-"""The evaluation page and the files beside it: thresholds.json, intervals.json and suspects.csv.
+"""The evaluation page index.html and three files beside it: thresholds.json, intervals.json and suspects.csv.
 
-In: the files of the stages `evaluate` and `select_best` and the images of the split. Out: these four files in
-reports/evaluate/. The stage `report` calls `write_report`; `verify` calls it again to compare the page. sections.py has
-the tables and charts, examples.py chooses the pictures, picture_requests.py renders them, overlays.py has the shapes
-drawn over them. Start reading in `write_report`.
+In: the files of the stages `evaluate` and `select_best` and the images of the split. Out: the page and the three files,
+in reports/evaluate/. The stage `report` calls `write_report`; `verify` calls it again to compare the page. sections.py
+has the tables and charts, examples.py chooses the pictures, picture_requests.py renders them, and overlays.py has the
+shapes that are drawn over the pictures. Start reading in `write_report`.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Overlays:
         return self.all_outlines(image)[:_SHAPES]
 
     def all_outlines(self, image: int) -> list[Outline]:
-        """All labels and detections of an image, wrong and missed ones first."""
+        """All labels and detections of an image. Wrong detections and missed labels come first."""
         table = self.above.iloc[self._detections_of_image.get(image, [])]
         right = (table.object >= 0).tolist()
         detections = [

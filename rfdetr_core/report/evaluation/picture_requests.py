@@ -90,8 +90,8 @@ class PictureRequests:
         for number, sample in enumerate(self._samples):
             views = self._views.get(number, [])
             cropped = any(view.box is not None for _, view in views)
-            # Decoding a JPEG at reduced size is faster, and enough if there are no crops. A narrow image is not reduced
-            # so far that its shorter side would vanish.
+            # Decoding a JPEG at reduced size is faster, and enough if there are no crops. A narrow image is reduced
+            # less, so that its shorter side keeps at least one pixel.
             longer, shorter = max(sample.width, sample.height), min(sample.width, sample.height)
             fits = (k for k in (8, 4, 2, 1) if k == 1 or (longer / k >= _WHOLE and shorter >= k))
             reduction = 1 if cropped else next(fits)

@@ -59,7 +59,7 @@ class Kind:
 
     @property
     def anchor(self) -> str:
-        """The start of the ids of its elements."""
+        """The prefix of the HTML ids of this part of the page."""
         return self.title.lower()
 
     @property
