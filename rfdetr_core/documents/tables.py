@@ -24,6 +24,13 @@ TO_FILL = f"**{PROVIDER}:**"
 # Matches a word that must be written as code: it has a character of Markdown, or a dot inside. GitHub would make a
 # link of www.example.org.
 _MARKUP = re.compile(r"[^\s,;:]*(?:[`|\\<>&*_\[\]!@#/~^$]|\w\.\w)[^\s,;:]*(?<!\.)")
+_NO_ADDRESS = f"{NOT_KNOWN}: there is no public address of the git remote `origin`"
+# The trees over the images of a split, as in `base.manifest`, each with the content of its leaves.
+_TREES = {
+    "images": "the digest of the image file",
+    "labelled": "the digest of the image file and the digest of its labels",
+    "pixels": "the digest of the decoded image",
+}
 METRICS = {
     "map": "AP, IoU 0.50 to 0.95",
     "map_50": "AP50",
