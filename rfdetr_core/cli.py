@@ -210,9 +210,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
     verify.add_argument(
         "--deep",
         action="store_true",
-        help="also score the best weights on valid again, and compare all files of packages",
+        help="also score the best weights on valid again, and compare all files of the packages",
     )
-    again = "as --deep; also run the final model on the evaluated split, and compare its detections"
+    again = "also score the best weights on valid again, and compare the detections of the final model"
     verify.add_argument("--rescore", action="store_true", help=again)
     signed = "public key of the signer: also check the signatures of FILE and of its statement"
     verify.add_argument("--key", type=Path, metavar="PUBLIC.pem", help=signed)
