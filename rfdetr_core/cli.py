@@ -254,7 +254,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
         command.add_argument(
             "--repo", type=Path, default=Path(), metavar="DIR", help=f"{help_text} (default: this folder)"
         )
-    document = add("document", audit.document, "write documents about a model: model card, ML-BOM, Croissant, Annex IV")
+    documents = "document a model: model card, bill of materials, metadata of the dataset, EU AI Act Annex IV"
+    document = add("document", audit.document, documents)
     document.add_argument(
         "file",
         type=Path,

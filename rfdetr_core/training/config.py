@@ -141,8 +141,8 @@ class TrainConfig(Config):
     )
     compact_train_metrics: bool = Field(
         True,
-        description="true: history.csv has one column train/loss_*_aux per loss term, the sum over the auxiliary outputs "
-        "(earlier decoder layers, encoder's proposals); false: a column for each of them",
+        description="true: history.csv has one column train/loss_*_aux per loss term, the sum over the auxiliary "
+        "outputs (earlier decoder layers, encoder's proposals); false: a column for each of them",
     )
     best_model_metric: Literal["map", "map_50", "mar", "f1"] = Field(
         "map",
