@@ -16,7 +16,7 @@ model = RFDETRPico(resolution=96)
 model.train(**settings, output_dir=output, epochs=1)
 plot_metrics(output, output / "history.png")
 
-# Load the best checkpoint. Another script can do this, too.
+# Load the best checkpoint. You can also do this later, in another script.
 model = from_checkpoint(output / "checkpoint_best_total.pth")
 scores = model.evaluate(dataset_dir=dataset, output_dir=output)
 print(f"AP50 on test: {scores['test/mAP_50']:.3f}. The report and its pictures: {output}/evaluate/")

@@ -107,13 +107,13 @@ def _parser(program: str) -> argparse.ArgumentParser:
     preview.add_argument(
         "--out", type=Path, default=Path("reports/preview"), metavar="DIR", help="default: reports/preview"
     )
-    export = add("export", project.export, "convert a dataset: COCO to YOLO, YOLO to COCO")
+    export = add("export", project.export, "convert a dataset (not a model): COCO to YOLO, YOLO to COCO")
     export.add_argument("source", type=Path, metavar="SOURCE", help="a dataset folder in any supported layout")
     export.add_argument("destination", type=Path, metavar="DESTINATION", help="a new or empty folder")
     export.add_argument("--format", choices=("yolo", "coco"), required=True)
     ways = "copy (default); hardlink; symlink (`validate` refuses symbolic links); none: write only the labels"
     export.add_argument("--images", choices=("copy", "hardlink", "symlink", "none"), default="copy", help=ways)
-    labels = add("suspects", models.suspects, "list labels that are probably wrong, the most probable first")
+    labels = add("suspects", models.suspects, "list suspected label errors, the most suspicious first")
     labels.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="recommended: a model that was not trained on these images"
     )
@@ -210,9 +210,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
     verify.add_argument(
         "--deep",
         action="store_true",
-        help="also score the best weights on the split valid again, and compute the digests of packages",
+        help="also score the best weights on valid again, and compare all files of the packages",
     )
-    again = "also run the models on the splits valid and test, and compare scores and detections"
+    again = "also score the best weights on valid again, and compare the detections of the final model"
     verify.add_argument("--rescore", action="store_true", help=again)
     signed = "public key of the signer: also check the signatures of FILE and of its statement"
     verify.add_argument("--key", type=Path, metavar="PUBLIC.pem", help=signed)
@@ -248,13 +248,14 @@ def _parser(program: str) -> argparse.ArgumentParser:
     attest.add_argument(
         "--own-word",
         action="store_true",
-        help="also attest a file whose lineage no commit confirms. The statement says so",
+        help="also attest a file whose lineage is in no commit. The statement says that no commit confirms it",
     )
     for command, help_text in ((trace, "the clone to search"), (verify, "the project"), (attest, "the project")):
         command.add_argument(
             "--repo", type=Path, default=Path(), metavar="DIR", help=f"{help_text} (default: this folder)"
         )
-    document = add("document", audit.document, "write documents about a model: model card, ML-BOM, Croissant, Annex IV")
+    documents = "document a model: model card, bill of materials, metadata of the dataset, EU AI Act Annex IV"
+    document = add("document", audit.document, documents)
     document.add_argument(
         "file",
         type=Path,

@@ -66,7 +66,7 @@ class RunKeywords(TypedDict, total=False):
     auto_batch_target_effective: int
     """with batch_size auto: the least number of images per optimiser step (default: 16)"""
     auto_batch_max_targets_per_image: int
-    """with batch_size auto: objects per image in the memory test (default: 100)"""
+    """with batch_size auto: objects in each artificial image with which batches are tried (default: 100)"""
     auto_batch_ema_headroom: float
     """with batch_size auto and use_ema: factor for the batch size, as EMA needs memory too (default: 0.7)"""
     eval_batch_size: int | None
@@ -76,7 +76,7 @@ class RunKeywords(TypedDict, total=False):
     lr_encoder: float
     """learning rate of the encoder, before its decay by depth (default: 0.00015)"""
     lr_vit_layer_decay: float
-    """factor of the learning rate from each encoder block to the block before it (default: 0.8)"""
+    """each encoder block has the learning rate of the next block times this factor (default: 0.8)"""
     lr_component_decay: float
     """factor c: the decoder learns with lr x c, the encoder with lr_encoder x c^2 (default: 0.7)"""
     weight_decay: float
@@ -95,7 +95,7 @@ class RunKeywords(TypedDict, total=False):
     lr_scheduler_interval: Literal["step", "epoch"]
     """when a scheduler named as package.module.Class steps (default: 'step')"""
     lr_scheduler_monitor: str
-    """the value of an epoch that ReduceLROnPlateau watches (default: 'val/loss')"""
+    """metric of each epoch that ReduceLROnPlateau watches (default: 'val/loss')"""
     warmup_epochs: float
     """epochs in which the learning rate grows linearly from 0 (default: 0.0)"""
     clip_max_norm: float
@@ -108,7 +108,7 @@ class RunKeywords(TypedDict, total=False):
     ema_decay: float
     """decay of the moving average of the weights (default: 0.993)"""
     ema_tau: float
-    """time constant of the warm-up of the decay, in updates of the average; 0: constant decay (default: 100.0)"""
+    """how slowly the decay grows to ema_decay: a time constant, in EMA updates; 0: constant decay (default: 100.0)"""
     ema_update_interval: int
     """optimiser steps between two updates of the average (default: 1)"""
     cls_loss_coef: float
@@ -148,10 +148,11 @@ class RunKeywords(TypedDict, total=False):
     compute_train_metrics: bool
     """add box scores of the augmented training batches to history.csv, such as train/mAP_50_95 (default: False)"""
     compact_train_metrics: bool
-    """in history.csv, one column train/loss_*_aux per loss term: the sum over the auxiliary outputs (all decoder layers
-    but the last, and the encoder's proposals) (default: True)"""
+    """True: history.csv has one column train/loss_*_aux per loss term, the sum over the auxiliary outputs (earlier
+    decoder layers, encoder's proposals); False: a column for each of them (default: True)"""
     best_model_metric: Literal["map", "map_50", "mar", "f1"]
-    """score on valid that selects the best epoch and the winner; for segmenters the score of masks (default: 'map')"""
+    """score on valid that selects the best epoch, and EMA or regular weights; for segmenters: of masks (default:
+    'map')"""
     skip_best_epochs: int
     """number of epochs at the beginning that cannot be the best (default: 0)"""
     smooth_alpha: float
@@ -197,7 +198,7 @@ class RunKeywords(TypedDict, total=False):
     prefetch_factor: int | None
     """batches that each of these processes reads ahead; None: 2 (default: None)"""
     threads: int | None
-    """threads of computation on a CPU; None: torch's number (default: None)"""
+    """threads on a CPU; their number can change the last digits; None: torch's (default: None)"""
     num_sanity_val_steps: int
     """validation batches that run before training, to find errors early; they are not scored (default: 0)"""
     checkpoint_interval: int

@@ -20,7 +20,7 @@ def predict(options: argparse.Namespace) -> None:
 
 
 def suspects(options: argparse.Namespace) -> None:
-    """Print the labels that are probably wrong."""
+    """Print the suspected label errors, the most suspicious first."""
     from rfdetr_core.report.suspects import FOLDER, list_suspects
     from rfdetr_core.verification.lock import refuse_outs
 

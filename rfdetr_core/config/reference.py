@@ -57,7 +57,8 @@ def markdown() -> str:
         default = _plain(SECTIONS[section].model_fields[key].get_default(call_default_factory=True))
         parts.append(f"| {name} | {upstream_default} | {default} | {reason} |")
     parts += ["", "## Upstream's options that are not here\n"]
-    parts += ['Each of these options is an error here. The message gives the reason below; "it" is the option.\n']
+    parts += ["If you set one of these options, the run stops. The error message contains the reason from this table."]
+    parts += ['In the reasons, "it" means the option.\n']
     parts += ["| option | why |", "|---|---|"]
     absent = [f"| {section}.{key} | {reason} |" for section, keys in ABSENT.items() for key, reason in keys.items()]
     return "\n".join([*parts, *sorted(absent), "", *page_lines(), ""])

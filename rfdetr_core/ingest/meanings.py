@@ -7,10 +7,10 @@ MEANINGS = {
     "labels-unreadable": "The annotation file of a split, or data.yaml, cannot be read: a syntax error, not UTF-8, "
     "or too large.",
     "labels-malformed": "The annotation file of a split, or data.yaml, can be read but does not follow its format. "
-    "Or two folders or files are the same split.",
+    "Or a split exists twice, in two folders or files.",
     "labels-missing": "An annotation file, or the folder of images that belongs to it, does not exist.",
     "labels-outside": "An annotation file, or a path in data.yaml or params.yaml, is outside the dataset folder.",
-    "base-ignored": "The folder that the key path of data.yaml names does not exist. The key is ignored.",
+    "base-ignored": "`path:` in data.yaml names a folder that does not exist. The key is ignored.",
     "layout-ambiguous": "The folder contains a dataset in two layouts. Only one of them is read.",
     "label-unreadable": "The label file of one YOLO image cannot be read.",
     "label-without-image": "A YOLO label file does not belong to any image. It is not used.",
@@ -30,7 +30,7 @@ MEANINGS = {
     "split-missing": "There is no train or no valid split.",
     "split-empty": "train or valid has no image, or no object.",
     "test-empty": "test has no image, or no object.",
-    "test-missing": "The folder that the key test of data.yaml names does not exist.",
+    "test-missing": "`test:` in data.yaml names a folder that does not exist.",
     "test-without-labels": "There is a file image_info_test*.json. It lists images of test without annotations.",
     "leakage": "The same image file (equal bytes) is in two splits.",
     "near-leakage": "Two splits have images that look alike: re-encoded, resized, brighter or mirrored copies.",

@@ -221,7 +221,8 @@ ANNOTATION_RULES = (
          "Draw the mask again. With severity warning, the box is used without the mask.",
          _malformed_segmentation, lambda annotation: replace(annotation, segmentation=None)),
     Rule("partly-outside", "warning", "usable",
-         "The box is clipped to the image. If many are, are the boxes left, top, right, bottom?", _box_over_edge),
+         "The box is clipped to the image. If many boxes are clipped, check whether they are left, top, right, bottom.",
+         _box_over_edge),
     Rule("polygon-crosses-itself", "warning", "usable",
          "Draw the polygon again: its inside is ambiguous.", _crossing_polygon),
     Rule("box-unlike-mask", "warning", "usable",
@@ -289,7 +290,7 @@ _OTHERS = (
     Rule("image-doubled", "warning", "usable", "Remove one of the two copies."),
     Rule("near-doubled", "warning", "usable", "Compare the two images, and remove one if it adds nothing."),
     Rule("image-not-listed", "warning", "split",
-         "Add the image to a split. Without objects, it is a negative example. Now it is not used."),
+         "Add the image to a split. An image without objects is a negative example."),
     Rule("image-not-read", "warning", "split", "Save the image as JPEG, PNG, BMP, WebP or TIFF, or remove it."),
     Rule("image-without-labels", "warning", "split",
          "Add the label file: for images/train/1.jpg it is labels/train/1.txt; without a folder images, it is "

@@ -48,7 +48,7 @@ class TrainConfig(Config):
         16, gt=0, description="with batch_size auto: the least number of images per optimiser step"
     )
     auto_batch_max_targets_per_image: int = Field(
-        100, gt=0, description="with batch_size auto: objects per image in the memory test"
+        100, gt=0, description="with batch_size auto: objects in each artificial image with which batches are tried"
     )
     auto_batch_ema_headroom: float = Field(
         0.7,
@@ -60,7 +60,7 @@ class TrainConfig(Config):
     lr: float = Field(1e-4, gt=0, description="learning rate of decoder, projector and heads")
     lr_encoder: float = Field(1.5e-4, ge=0, description="learning rate of the encoder, before its decay by depth")
     lr_vit_layer_decay: float = Field(
-        0.8, gt=0, le=1, description="factor of the learning rate from each encoder block to the block before it"
+        0.8, gt=0, le=1, description="each encoder block has the learning rate of the next block times this factor"
     )
     lr_component_decay: float = Field(
         0.7, gt=0, le=1, description="factor c: the decoder learns with lr x c, the encoder with lr_encoder x c^2"
@@ -80,7 +80,7 @@ class TrainConfig(Config):
     lr_scheduler_interval: Literal["step", "epoch"] = Field(
         "step", description="when a scheduler named as package.module.Class steps"
     )
-    lr_scheduler_monitor: str = Field("val/loss", description="the value of an epoch that ReduceLROnPlateau watches")
+    lr_scheduler_monitor: str = Field("val/loss", description="metric of each epoch that ReduceLROnPlateau watches")
     warmup_epochs: float = Field(0.0, ge=0, description="epochs in which the learning rate grows linearly from 0")
     clip_max_norm: float = Field(0.1, ge=0, description="largest norm of the gradient; 0: no clipping")
     drop_path: float = Field(
@@ -98,7 +98,7 @@ class TrainConfig(Config):
     ema_tau: float = Field(
         100.0,
         ge=0,
-        description="time constant of the warm-up of the decay, in updates of the average; 0: constant decay",
+        description="how slowly the decay grows to ema_decay: a time constant, in EMA updates; 0: constant decay",
     )
     ema_update_interval: int = Field(1, gt=0, description="optimiser steps between two updates of the average")
     # A field for each loss term. In a class body, locals() is the namespace of the class. Writing the fields into it
@@ -141,12 +141,12 @@ class TrainConfig(Config):
     )
     compact_train_metrics: bool = Field(
         True,
-        description="in history.csv, one column train/loss_*_aux per loss term: the sum over the auxiliary outputs "
-        "(all decoder layers but the last, and the encoder's proposals)",
+        description="true: history.csv has one column train/loss_*_aux per loss term, the sum over the auxiliary "
+        "outputs (earlier decoder layers, encoder's proposals); false: a column for each of them",
     )
     best_model_metric: Literal["map", "map_50", "mar", "f1"] = Field(
         "map",
-        description="score on valid that selects the best epoch and the winner; for segmenters the score of masks",
+        description="score on valid that selects the best epoch, and EMA or regular weights; for segmenters: of masks",
     )
     skip_best_epochs: int = Field(0, ge=0, description="number of epochs at the beginning that cannot be the best")
     smooth_alpha: float = Field(
@@ -292,7 +292,9 @@ class RuntimeConfig(Config):
     prefetch_factor: int | None = Field(
         None, gt=0, description="batches that each of these processes reads ahead; null: 2"
     )
-    threads: int | None = Field(None, gt=0, description="threads of computation on a CPU; null: torch's number")
+    threads: int | None = Field(
+        None, gt=0, description="threads on a CPU; their number can change the last digits; null: torch's"
+    )
     num_sanity_val_steps: int = Field(
         0, ge=0, description="validation batches that run before training, to find errors early; they are not scored"
     )
