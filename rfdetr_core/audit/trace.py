@@ -123,8 +123,8 @@ class Archive:
     def model_md5s(self) -> dict[tuple[str, str | None], str]:
         """The MD5 of the model file of every training.
 
-        The key is the digest of the training record with the tensor digest, or with None for any weights. If several
-        runs have the same key, the newest counts.
+        Each model file has two keys: (digest of the training record, weights digest) and (digest of the training
+        record, None). If several runs have the same key, the newest counts.
         """
         md5s: dict[tuple[str, str | None], str] = {}
         for record in self.runs:
@@ -354,7 +354,7 @@ def _links(link: Link, archive: Archive) -> Iterator[Link]:
     """The stage that wrote a file and the stages before it, from the deps in the dvc.lock that has the file."""
     lock = link.lock
     writers = {path: stage for stage, path, _ in lock.outs()}
-    steps = {link.stage: 0}  # on the longest path back to each stage; sorted by it, a stage comes after all its users
+    steps = {link.stage: 0}  # the longest distance of each stage from the file: later stages have smaller numbers
     waiting = [link.stage]
     while waiting:
         name = waiting.pop()

@@ -128,7 +128,7 @@ def uses_of(image: Image, archive: Archive) -> Answer[Use]:
 
 
 def families_of(archive: Archive) -> Families:
-    """A family for each run record of the history: the record, and the ancestors of its training."""
+    """Each run record of the history, together with the ancestors of its training."""
     return [(record, list(ancestors_of(record["lineage"]["training"], archive))) for record in archive.runs]
 
 
