@@ -50,8 +50,9 @@ class FileAnswer(Answer):
 
     found_by: how the file was found. "bytes": the history has these bytes. "tensors": the history has these weights, in
     a file with other bytes. "rounded": each weight equals the weight of a model file in the history, or equals it after
-    rounding. "training": the training record in the file was used. "description": the description in an exported file
-    was used. "derived": this description was used, but the graph was changed. null: the file was not found.
+    rounding. "training": a run record has the training that the file names, but no run record has these weights.
+    "description": the description in an exported file names recorded weights. "derived": as "description", but the
+    graph was changed after the export. null: the history does not know the file.
 
     certainty: how certain the answer is. If found_by is "bytes", it is "bytes". If found_by is "tensors", it is
     "weights". If found_by is "rounded", it is "rounded". With any other found_by it is "word" (only the file itself

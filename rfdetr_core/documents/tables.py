@@ -125,7 +125,7 @@ def splits(facts: Facts) -> str:
         parts.append(
             "The splits of the training have Merkle trees over their images. The root of a tree is a digest of all its "
             "leaves. With the root, a proof can show that an image is in the split, or that it is not in the split. "
-            "Each image has one leaf in each tree. Equal images have the same leaf. The trees:"
+            "Each image has one leaf in each tree. Images whose leaves have the same content share one leaf. The trees:"
         )
         parts.append(table(("tree", "content of a leaf"), ((code(tree), content) for tree, content in _TREES.items())))
         parts.append(table(("split", "tree", "leaves", "root"), trees))

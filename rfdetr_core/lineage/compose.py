@@ -45,7 +45,7 @@ def compose(checkpoint: Checkpoint, selection: Mapping[str, Any]) -> dict[str, A
 
 
 def strip_code() -> dict[str, str]:
-    """The semantic digests of the source files that stages.strip runs."""
+    """The code digests of the source files that stages.strip runs."""
     return Code().digests("stages.strip", "rfdetr_core.selection.strip")
 
 
