@@ -17,7 +17,7 @@ class Ancestor:
 
     Attributes:
         name: The name of its file in weights/.
-        through: The tensor digests of the models on the path to this ancestor: the direct parent of the training first,
+        through: The weights digests of the models on the path to this ancestor: the direct parent first,
             this ancestor last.
         training: Its training record; None if it is not known.
     """

@@ -21,7 +21,7 @@ def contradictions_of(
 
     Args:
         checkpoint: The content of the file, if it is a model file.
-        tensors: The digest of its weights.
+        tensors: Its weights digest.
         runs: The records of the runs that may have produced it.
     """
     lineage, training = (checkpoint.lineage, checkpoint.training_record) if checkpoint else (None, None)

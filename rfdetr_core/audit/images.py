@@ -24,7 +24,7 @@ class Images:
 
     Attributes:
         rows: A row for each image: split, path, sha256, width, height, labels (the digest of its annotations), pixels,
-            and through (the tensor digest of the ancestor that was trained on it; "" for the model itself).
+            and through (the weights digest of the ancestor that was trained on it; "" for the model itself).
         unknown: A sentence for each part that cannot be listed.
         notes: The limits of the answer, as sentences.
     """
@@ -103,7 +103,7 @@ class Manifest:
         blob: Its git blob.
         commit: The commit that has the metadata of its images; None if it is not known.
         owner: The run or ancestor that read it, for a message.
-        through: The tensor digest of the ancestor that read it; "" for the model itself.
+        through: The weights digest of the ancestor that read it; "" for the model itself.
     """
 
     split: str
@@ -193,7 +193,7 @@ def commit_of_training(training: dict[str, Any], tensors: str | None, archive: A
 
     Args:
         training: The training record.
-        tensors: If the training has a model with this tensor digest, its commit is preferred.
+        tensors: If the training has a model with this weights digest, its commit is preferred.
         archive: The history of the project.
     """
     digest = files.digest(training)

@@ -27,8 +27,8 @@ def roots_of(training: Mapping[str, Any]) -> dict[str, Roots | None]:
     """The Merkle roots of a training and of its ancestors, from the training record.
 
     Returns:
-        Roots by tensor digest of the ancestor; "" for the training itself. None where the roots are not known, for one
-        of three reasons: the ancestor's training is older than Merkle roots; the ancestor is more than ten generations
+        Roots by the weights digest of the ancestor; "" for the training itself. None if the roots are not known. There
+        are three reasons: the ancestor's training is older than Merkle roots; the ancestor is more than ten generations
         back; the ancestor's file had no record. Published weights are absent: upstream publishes no roots.
     """
     roots: dict[str, Roots | None] = {"": training.get("roots")}
@@ -128,7 +128,7 @@ def _leaves(image: Image, rows: list[dict[str, Any]], split_trees: Mapping[str, 
 
 
 def training_name(through: str) -> str:
-    """A training's name in messages; `through` is the tensor digest of an ancestor, or "" for the model itself."""
+    """A training's name in messages; `through` is the weights digest of an ancestor, or "" for the model itself."""
     return f"the ancestor with tensors {through}" if through else "this model's training"
 
 
@@ -136,7 +136,7 @@ def proof_sentence(through: str, split: str, tree: str, leaf: str, *, is_in: boo
     """A sentence about the result of a proof.
 
     Args:
-        through: The tensor digest of an ancestor; "" for the model itself.
+        through: The weights digest of an ancestor; "" for the model itself.
         split: The split.
         tree: images (bytes), labelled (bytes and labels) or pixels.
         leaf: The leaf that was searched in the tree.

@@ -20,8 +20,8 @@ class Seen:
     """The images that a model or one of its ancestors has seen.
 
     Attributes:
-        by_sha256: TRAINED for the images of train. CHOSEN for the other images of valid: the scores on valid chose the
-            epoch. Other images are absent.
+        by_sha256: How each image was used. TRAINED: the image is in train. CHOSEN: the image is only in valid; the
+            scores on valid were used to choose the epoch. Other images are absent.
         unknown: A sentence for each reason why there may be more images.
     """
 

@@ -96,8 +96,8 @@ def _count_selected(
         commits: The commits that added a model without a record.
 
     Returns:
-        (place, git blob of the manifest) -> the number of images, or a text: why the number is not known. A place is a
-        commit and a split. The blob None stands for the manifest of that split in that commit.
+        (place, git blob of the manifest) -> the number of images. If the number is not known, a text says why. A place
+        is a commit and a split. If the blob is None, the manifest of that split in that commit is meant.
     """
     blobs: dict[Place, set[str | None]] = {}
     for manifest in manifests_used:

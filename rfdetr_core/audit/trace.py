@@ -58,7 +58,7 @@ class Trace:
     Attributes:
         file: The file that was traced.
         sha256, md5: The digests of its bytes.
-        tensors: The digest of its weights; for an exported file, of the weights that it names.
+        tensors: Its weights digest. For an exported file: the weights digest in its description.
         found_by: How the history knows the file:
             "bytes": a dvc.lock, a record or an export.json names its bytes.
             "tensors": its weights are those of a record, or of a file in a dvc.lock.
@@ -123,8 +123,8 @@ class Archive:
     def model_md5s(self) -> dict[tuple[str, str | None], str]:
         """The MD5 of the model file of every training.
 
-        The key is the digest of the training record with the tensor digest, or with None for any weights. If several
-        runs have the same key, the newest counts.
+        Each model file has two keys: (digest of the training record, weights digest) and (digest of the training
+        record, None). If several runs have the same key, the newest counts.
         """
         md5s: dict[tuple[str, str | None], str] = {}
         for record in self.runs:
@@ -141,7 +141,7 @@ class Archive:
 
         Args:
             sha256: The digest of the file's bytes.
-            tensors: The digest of its weights.
+            tensors: Its weights digest.
             checkpoint: Its content, if it is a model file.
         """
         runs = [record for record in self.runs if record["lineage"]["tensors"] == tensors]
@@ -298,7 +298,7 @@ def trace(path: Path, archive: Archive) -> Trace:
 
 
 def _read_model(path: Path) -> tuple[Checkpoint | None, str | None, Exported | None]:
-    """The checkpoint in a model file, the digest of its weights, and the exported file if it is one.
+    """The checkpoint in a model file, its weights digest, and the exported file if it is one.
 
     An exported file carries the description of its checkpoint and names the digest of the checkpoint's weights.
     """
@@ -354,7 +354,7 @@ def _links(link: Link, archive: Archive) -> Iterator[Link]:
     """The stage that wrote a file and the stages before it, from the deps in the dvc.lock that has the file."""
     lock = link.lock
     writers = {path: stage for stage, path, _ in lock.outs()}
-    steps = {link.stage: 0}  # on the longest path back to each stage; sorted by it, a stage comes after all its users
+    steps = {link.stage: 0}  # the longest distance of each stage from the file: later stages have smaller numbers
     waiting = [link.stage]
     while waiting:
         name = waiting.pop()

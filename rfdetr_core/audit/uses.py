@@ -31,11 +31,11 @@ class ModelUse:
 
     Attributes:
         role: trained, validated or tested.
-        tensors: The digest of the model's weights; None if the model was committed without a record.
+        tensors: The model's weights digest; None if the model was committed without a record.
         md5: The digest of the model file, if it is known.
         commit: The commit that added the model.
-        through: Empty if the model itself used the images. Otherwise the tensor digests from its parent to the ancestor
-            that used them.
+        through: Empty if the model itself used the images. Otherwise the weights digests from its parent to the
+            ancestor that used them.
     """
 
     role: str
@@ -128,7 +128,7 @@ def uses_of(image: Image, archive: Archive) -> Answer[Use]:
 
 
 def families_of(archive: Archive) -> Families:
-    """A family for each run record of the history: the record, and the ancestors of its training."""
+    """Each run record of the history, together with the ancestors of its training."""
     return [(record, list(ancestors_of(record["lineage"]["training"], archive))) for record in archive.runs]
 
 

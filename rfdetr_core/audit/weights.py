@@ -30,13 +30,14 @@ _MODEL = re.compile(rb"^ *- path: (\S+\.pth)\n *hash: md5\n *md5: ([0-9a-f]{32})
 
 @dataclass(frozen=True)
 class Likeness:
-    """A model file in a dvc.lock that has the weights of the file in question.
+    """A recorded model file (a dvc.lock names it) with the same weights as the searched file, exact or rounded.
 
     Attributes:
-        md5, path: The model file, as the dvc.lock names it.
-        tensors: The digest of its weights.
-        checkpoint: Its content.
-        rounded: The types to which the file in question rounds these weights; empty if it has exactly these weights.
+        md5, path: The recorded model file, as the dvc.lock names it.
+        tensors: The weights digest of the recorded model file.
+        checkpoint: The content of the recorded model file.
+        rounded: If the searched file has these weights rounded: the types (float16, bfloat16). Empty if it has exactly
+            these weights.
     """
 
     md5: str
@@ -65,13 +66,13 @@ def search_weights(checkpoint: Checkpoint, md5: str, archive: Archive) -> Search
     """Search the history for a model file with the weights of a checkpoint.
 
     Args:
-        checkpoint: The content of the file in question.
-        md5: The digest of its bytes.
+        checkpoint: The content of the searched file.
+        md5: The MD5 of the searched file.
         archive: The history of the project.
 
     Returns:
-        None if no search is needed. This is so in two cases: a dvc.lock names the file itself; or the file names its
-        training and its weights are not rounded, for example a resume state.
+        None if no search is needed. There are two such cases. A dvc.lock names the file itself. Or the file names its
+        training and has weights that are not rounded (for example checkpoint.pth, the state to resume from).
     """
     if archive.first_link(md5) or not (checkpoint.training is None or _is_rounded(checkpoint.weights)):
         return None

@@ -46,20 +46,23 @@ class LinkAnswer(FileSchema):
 class FileAnswer(Answer):
     """audit FILE --json: how a file was made.
 
-    tensors: the digest of the weights. found_by: how the history knows the file. "bytes": by its bytes. "tensors": by
-    its weights. "rounded": by its weights, which are rounded from those of another file. "training": by the training
-    that the file names. "description": by the description in an exported file. "derived": by this description, but the
-    graph was changed. null: the history does not know the file.
+    tensors: the weights digest of the file.
 
-    certainty: how certain the answer is. "bytes": the history has these bytes. "weights": the history has these
-    weights. "rounded": each weight equals that of a model file in the history, or its rounded value. "several": several
-    runs made these weights. "contradicted": the file contradicts its run record or its own weights. "word": only the
-    file itself names its training. "nothing": nothing is known.
+    found_by: how the file was found. "bytes": the history has these bytes. "tensors": the history has these weights, in
+    a file with other bytes. "rounded": each weight equals the weight of a model file in the history, or equals it after
+    rounding. "training": a run record has the training that the file names, but no run record has these weights.
+    "description": the description in an exported file names recorded weights. "derived": as "description", but the
+    graph was changed after the export. null: the history does not know the file.
+
+    certainty: how certain the answer is. If found_by is "bytes", it is "bytes". If found_by is "tensors", it is
+    "weights". If found_by is "rounded", it is "rounded". With any other found_by it is "word" (only the file itself
+    names its training) or "nothing" (nothing is known). Two values replace these. "several": several runs made these
+    weights. "contradicted": the file contradicts its run record or its own weights.
 
     path: the file's path in the project. chain: the stages that led to the file, the last stage first. lineage,
     training: from the run record if `record` is not null, else from the file. record, runs: names of files in records/.
     runs: the runs that may have made the file, if it is not known which. run: facts of the run. trained_from_it:
-    digests of the weights of models that were trained from this file.
+    weights digests of the models that were trained from this file.
     """
 
     sha256: Sha256
@@ -83,8 +86,8 @@ class FileAnswer(Answer):
 
 class ImageAnswer(FileSchema):
     """An image that a model was made from. labels: the digest of the image's annotations. pixels: the digest of the
-    decoded image; older manifests lack it. through: the digest of the weights of the ancestor that was trained with the
-    image; empty if the model itself was trained with it."""
+    decoded image; older manifests lack it. through: the weights digest of the ancestor that was trained with the image.
+    It is empty if the model itself was trained with the image."""
 
     split: Literal["train", "valid", "test"]
     path: str
@@ -106,10 +109,10 @@ class ImagesAnswer(Answer):
 
 
 class ModelUseAnswer(FileSchema):
-    """A model that was trained, validated or tested on the images. tensors: the digest of its weights. commit: the
-    commit that added the model. through: the ancestors between the model and the images, as digests of their weights.
-    The first is the model's parent; the last was itself trained, validated or tested on the images. Empty: the model
-    itself was."""
+    """A model that was trained, validated or tested on the images. tensors: its weights digest. commit: the commit that
+    added the model. through: the ancestors between the model and the images, as weights digests. The first is the
+    model's parent. The last is the ancestor that was trained, validated or tested on the images. The list is empty if
+    the model itself was trained, validated or tested on them."""
 
     role: Role
     tensors: Sha256 | None
@@ -120,7 +123,9 @@ class ModelUseAnswer(FileSchema):
 
 class ImageUseAnswer(ModelUseAnswer):
     """The use of one image. same: what is equal to the searched image: its bytes, or only its pixels. labels: the
-    digest of the image's annotations at that time. It shows which models used corrected labels."""
+    digest of the image's annotations at that time. It shows which models used corrected labels. through: the ancestors
+    between the model and the image, as weights digests, the model's parent first. It is empty if the model itself used
+    the image."""
 
     path: str
     sha256: Sha256
@@ -129,7 +134,8 @@ class ImageUseAnswer(ModelUseAnswer):
 
 
 class SelectedUseAnswer(ModelUseAnswer):
-    """The use of selected images. images: the number of these images."""
+    """The use of selected images. images: the number of these images. through: the ancestors between the model and the
+    images, as weights digests, the model's parent first. It is empty if the model itself used the images."""
 
     images: Count
 
@@ -209,12 +215,16 @@ class ScoresAnswer(FileSchema):
 class DifferenceAnswer(Answer):
     """audit --diff A B --json.
 
-    making: what differs in the trainings. For each topic, such as params, and each key: the values in A and in B.
-    images: the images that differ, by kind of change. added, removed, renamed: their paths. moved: to another split.
-    pixels: changed pixels. labels: changed labels. unknown: why images could not be compared. commits: the commits that
-    added A and B. sources: the number of changed images, by kind of change and by the column `source` in metadata/.
-    classes: the number of objects in the changed images, in A and in B, by kind of change and class. scores: from the
-    evaluations of A and B.
+    making: how the trainings of A and B differ. It has the two values, in A and in B, by topic (such as params) and by
+    key.
+
+    images: the images that differ, by kind of change. The kinds are: added (only B has the image), removed (only A has
+    it), renamed (its path changed), moved (it is in another split), pixels (its pixels changed) and labels (its labels
+    changed).
+
+    unknown: why images could not be compared. commits: the commits that added A and B. sources: the number of changed
+    images, by kind of change and by the column `source` in metadata/. classes: the number of objects in the changed
+    images, in A and in B, by kind of change and class. scores: the scores of the evaluations of A and B.
     """
 
     making: dict[str, dict[str, list[Any]]]
@@ -228,7 +238,7 @@ class DifferenceAnswer(Answer):
 
 
 class MismatchAnswer(FileSchema):
-    """A difference. what: the file and the value that differ. by: where the expected value comes from."""
+    """A mismatch. what: the file and the value that differ. by: where the expected value comes from."""
 
     subject: Annotated[str, Field(alias="what")]
     expected: str
@@ -244,7 +254,7 @@ class UncheckedAnswer(FileSchema):
 
 
 class VerifyAnswer(Answer):
-    """verify --json, with any of its options. holds: true if no compared value differs; unchecked parts do not change
+    """verify --json, with any of its options. holds: true if there is no mismatch. Entries in `unchecked` do not change
     it. checked: the number of comparisons."""
 
     holds: bool
@@ -255,9 +265,10 @@ class VerifyAnswer(Answer):
 
 
 class ReasonAnswer(FileSchema):
-    """Why a stage runs. what: the param, module, file or folder that changed. before, after: for a param, its values;
-    for a folder, its numbers of files; otherwise digests. files: for a folder, the numbers of added, changed and
-    removed files, if they are known."""
+    """Why a stage runs. what: the param, module, file or folder that changed. before, after: the old
+    and the new state. If a param changed, they are its values. If a folder changed, they are its numbers of files. In
+    all other cases they are digests. files: for a folder, the numbers of added, changed and removed files, if they are
+    known."""
 
     kind: Literal["param", "code", "data", "file", "pipeline", "other"]
     subject: Annotated[str, Field(alias="what")]
@@ -314,9 +325,9 @@ class Statement(FileSchema):
     """The file FILE.intoto.json, which attest FILE writes: an in-toto statement, version 1.
 
     predicate: SLSA provenance, version 1. externalParameters: the params of the training. internalParameters: packages,
-    machine, counts, selection, Merkle roots and the newest journal entries. resolvedDependencies: the commit, and the
+    machine, counts, selection, Merkle roots and the heads of the journal. resolvedDependencies: the commit, and the
     files that the training read, with digests. runDetails: the signing key, the run record, when the training began and
-    ended, and the digest of the weights. See docs/audit.md, Signatures.
+    ended, and the weights digest. See docs/audit.md, Signatures.
     """
 
     type_: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]

@@ -66,7 +66,7 @@ def _losses(facts: Facts) -> str:
     return (
         "The training minimises a weighted sum of losses over pairs of predicted and labelled objects: a loss of the "
         f"class, the L1 distance of the boxes, a loss of the generalised IoU of the boxes{masks}. The parameters "
-        "`train.*_loss_coef` are the weights of the losses. The epoch is chosen by a score:"
+        "`train.*_loss_coef` are the weights of the losses."
     )
 
 
@@ -166,6 +166,6 @@ def _testing(facts: Facts) -> list[str]:
             "robustness beyond these slices, compliance with other relevant requirements of Chapter III, Section 2, "
             "potentially discriminatory impacts, and the test reports with date and "
             "signature of the responsible persons. `python -m rfdetr_core attest FILE --documents DIR --sign-key "
-            "KEY.pem` signs this document's digest together with the model."
+            "KEY.pem` signs a statement with the digests of this document and of the model."
         ),
     ]

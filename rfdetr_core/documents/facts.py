@@ -292,7 +292,8 @@ def _metadata(
 ) -> dict[str, dict[str, str]] | None:
     """The metadata of a split's images: from the commit of the model, else the local file.
 
-    Each is used only together with the recorded manifest. None if neither exists.
+    The metadata of a place is used only if the manifest in the same place is the recorded manifest. None if no metadata
+    is used.
     """
     project = ProjectPaths(root, manifests=root / "manifest", metadata=root / "metadata")
     path, beside = project.metadata_of(split), project.split(split)[1]

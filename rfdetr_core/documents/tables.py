@@ -25,6 +25,7 @@ TO_FILL = f"**{PROVIDER}:**"
 # link of www.example.org.
 _MARKUP = re.compile(r"[^\s,;:]*(?:[`|\\<>&*_\[\]!@#/~^$]|\w\.\w)[^\s,;:]*(?<!\.)")
 _NO_ADDRESS = f"{NOT_KNOWN}: there is no public address of the git remote `origin`"
+_NOT_DEFINED = "`-`: the score is not defined, for example because there are no objects or no detections."
 # The trees over the images of a split, as in `base.manifest`, each with the content of its leaves.
 _TREES = {
     "images": "the digest of the image file",
@@ -124,7 +125,7 @@ def splits(facts: Facts) -> str:
         parts.append(
             "The splits of the training have Merkle trees over their images. The root of a tree is a digest of all its "
             "leaves. With the root, a proof can show that an image is in the split, or that it is not in the split. "
-            "Each image has one leaf (equal images share it):"
+            "Each image has one leaf in each tree. Images whose leaves have the same content share one leaf. The trees:"
         )
         parts.append(table(("tree", "content of a leaf"), ((code(tree), content) for tree, content in _TREES.items())))
         parts.append(table(("split", "tree", "leaves", "root"), trees))
@@ -200,6 +201,7 @@ def scores(facts: Facts) -> str:
             f" The 95 % intervals come from {evaluation.resamples:,} bootstrap samples of the images, computed with "
             "hotcoco."
         )
+    text += " `-`: the score is not defined, for example because no object has this size; or no interval was computed."
     return f"{text}\n\n" + table(("kind", "metric", "value", "95 % interval"), rows)
 
 
@@ -225,7 +227,7 @@ def per_class(facts: Facts) -> str:
             rows.append((kind, code(class_row["class"]), format_count(class_row["instances"]), *values))
     text = (
         "Scores of each class, computed with pycocotools. Precision, recall and F1 are at IoU 0.50 and at the score "
-        "threshold that is best for all classes together.\n\n"
+        f"threshold that is best for all classes together. {_NOT_DEFINED}\n\n"
     )
     return (text if rows else "") + table(("kind", "class", "objects", *PER_CLASS.values()), rows)
 
@@ -251,11 +253,12 @@ def slices(facts: Facts) -> str:
         f"{_score(threshold)} ({kind})" for kind, threshold in (evaluation.slices_at if evaluation else {}).items()
     )
     text = (
-        "Scores of groups of images or objects, computed with hotcoco. Precision, recall and F1 are at IoU 0.50 and at "
-        f"the score threshold {used_thresholds}. They count the objects of all classes together. So they can differ "
-        "from the scores of the whole split, which are means over classes. The group `size, COCO's` has "
-        "COCO's limits of size. The group `size, quarters of this split` has four parts of the objects, from the "
-        "smallest to the largest. The shape `neither` is neither tall nor wide.\n\n"
+        "Scores of parts of the split, computed with hotcoco. A part is a group of images or of objects; the column "
+        "`grouped by` names the property that divides the split into parts. Precision, recall and F1 are at IoU 0.50 "
+        f"and at the score threshold {used_thresholds}. They count the objects of all classes together. The scores of "
+        "the whole split are means over classes. So the two can differ. `size, COCO's` uses COCO's limits of size. "
+        "`size, quarters of this split` divides the objects into four parts, from the smallest to the largest. An "
+        f"object of the shape `neither` is not tall and not wide. {_NOT_DEFINED}\n\n"
     )
     return (text if rows else "") + table(
         ("kind", "grouped by", "part", "images", "objects", *PER_SLICE.values()), rows

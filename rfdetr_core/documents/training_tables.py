@@ -29,7 +29,7 @@ _MEANINGS = {
 
 
 def parents(facts: Facts) -> str:
-    """The weights that the training started from, and the data that these were trained on."""
+    """The weights that the training started from, and the data of the earlier trainings that made these weights."""
     starting_weights = [*ancestors(facts.training)]
     rows = [
         (code(ancestor.parameter), code(ancestor.name), str(ancestor.steps), code(ancestor.sha256))
@@ -125,7 +125,7 @@ def durations(facts: Facts) -> str:
         if rows and type(epochs_run) is int and epochs_run < epochs
         else ""
     )
-    lead = "These are the times of the first run that gave this result." if rows else ""
+    lead = "Each row has the time of the first run of the stage that wrote this result." if rows else ""
     return join_paragraphs(lead, table(("stage", "seconds"), rows), resumed).strip()
 
 
@@ -136,14 +136,21 @@ def commands(facts: Facts) -> str:
     lines = [
         (f"git clone {_clone_address(facts)} project && cd project", "get the code of the model"),
         (f"git checkout {facts.commit.id}", "the commit that added the model"),
-        ("make setup", "install the locked packages"),
+        ("make setup", "install the locked packages into .venv"),
+        (". .venv/bin/activate", "use these packages"),
         ("dvc pull", "get data and results"),
         (f"python -m rfdetr_core verify {shlex.quote(facts.place)}", "compare the local files with the lineage"),
         ("python -m rfdetr_core verify --reproduce", "run all stages again in a clean clone and compare every byte"),
     ]
     lead = "" if facts.address else "ADDRESS: the address of the project's repository."
+    trust = (
+        "These commands run code of the clone. If you do not trust it, run "
+        "`python -m rfdetr_core verify --repo project` from a checkout that you trust."
+    )
     return join_paragraphs(
-        block("\n".join(f"{line}  # {why}" for line, why in lines)), f"{lead} {_reproducibility_note(facts)}".strip()
+        block("\n".join(f"{line}  # {why}" for line, why in lines)),
+        f"{lead} {_reproducibility_note(facts)}".strip(),
+        trust,
     ).strip()
 
 

@@ -20,9 +20,9 @@ def compose(checkpoint: Checkpoint, selection: Mapping[str, Any]) -> dict[str, A
         schema, variant.
         training: The training record (params, inputs, weights, code, packages, machine, files, counts, parents, lock).
         selection: The content of selection.json.
-        code: The semantic digest of each source file that strip runs.
+        code: The code digest of each source file that strip runs. Comments and docstrings do not change it.
         description: The digest of all that loading reads besides the weights (see `description_digest`).
-        tensors: The digest of the weights; it does not depend on the file that holds them.
+        tensors: The weights digest. It does not depend on the file that holds them.
 
     Args:
         checkpoint: The best checkpoint, as train wrote it.
@@ -45,7 +45,7 @@ def compose(checkpoint: Checkpoint, selection: Mapping[str, Any]) -> dict[str, A
 
 
 def strip_code() -> dict[str, str]:
-    """The semantic digests of the source files that stages.strip runs."""
+    """The code digests of the source files that stages.strip runs."""
     return Code().digests("stages.strip", "rfdetr_core.selection.strip")
 
 

@@ -1,9 +1,9 @@
 """The journal: an entry in journal/ for each run of a stage, with the inputs, the outputs and facts of that run.
 
-The file name of an entry is a digest of the stage, its command, parameters, inputs and outputs. An entry names the
-newest entries and run records, the heads, with their digests, as a git commit names its parents. A head is an entry or
-record that no entry names yet. So a change of an entry or a record also needs a change of every later entry. Git
-branches lead to several heads. The first stage that runs after a merge names all of them.
+The file name of an entry is a digest of the stage, its command, parameters, inputs and outputs. Each entry names the
+heads with their digests, as a git commit names its parents. A head is an entry or a run record that no entry names yet.
+So a change of an entry or a record also needs a change of every later entry. Git branches lead to several heads. The
+first stage that runs after a merge names all of them.
 """
 
 from __future__ import annotations

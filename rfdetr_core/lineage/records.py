@@ -22,8 +22,8 @@ def write_record(folder: Path, model: Path, lineage: Mapping[str, Any], run: Map
     """Write the record of a run into `folder`, and a copy beside the model, as record.json.
 
     A record has the lineage, the digests of the model file, and the facts of the run. If the same run already has a
-    record, that record is kept. It is in `folder`, or it is the record.json in the commit HEAD, which an experiment
-    brought there.
+    record, that record is kept. It is in `folder`. After a DVC experiment, it may be only in the record.json of the
+    commit HEAD.
 
     Args:
         folder: The folder records/.

@@ -14,7 +14,7 @@ from rfdetr_core.verification.report import Report
 
 
 def check_checkout(report: Report, contents: Contents, pipeline: Pipeline) -> bool:
-    """Report all files from another commit as one mismatch. Returns True if no file is from another commit.
+    """Report all files from other commits as one mismatch. Returns True if all files are the files of dvc.lock.
 
     Args:
         report: Receives the mismatch.

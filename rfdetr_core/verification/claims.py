@@ -93,7 +93,7 @@ def check_training(
 
 
 def check_custom(report: Report, record: Mapping[str, Any], source: str) -> None:
-    """Note what a script changed in a training: there is nothing to compare it with.
+    """Report each part of a training that a script chose, as unchecked. The script is not in this project.
 
     Args:
         report: Receives the changed parts, as unchecked.

@@ -66,7 +66,7 @@ def key_of(statement: Any) -> str | None:
 def _fields_from_file(statement: Any, parts: int) -> dict[str, Any]:
     """The fields of a statement that follow from the model file alone, flattened.
 
-    Materials are left out. Of the subjects, only the first `parts` are kept: documents come after them.
+    `resolvedDependencies` are left out. Of the subjects, only the first `parts` are kept: documents come after them.
     """
     predicate = statement["predicate"]
     build, run = dict(predicate["buildDefinition"]), dict(predicate["runDetails"])

@@ -1,7 +1,7 @@
 """Check that the journal heads in an attestation, and every entry that they refer to, are unchanged in git.
 
-A journal entry names the entries before it by digest. The heads are the latest entries. So a signature over the heads
-covers all entries: if one of them is rewritten later, its digest no longer matches.
+A journal entry names the entries before it by digest. The heads are the entries that no other entry
+names. So a signature over the heads covers all entries: if an entry is rewritten later, its digest no longer matches.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ def check_pipeline(report: Report, contents: Contents, pipeline: Pipeline, *, by
 
     Args:
         report, contents, pipeline: See `check_contents`.
-        by_value: A missing key of params.yaml equals a key with the default value. For DVC they differ.
+        by_value: If true, a missing key of params.yaml counts as its default value. (For DVC, the two differ.)
     """
     for name in sorted(pipeline.lock.stages.keys() - pipeline.stages.keys()):
         report.note(f"{LOCK} has a stage {name} that is not in dvc.yaml")

@@ -71,7 +71,7 @@ class Subject(FileSchema):
 
 
 class Definition(FileSchema):
-    """The materials in a statement."""
+    """The build definition of a statement: its `resolvedDependencies`."""
 
     resolvedDependencies: list[dict[Text, Any]]  # noqa: N815
 

@@ -290,11 +290,11 @@ def check_detections(report: Report, contents: Contents, pipeline: Pipeline, dat
 def compare_detections(
     report: Report, recomputed: list[dict[str, Any]], stored: list[dict[str, Any]], paths: Mapping[int, str]
 ) -> None:
-    """Compare detections (COCO's results format) with those found again on another machine.
+    """Compare the stored detections (COCO's results format) with recomputed detections of another machine.
 
     Args:
         report: Receives the mismatch.
-        recomputed: The detections found again.
+        recomputed: The recomputed detections.
         stored: The detections in detections.json.
         paths: The path of each image, by id.
     """

@@ -106,7 +106,7 @@ def check_trainings(
         report: Receives the mismatches.
         path: The model file.
         checkpoint: Its content; of an exported file, what it carries of its source checkpoint.
-        tensors: The digest of its weights.
+        tensors: Its weights digest.
         archive: The records in the history.
 
     Returns:
@@ -163,7 +163,7 @@ def check_unrecorded(report: Report, name: str, tensors: str, history: History) 
     Args:
         report: Receives the mismatch.
         name: What is checked, for the message.
-        tensors: The digest of the weights.
+        tensors: The weights digest of the file.
         history: The history of the project.
     """
     if history.shallow:
@@ -191,7 +191,7 @@ def check_own_lineage(
     Args:
         report: Receives the mismatches.
         checkpoint: The content of the file.
-        tensors: The digest of its weights.
+        tensors: Its weights digest.
         name: The name of the file for messages.
         record: The run record of the file; None if there is none.
     """

@@ -101,7 +101,8 @@ class HistoryFacts:
 def statement_of(file: Path, history_facts: HistoryFacts | None = None, key: str | None = None) -> dict[str, Any]:
     """Build the statement of a model file.
 
-    The subject is the file. The materials are manifests, annotations, code, params, weights and the environment lock.
+    The subject is the file. `resolvedDependencies` are the manifests, annotations, code, params, parent
+    weights and the environment lock.
     For an exported file, the source checkpoint and the measured parity are added.
 
     Args:

@@ -27,7 +27,7 @@ def check_weights(report: Report, contents: Contents, name: str, track: str, epo
         name: The model file.
         track: The track of its weights, `regular` or `ema`.
         epoch: The epoch of its weights, from 1; None if the file does not name one.
-        tensors: The digest of its weights.
+        tensors: Its weights digest.
     """
     if (contents.root / STEPS).is_file() and epoch is not None:
         text, subject = files.read_text(contents.root / STEPS), f"weights of {name}, of epoch {epoch}"

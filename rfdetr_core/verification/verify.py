@@ -74,7 +74,8 @@ def verify(root: Path, file: Path | None = None, *, deep: bool = False, rescore:
         root: The project.
         file: A model file, or None for the project.
         deep: Also score the best weights of both tracks on valid again, and read every installed package file.
-        rescore: Also run the result on the evaluated split and compare its detections.
+        rescore: Also run the final model on the evaluated split and compare its detections. The scores of the best
+            weights on valid are computed as with `deep`.
 
     Raises:
         UserError: There is no project, no dvc.lock, or no such file.
