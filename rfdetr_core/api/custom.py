@@ -171,7 +171,7 @@ class RFDETRDataModule(TrainingData):
 
 
 class ConfiguredTrainer(Trainer):
-    """A Lightning Trainer whose `fit` also does what `RFDETR.train` does around a training.
+    """A Lightning Trainer. Before and after a training, its `fit` does the same as `RFDETR.train`.
 
     It locks the run folder, stops after the current step on SIGINT or SIGTERM, adds advice to error messages, prints
     and logs each epoch, and at the end chooses and strips the best weights.

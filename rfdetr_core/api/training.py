@@ -49,10 +49,10 @@ _SPLITS = {"val": "valid", "validation": "valid"}
 
 @contextmanager
 def process_restored() -> Iterator[None]:
-    """Restore the process-wide settings that a training changes, also after a failure, since the script continues."""
+    """Restore the process-wide settings that a training changes. The script continues, also after a failed training."""
     environment, threads = dict(os.environ), torch.get_num_threads()
     debug_mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
-    filling = vars(torch.utils)["deterministic"]  # a module; its attribute is a property
+    filling = vars(torch.utils)["deterministic"]  # a module; mypy does not know its property
     fill, onednn = filling.fill_uninitialized_memory, torch.backends.mkldnn.enabled
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "alembic")]
     levels = [logger.level for logger in loggers]
@@ -119,7 +119,7 @@ def find_weights(value: Any) -> Path | None:
 
 
 def trained_sizes(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:
-    """The sizes that the weights of a checkpoint were trained with; empty for a file of another variant."""
+    """The numbers of a checkpoint's model, such as num_queries; see `sizes_of`. Empty for a file of another variant."""
     if checkpoint is None:
         return {}
     try:
@@ -132,7 +132,7 @@ def trained_sizes(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]
 
 
 def sizes_of(architecture: Architecture) -> dict[str, Any]:
-    """The fields of ModelConfig that an architecture determines."""
+    """The fields of ModelConfig that an architecture determines: sizes such as num_queries, by keyword."""
     sizes = {"resolution": architecture.resolution, "num_queries": architecture.queries}
     return sizes | {"group_detr": architecture.groups, "num_channels": architecture.channels}
 
@@ -296,7 +296,7 @@ def _nonempty_events(functions: FunctionsByEvent) -> FunctionsByEvent:
 def pop_model_keywords(keywords: dict[str, Any], built: Mapping[str, Any] | None = None) -> list[str]:
     """Remove the model keywords that `train` also takes; return their names.
 
-    built: the values of an existing model. Each removed keyword must have the value of the model. None: no check.
+    built: the values of an existing model, by keyword. A removed keyword must have the same value. None: no check.
 
     Raises:
         UserError: a removed keyword differs from the value in `built`.

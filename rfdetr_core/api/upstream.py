@@ -35,7 +35,10 @@ class UpstreamMembers:
     _predictor: BasePredictor
 
     def _torch_predictor(self, caller: str) -> Predictor:
-        """The predictor with the torch module. UserError: an exported file has none. caller: begins the message."""
+        """The predictor with the torch module. Raises a UserError if the model is an exported file.
+
+        caller: the name of the method, at the start of the message.
+        """
         if isinstance(self._predictor, Predictor):
             return self._predictor
         raise UserError(
