@@ -34,8 +34,8 @@ BY_NAME = {
 # The keys of params.yaml that may name a class as package.module.Class, by section. The stage that loads the class has
 # the section's name.
 CLASSES = {"train": ("optimizer", "lr_scheduler")}
-# Names through which a module reads its own source, line numbers or docstrings. They are in one pattern, not in a list of
-# strings: the check also reads this file, and would find the strings.
+# Names through which a module reads its own source, line numbers or docstrings. They are in one pattern, not in a list
+# of strings: the check also reads this file, and would find the strings.
 _READS_SOURCE = re.compile(
     r"__doc__|__loader__|__spec__|__firstlineno__|co_(firstlineno|lines|positions)|(f|tb)_lineno"
     r"|get_?source(lines|file)?|model_json_schema|use_attribute_docstrings"

@@ -67,7 +67,7 @@ class Guard(MetaPathFinder):
 
     def _project_folders(self, places: Sequence[str] | None) -> list[str]:
         """The folders among `places` that belong to the project."""
-        # Importing torch calls this some thousand times. The comparison of prefixes is fast and sorts out installed packages.
+        # Importing torch calls this some thousand times. The comparison of prefixes is fast and removes most folders.
         fresh = [folder for folder in places or () if not folder.startswith(self.installed)]
         return [folder for folder in fresh if in_project(folder, self.root)]
 

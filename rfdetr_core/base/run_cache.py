@@ -45,7 +45,7 @@ def save_run(note: Callable[[Any], object]) -> None:
     from dvc.repo import Repo  # type: ignore[import-untyped]
 
     try:
-        with Repo() as repo:  # not Repo(DVC_ROOT): it may differ from this folder in an experiment
+        with Repo() as repo:  # not Repo(DVC_ROOT): in a temporary experiment, DVC_ROOT names the original project
             stage = repo.stage.load_one(str(_PIPELINE.absolute()), name.rpartition(":")[2])
             stage.save_deps()
             stage.save_outs()

@@ -252,7 +252,7 @@ def read_plain(path: Path, schema: type[FileSchema] = FileSchema, *, tensors: bo
 
 
 def read_training_record(path: Path) -> dict[str, Any] | None:
-    """The training record of a checkpoint, read without its tensors. None: it has none, or it cannot be read."""
+    """The training record of a checkpoint, read without its tensors. None: the file has none or is unreadable."""
     try:
         content = read_plain(path, tensors=False)
     except UserError:  # the error is reported when the weights are read
