@@ -101,9 +101,9 @@ def resize_as_pillow(pixels: Tensor, side: int, *, branches: bool) -> Tensor:
     """Resize images exactly as Pillow's BILINEAR does, with the same bits.
 
     The resize is written as matrix products, which every runtime has; few runtimes have an antialiased resize. Pillow
-    (Resample.c) adds integer weights of 22 bits, and rounds to 8 bits after each of two passes. Here each weight is split
-    into two numbers of 11 bits. So all sums are whole numbers that float32 holds exactly, for reductions down to a
-    sixteenth of the size. The size of the image decides which pass is the first.
+    (Resample.c) adds integer weights of 22 bits, and rounds to 8 bits after each of two passes. Here each weight is
+    split into two numbers of 11 bits. So all sums are whole numbers that float32 holds exactly, for reductions down to
+    a sixteenth of the size. The size of the image decides which pass is the first.
 
     Args:
         pixels: (B, C, H, W), whole numbers from 0 to 255.
