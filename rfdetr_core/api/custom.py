@@ -268,7 +268,7 @@ def build_trainer(*arguments: Any, **keywords: Any) -> Trainer:
         train_config: The TrainConfig of rfdetr_core.config.
         model_config: The config of a variant, such as RFDETRNanoConfig.
         accelerator: Replaces the accelerator of the config.
-        include_training_callbacks: False: only scores and progress, no files. fast_dev_run writes no files, either.
+        include_training_callbacks: False gives only scores and progress, and no files. (fast_dev_run also writes none.)
         callbacks: Added callbacks. A callback whose class is from rfdetr_core.training.callbacks replaces the default
             callback of that class.
         trainer_kwargs: Any other option of Lightning's Trainer.

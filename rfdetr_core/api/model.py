@@ -198,7 +198,7 @@ class RFDETR(UpstreamMembers):
         `settings` are the fields of TrainSettings (epochs, batch_size, grad_accum_steps, lr and more), and resolution,
         freeze_encoder and gradient_checkpointing of the model:
         dataset_dir: Required. Links in it may lead only into the cache of the DVC project that it is in.
-        output_dir: Receives the files of the run. It may not hold results of a pipeline.
+        output_dir: Receives the files of the run. It must not hold results of a pipeline.
         resume: The path of a checkpoint.pth.
         run_test: Evaluate the test split at the end.
 

@@ -73,14 +73,14 @@ def process_restored() -> Iterator[None]:
 
 
 def as_path(value: Any, argument: str) -> Path:
-    """The path of an argument, with ~ replaced. UserError: it is empty or has another type. argument: its name."""
+    """The path of an argument, with ~ replaced. Raises a UserError that names `argument` if it is not a path."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise UserError(f"{argument} is {value!r}. Give one path, as text or as a Path.")
     return Path(expanded(value))
 
 
 def state_file(value: Any, argument: str) -> Path:
-    """The checkpoint.pth of an argument. UserError: there is no such file. argument: its name."""
+    """The checkpoint.pth of an argument. Raises a UserError that names `argument` if there is no such file."""
     path = as_path(value, argument)
     if not path.is_file():
         raise UserError(f"{argument} is {str(path)!r}. There is no such file. Give the path of a checkpoint.pth.")
@@ -315,7 +315,7 @@ def pop_model_keywords(keywords: dict[str, Any], built: Mapping[str, Any] | None
 
 
 def train_config_of(keywords: dict[str, Any], variant: str) -> TrainSettings:
-    """The config that `train` builds from its keywords, without those of the model. UserError: as `train`."""
+    """The config that `train` builds from its keywords, without those of the model. Raises as `train`."""
     pop_model_keywords(keywords)
     return ScriptTrainConfig(**Plan.settings_of(keywords, variant).model_dump())
 
@@ -349,7 +349,7 @@ def evaluation_settings(split: Any, keywords: dict[str, Any], variant: str) -> t
 
 
 def select_and_strip(output: Path) -> Path:
-    """Choose the winner of the two best files of a run folder; write its stripped copy and return the path."""
+    """Choose the winner of the two tracks in a run folder, write its stripped checkpoint, and return its path."""
     selection = select(files.read_json(output / "scores.json"))
     files.write_json(output / "selection.json", selection)
     strip(output, selection, output / BEST, records=output / "records")

@@ -1,5 +1,4 @@
-"""Members of RFDETR that exist only for users of upstream: files for Roboflow, and
-messages about names of upstream that do not exist here."""
+"""Members of RFDETR only for users of upstream: files for Roboflow, and messages about missing names of upstream."""
 
 from __future__ import annotations
 
@@ -75,7 +74,7 @@ class UpstreamMembers:
         find_weights(self.weights)
 
     def get_train_config(self, **settings: Unpack[TrainKeywords]) -> TrainSettings:
-        """The config that `train` builds from its keywords, without those of the model. UserError: as `train`."""
+        """The config that `train` builds from its keywords, without those of the model. Raises as `train`."""
         return train_config_of(dict(settings), self.variant)
 
     def export_for_roboflow(self, output_dir: AnyPath) -> None:

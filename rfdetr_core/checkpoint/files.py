@@ -125,8 +125,11 @@ def tensor_digest(weights: Mapping[str, Tensor]) -> str:
 def content_digest(content: Mapping[str, Any]) -> str:
     """SHA-256 over everything in a resume state, except run.digest, which holds this digest.
 
-    Of each value, its path and then the following is hashed: of a tensor, the parts that `tensor_digest` hashes; of a
-    container, its type and length; of any other value, its type and its repr().
+    For each value its path is hashed, and then:
+
+    - for a tensor, the parts that `tensor_digest` hashes;
+    - for a container, its type and length;
+    - for any other value, its type and repr().
     """
     digest, waiting = hashlib.sha256(), [("", {**content, "run": {**content["run"], "digest": None}})]
     while waiting:

@@ -331,7 +331,7 @@ def _source_of(checkpoint: Checkpoint) -> str:
 
 
 def _adapt_weight(name: str, tensor: Tensor, facts: dict[str, Any], architecture: Architecture) -> tuple[Tensor, str]:
-    """Adapt a weight to the architecture. Returns it and a text that says what was done."""
+    """Adapt a weight to the architecture. Returns the new weight, and a text about the change."""
     queries, groups, side = architecture.queries, architecture.groups, architecture.position_grid
     if name in ("query_boxes", "query_features") and (queries, groups) != (facts["queries"], facts["groups"]):
         change = f"cut from {facts['groups']} groups of {facts['queries']} to {groups} of {queries}"

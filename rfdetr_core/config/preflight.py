@@ -252,7 +252,7 @@ def _check_classes(model: ModelConfig, train: TrainConfig) -> None:
 
 
 def _check_memory(model: ModelConfig, train: TrainConfig) -> None:
-    """Refuse a batch that cannot fit, because the images and the encoder's activations alone exceed the memory."""
+    """Refuse a batch that cannot fit, because images and encoder activations already exceed the memory."""
     if train.batch_size == "auto":
         return
     architecture = model.architecture(classes=1)
