@@ -2,6 +2,7 @@
 
 The files are in the DVC remote before a commit names them. So a commit never names a file that the remote lacks. If the
 step is killed, the remote may have files that no commit names; the next retraining reuses them.
+
 Everything that leaves the machine is first searched for the values of secret variables.
 """
 

@@ -54,7 +54,7 @@ class Model:
     """A model file and its detections on a split.
 
     path: as the user wrote it. sha256: of the file. tensors: the digest of its weights. variant: the name of its
-    architecture. classes: the names of its classes. training: its training record; None: it has none. results:
+    architecture. classes: the names of its classes. training: its training record; None: the file has none. results:
     detections in COCO's results format, with the category ids of the dataset.
     """
 
