@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install $$( [ -t 1 ] || echo --quiet ) --disable
 .PHONY: repro check test lint setup setup-dev ui promote lock FORCE
 
 repro: setup
-	@python -B -X pycache_prefix=/dev/null -m rfdetr_core check # stops if git tracks bytecode; does not run bytecode
+	@python -B -X pycache_prefix=/dev/null -m rfdetr_core check # stops if git tracks .pyc files; -X: Python ignores .pyc files
 	@dvc repro
 	@python -m rfdetr_core results
 

@@ -1,4 +1,4 @@
-"""Check with the lineages in git that a run produced every result that dvc.lock names. No data is needed.
+"""Check that a run produced every result in dvc.lock. The evidence is the lineages in git; no data is needed.
 
 A pushed change that has not been run yet is fine: dvc.lock differs from it, so the stage will run. A mismatch is
 unexplained if dvc.lock agrees with the files of this clone and a lineage does not, for example after `dvc commit -f`.
@@ -41,7 +41,7 @@ def _is_explained(mismatch: dict[str, Any], changed: dict[str, list[str]]) -> bo
     # If `strip` has not run since a training, the run record is still that of the previous model.
     if EVALUATION not in mismatch["by"] and any(path.startswith(BEST) for path in changed.get("strip", [])):
         return True
-    if mismatch["what"].endswith(" in dvc.lock"):  # lineage and dvc.lock disagree; a run would not change that
+    if mismatch["what"].endswith(" in dvc.lock"):  # the lineage contradicts dvc.lock: no run repairs that
         return False
     evaluated = EVALUATION in mismatch["by"]
     stages = {"evaluate"} if evaluated else changed.keys() - {"evaluate", "report", "export", STAGE}

@@ -1,4 +1,4 @@
-"""Checks whether a retraining made HEAD, as the message of the commit claims.
+"""Checks whether the commit HEAD was made by a retraining, as its message claims.
 
 The message of such a commit names its parent (`Retrained-from`). Anybody can write such a message. So the parent, the
 branch and the files of the commit are checked, too.
@@ -83,7 +83,7 @@ def _foreign_files_and_added_records(commit: str, source: str) -> tuple[list[str
 
 
 def _records_error(added: list[str]) -> str | None:
-    """Why added run records are not those of the model in dvc.lock. None if they are.
+    """Why the added run records do not belong to the model in dvc.lock; None if they do.
 
     Each added record must equal RECORD. An earlier check has compared RECORD with dvc.lock.
     """

@@ -72,12 +72,15 @@ def _code_list(names: list[str]) -> str:
 
 
 def _publishing(sentence: str) -> str:
-    """The output of `publish`, as code. An address stays a link if it only has ids that the server made."""
+    """The output of `publish`, as code. An address without special characters stays a link: it has no markup."""
     return sentence if re.fullmatch(r"published as run https?://[\w.:/#-]+", sentence) else code(sentence)
 
 
 def _scores(content: dict[str, Any]) -> list[str]:
-    """The scores of both models on the split as it is now, and how large the split was when the base was evaluated."""
+    """The scores of both models on the present split, as tables.
+
+    The first line has the size of the split now, and its size when the base was evaluated.
+    """
     before = _base_evaluation(content["base"])
     rows = [row(SCORES[key], *_numbers(content["old"][key], content["new"][key])) for key in SCORES]
     table = ["| | base | new | difference |", "|---|---|---|---|", *rows]

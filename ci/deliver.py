@@ -1,7 +1,8 @@
 """Verify the result, push its files to the DVC remote, commit it, publish it, and write the bundle for `ci.push`.
 
-The DVC remote gets the files before a commit names them. So if the step is killed, the remote may have files that no
-commit names, but a commit never names files that the remote lacks. The next retraining uses the files without a commit.
+The files are in the DVC remote before a commit names them. So a commit never names a file that the remote lacks. If the
+step is killed, the remote may have files that no commit names; the next retraining reuses them.
+
 Everything that leaves the machine is first searched for the values of secret variables.
 """
 

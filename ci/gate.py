@@ -1,4 +1,4 @@
-"""Fail if the gate failed. This is the last step, so that the pull request has been opened before."""
+"""Fail if the gate failed. This is the last step: the pull request is open already."""
 
 from __future__ import annotations
 

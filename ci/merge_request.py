@@ -20,7 +20,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.markdown import block
 from rfdetr_core.base.printing import say
 
-REQUEST = STATE / "pull_request"  # exists if the comment is in a merge request
+REQUEST = STATE / "pull_request"  # written when a merge request has the comment
 
 
 def ask(method: str, path: str, **fields: str) -> Any:

@@ -29,7 +29,8 @@ _VERDICTS = {"runs": "reruns", "may run": "may rerun", "cached": "from the cache
 def markdown(planned: Plan) -> str:
     """The comment on a pull request: the stages that will run after a merge.
 
-    An earlier commit may also be the reason why a stage runs. Text from data, params or git is passed through `code`.
+    The reason for a stage may come from an earlier commit than those of the pull request. Text from data, params or git
+    is passed through `code`.
     """
     if not planned.stages:
         return "## After a merge, no stage will run\n"
@@ -74,7 +75,7 @@ def main() -> None:
         text = "a retraining made this commit" if reason is None else f"no retraining made this commit: {reason}"
         say(f"{text} ({TRAILER}: {source})")
     planned = plan(Path(), force=options.force, compare_local=False)
-    # DVC restores a stage from its cache only if it is asked to run the stage.
+    # To restore a stage from its cache, DVC must be asked to run it. So the cached stages are listed, too.
     runs = {stage.name: [reason.what for reason in stage.reasons] for stage in planned.having("runs", "cached")}
     later = [stage.name for stage in planned.having("may run")]
     PLAN.write_text(json.dumps({"certain": runs, "possible": later, "force": options.force}, indent=2) + "\n")

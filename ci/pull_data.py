@@ -18,7 +18,7 @@ READERS = {"validate", "convert", "train", "evaluate", "report", "export"}
 
 
 def main() -> None:
-    """Pull the files and folders that .dvc files track in weights/, in data.dir, and above data.dir."""
+    """Pull the files and folders that .dvc files track in weights/, in data.dir and in its parent folders."""
     if nothing_to_do():
         return
     plan = read_state(PLAN)

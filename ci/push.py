@@ -51,9 +51,9 @@ class Destination:
     """The branch that a result is pushed to."""
 
     branch: str | None  # None: the result is not pushed to a branch, because a newer result exists
-    tip: str = ""  # the push fails if the branch has another commit then; empty: it fails if the branch exists
+    tip: str = ""  # the commit that the branch must have at the push; empty: the branch must not exist
     reason: str = ""  # in Markdown: why the result does not go to the usual branch
-    mergeable: bool = True  # whether a pull request is opened
+    mergeable: bool = True  # whether a pull request of this branch is opened
 
 
 def fetch_result() -> tuple[str, str]:
@@ -167,7 +167,9 @@ def _is_retraining(commit: str) -> bool:
 
 
 def _newer_result(source: str, run: int | None, tips: list[str]) -> str:
-    """The result of a later commit or of a later run in the history of `tips`, in words. Empty if there is none.
+    """A phrase that names the newer result in the history of `tips`. Empty if there is none.
+
+    Newer is the result of a later commit, or of a later run for the same commit.
 
     A commit of a person may have the same trailer. So a commit counts only if it changes dvc.lock and nothing but
     results. Its parent is not checked: a squashed merge has another parent.

@@ -1,7 +1,7 @@
-"""Search the files that will be uploaded as artifacts for the secrets of all steps of the job.
+"""Look for secrets in the files that will be uploaded as artifacts: for the secrets of all steps of the job.
 
-It runs before any upload, also after a failed step. Every other step knows only its own secrets. This one needs neither
-data nor torch.
+This step runs before any upload, also after a failed step. Every other step gets only its own secrets. This step needs
+neither data nor torch.
 """
 
 from __future__ import annotations

@@ -15,10 +15,11 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.markdown import code
 
 _NAME = re.compile("PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|KEY|CREDENTIAL", re.IGNORECASE)
-# Matches a password, or a token instead of the user's name: names are shorter than 20 characters.
+# Matches the password in an address (user:password@host). Without a password, the user part counts as a token if it has
+# 20 characters or more: names of users are shorter.
 _PASSWORD_IN_ADDRESS = re.compile(r"://(?:[^/@\s]*?:(?=[^/@\s]+@)|(?=[^/@\s:]{20,}@))([^/@\s]+)@")
 _SHORTEST = 8  # characters: a value such as "1" or "none" would be found in every file
-# Bytes. Larger files are weights and are not searched: the texts in them are also in small files.
+# Bytes. Larger files are model files. They are not searched: the texts in their metadata are also in small files.
 _LARGEST = 2**26
 
 

@@ -3,9 +3,10 @@
 A user imports the names from `rfdetr_core` and `rfdetr_core.config`; this module finds the module that defines a name.
 `model.py` has the model classes. Their methods predict, train, evaluate and export call the same functions as the
 stages. `training.py` turns the keywords of `train` into a `Plan`: the checked settings of one training. `configs.py`
-has the configs of a script. For a training with a user's own Lightning callbacks, `custom.py` has the module, the data
-module and the trainer, `callbacks.py` has the callbacks, and `preparation.py` checks configs and dataset before it
-starts. `stubs.py` generates `keywords.py` and the .pyi files for editors and mypy. Start reading at model.py.
+has the config classes for Python scripts. The next three files are for a training with a user's own Lightning
+callbacks: `custom.py` has the LightningModule, the LightningDataModule and the Trainer, `callbacks.py` has the
+callbacks of this project, and `preparation.py` checks configs and dataset before the training starts. `stubs.py`
+generates `keywords.py` and the .pyi files for editors and mypy. Start reading at model.py.
 """
 
 from __future__ import annotations

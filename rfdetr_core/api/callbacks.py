@@ -38,7 +38,7 @@ class RFDETREMACallback(WeightAveraging):
     Args:
         decay: See ema_decay of TrainConfig.
         tau: See ema_tau of TrainConfig.
-        use_buffers: Must be True. Buffers are copied; training changes none of them.
+        use_buffers: Must be True: the buffers are always copied. Training changes none of them.
         update_interval_steps: Optimiser steps between two updates.
     """
 
@@ -259,7 +259,7 @@ class BestModelCallback(RunFiles):
         run_test: At the end, evaluate the winner on test, or on valid where test has no image.
         skip_best_epochs: See TrainConfig.
         smooth_alpha: See TrainConfig.
-        evaluates_base_model: Must be True: both tracks are always evaluated.
+        evaluates_base_model: Upstream's name for: evaluate the regular weights. Must be True: both tracks always are.
     """
 
     changing: ClassVar[tuple[str, ...]] = (
@@ -362,7 +362,7 @@ class BestModelCallback(RunFiles):
             self.finish(pl_module)
 
     def finish(self, module: Any) -> None:
-        """Choose the winner of the two best files, write its stripped copy, and with run_test evaluate it."""
+        """Choose the winner of the two tracks and write its stripped checkpoint; with run_test, evaluate that file."""
         if not self.history:
             return
         best = select_and_strip(self.folder)

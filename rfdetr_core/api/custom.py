@@ -171,7 +171,7 @@ class RFDETRDataModule(TrainingData):
 
 
 class ConfiguredTrainer(Trainer):
-    """A Lightning Trainer whose `fit` also does what `RFDETR.train` does around a training.
+    """A Lightning Trainer. Before and after a training, its `fit` does the same as `RFDETR.train`.
 
     It locks the run folder, stops after the current step on SIGINT or SIGTERM, adds advice to error messages, prints
     and logs each epoch, and at the end chooses and strips the best weights.
@@ -268,7 +268,7 @@ def build_trainer(*arguments: Any, **keywords: Any) -> Trainer:
         train_config: The TrainConfig of rfdetr_core.config.
         model_config: The config of a variant, such as RFDETRNanoConfig.
         accelerator: Replaces the accelerator of the config.
-        include_training_callbacks: False: only scores and progress, no files. fast_dev_run writes no files, either.
+        include_training_callbacks: False gives only scores and progress, and no files. (fast_dev_run also writes none.)
         callbacks: Added callbacks. A callback whose class is from rfdetr_core.training.callbacks replaces the default
             callback of that class.
         trainer_kwargs: Any other option of Lightning's Trainer.

@@ -1,4 +1,4 @@
-"""The part `custom` of a training record: what determined a custom training in addition to the parameters."""
+"""Makes the part `custom` of a training record: the inputs of a custom training that are not parameters."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ _OPTIONS_WITHOUT_EFFECT = (
     *("enable_autolog_hparams", "num_sanity_val_steps", "profiler", "default_root_dir", "callbacks", "fast_dev_run"),
     *("detect_anomaly", "inference_mode", "limit_test_batches", "limit_predict_batches", "model_registry"),
 )
-# Options whose text is not compared with the parameters. `_changed_options` compares what they result in: the device,
-# the number of devices, and whether algorithms are deterministic.
+# Options that `_changed_options` does not compare by their values, but by their effect: the device, the number of
+# devices, and whether algorithms are deterministic.
 _OPTIONS_COMPARED_BY_DEVICE = ("accelerator", "devices", "num_nodes", "deterministic")
 _MODULES = ("callback_arguments", "callbacks", "custom", "custom_record", "preparation")
 _INITIAL = "_initial_attributes"
 _SET_BY_LIGHTNING = ("trainer", "training", "log", "log_dict")  # attributes that Lightning sets
-_SCORING_STATE = ("detections", "truth")  # attributes of TrainScoring
+_SCORING_STATE = ("detections", "truth")  # attributes of TrainScoring that every training changes
 _MAX_CHARACTERS = 200  # characters of a recorded value; a longer one is recorded as its digest
 
 
@@ -156,7 +156,7 @@ def _attributes(component: Any) -> dict[str, Any]:
 
 
 def _snapshot(value: Any) -> tuple[str | None, Any]:
-    """What is compared later: the text of the value. If it has no text, None and the object (a list is copied)."""
+    """(text, None) if a text describes the value, else (None, the value; a list is copied). For `_is_unchanged`."""
     text = _plain(value)
     return text, None if text is not None else list(value) if isinstance(value, list) else value
 
@@ -189,7 +189,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _unique_names(entries: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The entries as a mapping. The second entry with a name gets the key 'name (2)'."""
+    """The entries as a mapping. Of entries with the same name, the second gets the key 'name (2)'."""
     values: dict[str, Any] = {}
     for name, value in entries:
         number = sum(key == name or key.startswith(f"{name} (") for key in values) + 1

@@ -198,7 +198,7 @@ class RFDETR(UpstreamMembers):
         `settings` are the fields of TrainSettings (epochs, batch_size, grad_accum_steps, lr and more), and resolution,
         freeze_encoder and gradient_checkpointing of the model:
         dataset_dir: Required. Links in it may lead only into the cache of the DVC project that it is in.
-        output_dir: Receives the files of the run. It may not hold results of a pipeline.
+        output_dir: Receives the files of the run. It must not hold results of a pipeline.
         resume: The path of a checkpoint.pth.
         run_test: Evaluate the test split at the end.
 
@@ -215,7 +215,7 @@ class RFDETR(UpstreamMembers):
         device = self._torch_predictor("train()").device
         planned = Plan.from_keywords(self._section, self.weights, device, dict(settings), self.callbacks)
         output = planned.output
-        with sole_writer(output):  # from the first file to the last, since another process could replace the dataset
+        with sole_writer(output):  # for all files: otherwise another process could replace the dataset in between
             self.data = prepare_dataset(planned.dataset, output / "dataset", planned.weights.parent)
             best = planned.run(self.data, self.callbacks)
             self._section = planned.model
@@ -242,8 +242,8 @@ class RFDETR(UpstreamMembers):
             compile: Compile the copy with torch.compile, on CUDA only. It takes a while, once for each process.
             batch_size: Images that go through the model at a time. `predict` still takes any number of images.
             dtype: The type of encoder and projector: torch.bfloat16, on CUDA also torch.float16, or its name.
-            inplace: See `check_upstreams`.
-            compile_backend: See `check_upstreams`.
+            inplace: Upstream's keyword. True is an error here: the exact model is still needed.
+            compile_backend: Upstream's name of a compiler. It is only checked.
 
         Raises:
             UserError: dtype, batch_size or inplace has another value, or this machine cannot compile.

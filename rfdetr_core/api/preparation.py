@@ -58,8 +58,8 @@ class Preparation:
         """The inputs and the training record of a training that is about to start.
 
         If the state is of the same training, this training is resumed and its record stays the same. A state of another
-        training becomes a parent in the record. A training also counts as another one if it planned fewer epochs or had
-        stopped early.
+        training becomes a parent in the record. The state of a finished training with fewer epochs than `epochs` also
+        counts as a state of another training: that training planned fewer epochs or stopped early.
 
         Args:
             state: The path of a checkpoint.pth; None starts from scratch.
@@ -170,7 +170,7 @@ def _plan(model_config: ModelSettings, train_config: TrainSettings) -> Plan:
 
 
 def preparation_for(call: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Preparation | None:
-    """The preparation of a call with two configs; None for a call with parts.
+    """The preparation of a call with two configs. None: the call passes other arguments, such as a detector.
 
     Args:
         call: The name of the called class, for messages.
@@ -212,7 +212,7 @@ def check_configs(call: str, model_config: Any, train_config: Any) -> None:
 
 
 def preparation_of(owner: Any, reason: str) -> Preparation:
-    """The preparation of a module or data module.
+    """The preparation from which a module or data module was built.
 
     Args:
         owner: The module or data module.

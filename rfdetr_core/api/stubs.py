@@ -169,7 +169,7 @@ def _describe_field(config: type[Config], key: str) -> str:
 
 
 def _takes_bool(config: type[Config], key: str) -> bool:
-    """Whether a field also takes a bool, which a validator replaces by one of its words."""
+    """Whether a field also takes a bool, which a validator replaces by a text such as `default`."""
     required = {name: "-" for name, field in config.model_fields.items() if field.is_required()}
     try:
         parse(config, required | {key: True}, "")

@@ -49,10 +49,10 @@ _SPLITS = {"val": "valid", "validation": "valid"}
 
 @contextmanager
 def process_restored() -> Iterator[None]:
-    """Restore the process-wide settings that a training changes, also after a failure, since the script continues."""
+    """Restore the process-wide settings that a training changes. The script continues, also after a failed training."""
     environment, threads = dict(os.environ), torch.get_num_threads()
     debug_mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
-    filling = vars(torch.utils)["deterministic"]  # a module; its attribute is a property
+    filling = vars(torch.utils)["deterministic"]  # a module; mypy does not know its property
     fill, onednn = filling.fill_uninitialized_memory, torch.backends.mkldnn.enabled
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "alembic")]
     levels = [logger.level for logger in loggers]
@@ -73,14 +73,14 @@ def process_restored() -> Iterator[None]:
 
 
 def as_path(value: Any, argument: str) -> Path:
-    """The path of an argument, with ~ replaced. UserError: it is empty or has another type. argument: its name."""
+    """The path of an argument, with ~ replaced. Raises a UserError that names `argument` if it is not a path."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise UserError(f"{argument} is {value!r}. Give one path, as text or as a Path.")
     return Path(expanded(value))
 
 
 def state_file(value: Any, argument: str) -> Path:
-    """The checkpoint.pth of an argument. UserError: there is no such file. argument: its name."""
+    """The checkpoint.pth of an argument. Raises a UserError that names `argument` if there is no such file."""
     path = as_path(value, argument)
     if not path.is_file():
         raise UserError(f"{argument} is {str(path)!r}. There is no such file. Give the path of a checkpoint.pth.")
@@ -119,7 +119,7 @@ def find_weights(value: Any) -> Path | None:
 
 
 def trained_sizes(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:
-    """The sizes that the weights of a checkpoint were trained with; empty for a file of another variant."""
+    """The numbers of a checkpoint's model, such as num_queries; see `sizes_of`. Empty for a file of another variant."""
     if checkpoint is None:
         return {}
     try:
@@ -132,7 +132,7 @@ def trained_sizes(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]
 
 
 def sizes_of(architecture: Architecture) -> dict[str, Any]:
-    """The fields of ModelConfig that an architecture determines."""
+    """The fields of ModelConfig that an architecture determines: sizes such as num_queries, by keyword."""
     sizes = {"resolution": architecture.resolution, "num_queries": architecture.queries}
     return sizes | {"group_detr": architecture.groups, "num_channels": architecture.channels}
 
@@ -296,7 +296,7 @@ def _nonempty_events(functions: FunctionsByEvent) -> FunctionsByEvent:
 def pop_model_keywords(keywords: dict[str, Any], built: Mapping[str, Any] | None = None) -> list[str]:
     """Remove the model keywords that `train` also takes; return their names.
 
-    built: the values of an existing model. Each removed keyword must have the value of the model. None: no check.
+    built: the values of an existing model, by keyword. A removed keyword must have the same value. None: no check.
 
     Raises:
         UserError: a removed keyword differs from the value in `built`.
@@ -315,7 +315,7 @@ def pop_model_keywords(keywords: dict[str, Any], built: Mapping[str, Any] | None
 
 
 def train_config_of(keywords: dict[str, Any], variant: str) -> TrainSettings:
-    """The config that `train` builds from its keywords, without those of the model. UserError: as `train`."""
+    """The config that `train` builds from its keywords, without those of the model. Raises as `train`."""
     pop_model_keywords(keywords)
     return ScriptTrainConfig(**Plan.settings_of(keywords, variant).model_dump())
 
@@ -349,7 +349,7 @@ def evaluation_settings(split: Any, keywords: dict[str, Any], variant: str) -> t
 
 
 def select_and_strip(output: Path) -> Path:
-    """Choose the winner of the two best files of a run folder; write its stripped copy and return the path."""
+    """Choose the winner of the two tracks in a run folder, write its stripped checkpoint, and return its path."""
     selection = select(files.read_json(output / "scores.json"))
     files.write_json(output / "selection.json", selection)
     strip(output, selection, output / BEST, records=output / "records")

@@ -1,5 +1,4 @@
-"""Members of RFDETR that exist only for users of upstream: files for Roboflow, and
-messages about names of upstream that do not exist here."""
+"""Members of RFDETR only for users of upstream: files for Roboflow, and messages about missing names of upstream."""
 
 from __future__ import annotations
 
@@ -35,7 +34,10 @@ class UpstreamMembers:
     _predictor: BasePredictor
 
     def _torch_predictor(self, caller: str) -> Predictor:
-        """The predictor with the torch module. UserError: an exported file has none. caller: begins the message."""
+        """The predictor with the torch module. Raises a UserError if the model is an exported file.
+
+        caller: the name of the method, at the start of the message.
+        """
         if isinstance(self._predictor, Predictor):
             return self._predictor
         raise UserError(
@@ -72,7 +74,7 @@ class UpstreamMembers:
         find_weights(self.weights)
 
     def get_train_config(self, **settings: Unpack[TrainKeywords]) -> TrainSettings:
-        """The config that `train` builds from its keywords, without those of the model. UserError: as `train`."""
+        """The config that `train` builds from its keywords, without those of the model. Raises as `train`."""
         return train_config_of(dict(settings), self.variant)
 
     def export_for_roboflow(self, output_dir: AnyPath) -> None:

@@ -1,4 +1,7 @@
-"""Reads, checks and compares the text of steps.csv, which training/steps.py writes: its rows and chain of digests."""
+"""Functions for the text of steps.csv: read its rows, find the first difference, check the digests that chain the rows.
+
+The last cell of a row is a digest of the row and of all rows before it. training/steps.py writes the file.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ def chain_link(previous: str, row: str) -> str:
 
 
 def broken_link(text: str) -> int | None:
-    """The number (from 1) of the first line whose last cell does not match the line before. None: all lines match."""
+    """The number (from 1) of the first line whose last cell does not match its own and the previous line.
+
+    None: all lines match.
+    """
     lines = text.splitlines()
     for number, (previous, line) in enumerate(pairwise(lines), start=2):
         row, _, link = line.rpartition(",")

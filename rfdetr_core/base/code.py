@@ -34,13 +34,13 @@ BY_NAME = {
 # The keys of params.yaml that may name a class as package.module.Class, by section. The stage that loads the class has
 # the section's name.
 CLASSES = {"train": ("optimizer", "lr_scheduler")}
-# Names through which a module reads its own source, line numbers or docstrings, and the modules that read source files.
-# This module is checked, too. A list of these names as separate strings would make the check refuse this module, so the
-# names are in one pattern.
+# Names through which a module reads its own source, line numbers or docstrings. They are in one pattern, not in a list
+# of strings: the check also reads this file, and would find the strings.
 _READS_SOURCE = re.compile(
     r"__doc__|__loader__|__spec__|__firstlineno__|co_(firstlineno|lines|positions)|(f|tb)_lineno"
     r"|get_?source(lines|file)?|model_json_schema|use_attribute_docstrings"
 )
+# Modules that read source files.
 _READERS = ("inspect", "linecache", "pkgutil", "pydoc")
 _IMPORTERS = ("import_module", "__import__")
 _SPACE = " \t\f"
@@ -169,7 +169,7 @@ class Code:
         return [path for path, _, _ in files.changed_digests(recorded_digests, self.digests_of(stage))]
 
     def compiled_from_other_source(self, sources: Mapping[Path, bytes], digests: object) -> list[str]:
-        """The paths of loaded modules whose compiled source differs from the recorded digest.
+        """The loaded modules that Python compiled from another source than the one in digests/<stage>.json.
 
         Args:
             sources: The compiled source by file, see `sources.compiled`.
@@ -205,7 +205,7 @@ class Code:
 def not_in_by_name(loader: str, target: str) -> UserError:
     """The error for a module that is loaded by name, although BY_NAME does not list it.
 
-    loader: the module or line that loads it. target: the loaded module.
+    loader: the stage or line that loads the module. target: the loaded module.
     """
     return UserError(
         f"{loader} loads {target} by name. So its digests leave {target} out, and an edit there would rerun nothing. "
@@ -291,7 +291,7 @@ def _nodes(tree: ast.AST) -> Iterator[tuple[ast.AST, When]]:
     """Yield each node of a module and when it runs.
 
     "lazily": in the module's `__getattr__`, which runs when a missing attribute is asked for. "never": under
-    `if TYPE_CHECKING`.
+    `if TYPE_CHECKING`. "always": everywhere else.
     """
     waiting: list[tuple[ast.AST, When]] = [(tree, "always")]
     while waiting:

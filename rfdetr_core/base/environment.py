@@ -38,7 +38,7 @@ _RECORDED = re.compile(
     r"|LD_(PRELOAD|LIBRARY_PATH|AUDIT)|GLIBC_TUNABLES"
 )
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL")
-_PROJECT = "rfdetr-dvc"  # not checked: the Makefile makes the path in its .pth file relative
+_PROJECT = "rfdetr-dvc"  # this package is not checked: the Makefile edits its .pth file
 _OWN = re.compile(r"__editable__\.rfdetr_dvc-[^/]*\.pth")
 _MODULES = {"pillow": "PIL", "pytorch-lightning": "pytorch_lightning"}
 _MODULE_SUFFIXES = (".py", ".so", ".pyd")
@@ -49,12 +49,12 @@ _RECORD_TOLERANCE = 60 * 10**9
 
 
 def settings() -> dict[str, str]:
-    """The variables that are set and can change a result on the same machine."""
+    """The environment variables that are set and can change a result on the same machine."""
     return {name: value for name, value in sorted(os.environ.items()) if _DECIDING.fullmatch(name)}
 
 
 def processor() -> str:
-    """The processor as the system names it. Two models with the same instructions may give different results."""
+    """The processor as the system names it. Two CPU models with equal instruction sets may differ in results."""
     try:
         lines = files.read_text(_CPUINFO).splitlines()
     except (OSError, ValueError):
@@ -83,7 +83,7 @@ def observe_environment(*, packages: bool) -> dict[str, Any]:
 
 
 def variables() -> dict[str, str]:
-    """The variables of numeric libraries, Python and the dynamic linker that are set.
+    """The environment variables of numeric libraries, Python and the dynamic linker that are set.
 
     Variables whose name contains a word such as TOKEN or KEY are left out, since they may hold secrets.
     """
@@ -97,8 +97,8 @@ def startup_code() -> dict[str, dict[str, str | None]]:
     """The code that Python runs at its start: sitecustomize, usercustomize and the .pth files.
 
     Returns:
-        path -> `sha256` and `of`. `of` is the package that installed the file, "this project" for its own editable
-        install, or None if no package lists the file.
+        path -> `sha256` and `of`. `of` names the package that installed the file: "this project" for the editable
+        install of this project, None if no package lists the file.
     """
     names = ("sitecustomize", "usercustomize")
     specs = (PathFinder.find_spec(name) for name in names)
@@ -115,7 +115,7 @@ def unexpected_startup(started: dict[str, dict[str, str | None]]) -> list[str]:
 def edited_files(*, deep: bool = False) -> dict[str, list[str]]:
     """Package -> its installed files that differ from the package's list of files (RECORD).
 
-    A package is also listed if its module and its metadata have different versions.
+    A package is also listed if `__version__` of its imported module differs from the version in its metadata.
 
     Args:
         deep: By default only the packages that decide numerics are checked: the sizes of all files, and the digests of
@@ -205,7 +205,7 @@ def _unlisted_modules(folder: Path, listed_names: set[str]) -> Iterator[str]:
 
 
 def _is_of_its_source(compiled: Path) -> bool:
-    """Whether a .pyc file is harmless: it equals its compiled source, or Python would not read it. It is not run."""
+    """Whether a .pyc file is harmless: it equals its compiled source, or Python would ignore it. It is not run here."""
     try:
         source = Path(source_from_cache(str(compiled)))
         if compiled.parent.name != "__pycache__" or not source.is_file():

@@ -246,7 +246,7 @@ def digest(value: Any) -> str:
 def changed_digests(
     expected: Mapping[str, str], actual: Mapping[str, str]
 ) -> Iterable[tuple[str, str | None, str | None]]:
-    """Yield each path whose digest differs, its expected and its actual digest. None: the path is missing there."""
+    """Yield (path, expected, actual) if these digests of a path differ. None: the mapping lacks the path."""
     for path in sorted(expected.keys() | actual.keys()):
         if expected.get(path) != actual.get(path):
             yield path, expected.get(path), actual.get(path)

@@ -35,7 +35,7 @@ def is_public(number: str) -> bool:
 
 
 def _numbers(host: str, host_and_port: str) -> list[str]:
-    """The IP addresses of a host. Empty, if a proxy will look up the name.
+    """The IP addresses of a host. Empty if a proxy will look up the name.
 
     host_and_port: in urllib's spelling, to ask whether the proxy is bypassed for it.
     """

@@ -16,8 +16,8 @@ MOST_SCANNED_PIXELS = 20
 # Strips or tiles. A picture of 100 million pixels in tiles of 64 x 64 has 25,000. Each part takes about 10
 # microseconds, however small it is.
 MOST_PARTS = 100_000
-# The area of all tiles together, relative to the picture. Tiles at the edges reach beyond it: at most four times its
-# area. Each of up to 6 bands may have its own tiles.
+# The area of all tiles together, relative to the picture. Tiles reach over the edges: together they have at most four
+# times its area. Each of up to 6 bands may have its own tiles: 4 x 6 = 24. The rest is a margin.
 _MOST_COVERED = 32
 _SCAN = b"\xff\xda"
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")

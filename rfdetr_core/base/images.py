@@ -19,11 +19,12 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAX_PIXELS = 100_000_000
-# The pixel limit of a format is divided by this number. To decode a WebP, libwebp needs two more pictures of the same
-# size, with transparency: about three times the memory of a JPEG with as many pixels.
+# The pixel limit of a format is divided by this number. A WebP may have half as many pixels: to decode it, libwebp
+# needs two more pictures of the same size with an alpha channel, about three times the memory of a JPEG of this size.
 _LIMIT_DIVISORS = {"WEBP": 2}
 # Warnings about the content of a decoded image. "": no warning. dark: the values of a 16-bit file need at most 14 bits,
-# so the 8-bit picture is very dark. veiled: most pixels are half-transparent.
+# so the 8-bit picture is very dark. veiled: most pixels
+# are half-transparent.
 DOUBTS = ("", "dark", "veiled")
 # The largest size of a file: an uncompressed pixel has four 16-bit channels, and 64 MiB are left for metadata.
 _BYTES_OF_PIXEL, _BYTES_OF_METADATA = 8, 64 * 2**20
@@ -68,7 +69,7 @@ class TooLargeError(UserError):
 class DecodedImage:
     """An image file after decoding.
 
-    picture: the first frame, upright RGB. format: one of FORMATS. doubt: one of DOUBTS.
+    picture: the first frame, upright RGB. format: one of FORMATS. doubt: a warning, one of DOUBTS.
     """
 
     picture: Image.Image
@@ -95,7 +96,7 @@ def decode(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = 
 
 
 def inspect_image(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MAX_PIXELS) -> DecodedImage:
-    """Decode an image file, and report its format, further frames and a doubt. Arguments and errors are as in `decode`.
+    """Decode an image file, with its format and a warning about its content. Arguments and errors are as in `decode`.
 
     Args:
         data: The bytes of the file.

@@ -1,4 +1,4 @@
-"""Checks that each project module that a stage imports is covered by the stage's digests of code."""
+"""Checks that each module of the project that a stage imports has a digest in digests/<stage>.json."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Guard(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return None, so that Python's other finders go on.
+        """Return None, so that Python asks its other finders.
 
         Args:
             fullname: The dotted name of the module.
@@ -67,7 +67,7 @@ class Guard(MetaPathFinder):
 
     def _project_folders(self, places: Sequence[str] | None) -> list[str]:
         """The folders among `places` that belong to the project."""
-        # Most packages are installed, and importing torch asks for some thousand modules.
+        # Importing torch calls this some thousand times. The comparison of prefixes is fast and removes most folders.
         fresh = [folder for folder in places or () if not folder.startswith(self.installed)]
         return [folder for folder in fresh if in_project(folder, self.root)]
 

@@ -1,4 +1,4 @@
-"""The states of a stage's inputs, for a comparison between its begin and its end.
+"""The states of a stage's inputs, to compare the start of the stage with its end.
 
 DVC records the inputs as they are when a stage ends. So an input that changes while the stage runs would be recorded
 with a result that was made from the old one.
@@ -17,7 +17,7 @@ from rfdetr_core.base.params import PARAMS_FILE, load_yaml, read_section
 
 _PIPELINE = Path("dvc.yaml")
 _DATA = "${data.dir}"
-_IGNORED = ("Thumbs.db", "__pycache__")  # like hidden files: in .dvcignore, or written by a file manager
+_IGNORED = ("Thumbs.db", "__pycache__")  # ignored, as hidden files are: DVC ignores them, too
 
 
 def states_of(stage: str) -> dict[str, str]:

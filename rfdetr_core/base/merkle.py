@@ -72,7 +72,7 @@ def is_in_tree(leaf: str, proof: Sequence[Position], size: int, root: str) -> bo
         root: The root of the tree.
 
     Raises:
-        ValueError: the proof is wrong, or proves something else.
+        ValueError: the proof is wrong, or it is about another leaf.
     """
     for position in proof:
         if _root_over(position, size) != root:

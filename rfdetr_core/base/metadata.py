@@ -48,7 +48,7 @@ def read_metadata(path: Path) -> dict[str, dict[str, str]]:
 
 
 def parse_metadata(content: bytes, where: str) -> dict[str, dict[str, str]]:
-    """Parse the content of such a file, see `read_metadata`. where: the file's name in messages.
+    """Parse the content of a metadata file, see `read_metadata`. where: the file's name in messages.
 
     Raises:
         UserError: the content is malformed.

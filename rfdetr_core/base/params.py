@@ -35,7 +35,8 @@ def load_yaml(path: Path) -> Any:
     """Parse YAML 1.2 with the parser DVC uses (YAML 1.1 parsers read 1e-4 as text, off as false).
 
     Raises:
-        UserError: missing, not UTF-8, a syntax error or a doubled key, with its line; too many bytes or aliases.
+        UserError: the file is missing or is not UTF-8; it has a syntax error or a doubled key (the message has the
+            line); it has too many bytes or aliases; or it is nested too deeply.
     """
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -58,7 +59,7 @@ def load_params(path: Path = PARAMS_FILE) -> dict[Any, Any]:
     """Read all sections of a params file.
 
     Raises:
-        UserError: it is not readable, has no sections, or has an interpolation (a text with `${`).
+        UserError: the file is not readable, has no sections, or has an interpolation (a text with `${`).
     """
     content = load_yaml(path)
     if not isinstance(content, dict):

@@ -35,7 +35,7 @@ def identities(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
 
 
 def environment() -> dict[str, Any]:
-    """`packages`: versions of Python and PACKAGES. `lock`: the digest of requirements/numeric.lock, which pins them."""
+    """The versions of packages. `packages`: of Python and PACKAGES. `lock`: the digest of requirements/numeric.lock."""
     versions = {"python": ".".join(map(str, sys.version_info[:3]))}
     versions |= {name: metadata.version(name) for name in PACKAGES}
     lock = files.sha256_file(NUMERIC_LOCK) if NUMERIC_LOCK.exists() else None

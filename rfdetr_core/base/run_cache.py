@@ -36,7 +36,7 @@ def save_run(note: Callable[[Any], object]) -> None:
     DVC's own functions. Call it when all outs are written. It does nothing if the stage was not started by DVC, and in
     the further processes of a distributed training.
 
-    note: Called with DVC's object of the stage, which has the digests, before the entry is saved.
+    note: A function. It is called before the entry is saved, with DVC's object of the stage, which has the digests.
     """
     name = os.environ.get("DVC_STAGE")
     if name is None or os.environ.get("LOCAL_RANK", "0") != "0":
@@ -45,7 +45,7 @@ def save_run(note: Callable[[Any], object]) -> None:
     from dvc.repo import Repo  # type: ignore[import-untyped]
 
     try:
-        with Repo() as repo:  # not DVC_ROOT: for an experiment in a temporary folder, that is another project
+        with Repo() as repo:  # not Repo(DVC_ROOT): in a temporary experiment, DVC_ROOT names the original project
             stage = repo.stage.load_one(str(_PIPELINE.absolute()), name.rpartition(":")[2])
             stage.save_deps()
             stage.save_outs()

@@ -46,7 +46,7 @@ Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
 def require(schema: type[FileSchema], value: Any, where: str, place: str = "") -> None:
-    """Compare a mapping with a schema.
+    """Compare the fields of a mapping with a schema. `checked` does this and `check_values`.
 
     Args:
         schema: The fields that are read.
@@ -73,7 +73,7 @@ def require(schema: type[FileSchema], value: Any, where: str, place: str = "") -
 
 
 def checked(value: Any, schema: type[FileSchema], where: str) -> dict[str, Any]:
-    """Check the content of a JSON file that anyone may have written, and return it.
+    """Check the content of a JSON file that anyone may have written, and return it. This is the complete check.
 
     Args:
         value: The parsed content.
@@ -89,7 +89,7 @@ def checked(value: Any, schema: type[FileSchema], where: str) -> dict[str, Any]:
 
 
 def check_values(value: Any, where: str, place: str = "") -> None:
-    """Compare nested mappings, lists, texts and numbers with the limits for all files.
+    """Check the size, depth and value types of a content, without a schema.
 
     Args:
         value: The content of a file, or a part of it.

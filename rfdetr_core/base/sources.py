@@ -1,8 +1,9 @@
 """Importing this module makes Python compile the project's modules from their source files, and ignore their bytecode.
 
 Bytecode in __pycache__ may differ from the source next to it, and git can track it. So dvc.yaml starts each stage with
-`-X pycache_prefix=/dev/null`: no bytecode is read. For torch this would cost seconds. So this module enables bytecode
-again for installed packages, and only the project's modules stay without it. A stage imports this module first.
+`-X pycache_prefix=/dev/null`, which disables all bytecode. Importing torch without bytecode takes seconds longer. So
+this module enables bytecode again for installed packages, but not for the project's modules. The import has this effect
+on the process. So a stage imports this module first.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ class TimeLimit:
     call runs in a daemon thread. If it takes too long, nobody waits for the thread any longer.
 
     Args:
-        seconds: For all calls together.
-        per_call: Each call gets the full `seconds`.
+        seconds: The limit of all calls together, or with `per_call` of each call.
+        per_call: Whether `seconds` is the limit of each call.
         stopping: Returns True if a signal asked the process to stop; then waiting ends early.
     """
 

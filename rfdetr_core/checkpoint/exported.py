@@ -78,7 +78,7 @@ class Description(FileSchema):
 class Exported:
     """An exported file and its description.
 
-    checkpoint: the fields of its source; its weights are empty.
+    checkpoint: the fields of the checkpoint that the file was exported from. Its `weights` are empty.
     """
 
     path: Path

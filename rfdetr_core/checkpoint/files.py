@@ -125,8 +125,11 @@ def tensor_digest(weights: Mapping[str, Tensor]) -> str:
 def content_digest(content: Mapping[str, Any]) -> str:
     """SHA-256 over everything in a resume state, except run.digest, which holds this digest.
 
-    Of each value, its path and then the following is hashed: of a tensor, the parts that `tensor_digest` hashes; of a
-    container, its type and length; of any other value, its type and its repr().
+    For each value its path is hashed, and then:
+
+    - for a tensor, the parts that `tensor_digest` hashes;
+    - for a container, its type and length;
+    - for any other value, its type and repr().
     """
     digest, waiting = hashlib.sha256(), [("", {**content, "run": {**content["run"], "digest": None}})]
     while waiting:
@@ -252,7 +255,7 @@ def read_plain(path: Path, schema: type[FileSchema] = FileSchema, *, tensors: bo
 
 
 def read_training_record(path: Path) -> dict[str, Any] | None:
-    """The training record of a checkpoint, read without its tensors. None: it has none, or it cannot be read."""
+    """The training record of a checkpoint, read without its tensors. None: the file has none or is unreadable."""
     try:
         content = read_plain(path, tensors=False)
     except UserError:  # the error is reported when the weights are read

@@ -209,7 +209,7 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The known fields of Architecture: those of model_config, overridden by those that the weights' shapes give.
+    """The known fields of Architecture, from model_config. The shapes of the weights override them.
 
     Raises:
         UserError: model_config and weights contradict each other.
@@ -331,7 +331,7 @@ def _source_of(checkpoint: Checkpoint) -> str:
 
 
 def _adapt_weight(name: str, tensor: Tensor, facts: dict[str, Any], architecture: Architecture) -> tuple[Tensor, str]:
-    """Adapt a weight to the architecture. Returns it and a text that says what was done."""
+    """Adapt a weight to the architecture. Returns the new weight, and a text about the change."""
     queries, groups, side = architecture.queries, architecture.groups, architecture.position_grid
     if name in ("query_boxes", "query_features") and (queries, groups) != (facts["queries"], facts["groups"]):
         change = f"cut from {facts['groups']} groups of {facts['queries']} to {groups} of {queries}"
@@ -349,9 +349,9 @@ def _adapt_weight(name: str, tensor: Tensor, facts: dict[str, Any], architecture
 
 
 def _rows_by_name(checkpoint: Checkpoint, classes: int, class_names: Sequence[str]) -> list[int | None]:
-    """For each class the number of its row in the file's class head; None if the file lacks the class.
+    """The row of each class in the file's class head, then the row of "no object". None: the file lacks the class.
 
-    The last number is that of the row "no object". Empty: rows are taken by number.
+    An empty list: the names are equal or cannot be matched, so the rows are taken by number.
     """
     file_names = _class_names(checkpoint)
     if (

@@ -168,10 +168,10 @@ def _check(path: Path, published: Published) -> None:
 
 
 def _sha256_mismatch(path: Path, name: str) -> str | None:
-    """Compare the SHA-256 of a file with that of the first file of this name. None: it is equal, or not known yet.
+    """Compare the SHA-256 of a file with the SHA-256 of the first file that had this name.
 
     An attacker can make different files with the same MD5. So the SHA-256 of the first file is kept in the cache, in
-    the format of `sha256sum`.
+    the format of `sha256sum`. Returns a message if the two differ. None: they are equal, or no earlier file is known.
     """
     first_path = _sha256_file(name)
     if not first_path.exists():

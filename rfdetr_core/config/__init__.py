@@ -1,4 +1,4 @@
-"""Checks, documents and previews params.yaml; also the public home of the configs of the Python API.
+"""Checks, documents and previews params.yaml. Users also import the configs of the Python API from this package.
 
 `settings.py` lists the config class of each section, and reads them all (`check_params`). `preflight.py` and
 `dvc_files.py` implement the command `check`: they look for errors that would stop a stage, before DVC deletes results.

@@ -53,7 +53,7 @@ def _repair_lock(root: Path) -> Iterator[str]:
     if not path.exists():
         return
     if _is_valid(path):
-        if backup.parent.is_dir():  # after a change of branch, no stage may have made the folder yet
+        if backup.parent.is_dir():  # the folder may be missing, for example in a new clone
             files.copy(path, backup)
         return
     restored = backup.exists() and _is_valid(backup)

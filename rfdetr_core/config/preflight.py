@@ -165,7 +165,7 @@ def _check_regular(folder: Path) -> None:
 
 
 def _check_labels(root: Path, folder: Path, model: ModelConfig) -> None:
-    """Refuse a dataset without masks for a segmentation model. It reads the labels, and opens no image."""
+    """Refuse a dataset without masks for a segmentation model. Only the labels are read, no image."""
     if not VARIANTS[model.variant].segmentation or find_spec("pycocotools") is None:
         return
     from rfdetr_core.ingest.findings import Findings
@@ -252,7 +252,7 @@ def _check_classes(model: ModelConfig, train: TrainConfig) -> None:
 
 
 def _check_memory(model: ModelConfig, train: TrainConfig) -> None:
-    """Refuse a batch that cannot fit, because the images and the encoder's activations alone exceed the memory."""
+    """Refuse a batch that cannot fit, because images and encoder activations already exceed the memory."""
     if train.batch_size == "auto":
         return
     architecture = model.architecture(classes=1)

@@ -48,7 +48,7 @@ class SmallBoxes:
 
     @classmethod
     def measure(cls, samples: Sequence[Sample], names: Sequence[str], architecture: Architecture) -> SmallBoxes:
-        """Measure all boxes but crowds, without augmentation.
+        """Measure all boxes except those of crowd regions, without augmentation.
 
         Args:
             samples: The samples of the split.

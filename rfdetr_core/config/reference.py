@@ -1,8 +1,8 @@
 """Generates docs/parameters.md, the types of the Python API and docs/schemas/.
 
-The command is `python -m rfdetr_core.config.reference`. docs/parameters.md
-comes from the config classes. The types, which editors and mypy read, come from rfdetr_core/api/stubs.py. The JSON
-Schemas come from rfdetr_core/commands/answers.py.
+The command is `python -m rfdetr_core.config.reference`. docs/parameters.md comes from the config classes. The types,
+which editors and mypy read, come from rfdetr_core/api/stubs.py. The JSON Schemas come from
+rfdetr_core/commands/answers.py.
 """
 
 from __future__ import annotations

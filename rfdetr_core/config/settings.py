@@ -22,8 +22,8 @@ from rfdetr_core.training.config import RuntimeConfig, TrainConfig, check_togeth
 class GateConfig(Config):
     """The largest drop of the scores of a new model against the previous one. CI scores both on the new test split.
 
-    A drop beyond its limit fails the gate if its whole interval is below 0. If there are too few images for an
-    interval, the gate is undecided. It is also undecided if a class is no longer found but its drop may be chance.
+    A drop beyond its limit fails the gate if its whole interval is below 0. The gate is undecided if there are too few
+    images for an interval. If a class is no longer found, the gate fails, or is undecided if the drop may be chance.
     docs/retraining.md has the complete rule.
     """
 

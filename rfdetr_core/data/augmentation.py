@@ -1,8 +1,8 @@
 """Training augmentation: the random crop, and one function for each other change of an image.
 
-To add an augmentation, write a function with `@augmentation`. Its key in `train.augmentation`, its line in
-docs/parameters.md and its call are made from that. Torch is imported inside functions, so that `check` can read the
-settings without it.
+To add an augmentation, write a function with `@augmentation`. The function gives the key in `train.augmentation`, the
+line in docs/parameters.md, and the call. Torch is imported inside functions, so that `check` can read the settings
+without it.
 """
 
 from __future__ import annotations
@@ -167,9 +167,9 @@ def apply_augmentations(example: Example, config: AugmentConfig, random: Generat
     return example
 
 
-# These seven functions and the crop draw from the shared stream, in this order. They are also called
-# with the value 0, and a flip or turn draws a random number even then. This must not change: with other draws, an
-# earlier training could not be repeated with its seed. For the arguments see `augmentation`.
+# These seven functions and the crop draw from the shared stream, in this order. They are also called with the value 0,
+# and a flip or turn draws a random number even then. Keep this order and these draws: otherwise a seed does not repeat
+# an earlier training. For the arguments see `augmentation`.
 @augmentation("probability of a left-right flip", most=1, default=0.5, shared=True)
 def horizontal_flip(example: Example, value: float, random: Generator) -> Example:
     """Mirror left and right."""

@@ -80,14 +80,15 @@ def collate(items: list[Item]) -> Batch:
 class EpochSampler(Sampler[SampleKey]):
     """The images of one rank in an epoch: a permutation that depends on (seed, epoch), filled up to complete steps.
 
-    - Size: an optimiser step takes batch_size x accumulate x world images.
+    - Size: an optimiser step takes batch_size x accumulate x world images. accumulate: batches per step and rank.
+      world: the number of ranks.
     - Order: every image comes at least once in every epoch.
     - Filling: the last step is filled up from a further permutation, or from several if the dataset is smaller than a
       step. A repeated image gets another augmentation.
     - Ranks: the batches are dealt to the ranks in turn. So a step has the same images, however its size is divided into
       batch_size, accumulate and world.
 
-    count: the number of images in the dataset. accumulate: batches per step and rank. world: the number of ranks.
+    count: the number of images in the dataset.
     """
 
     count: int

@@ -102,7 +102,8 @@ class Analysis:
         row: index in the results. image: row of `images`. label, score, x, y, width, height, area.
         object: row of the object that it matches; -1: none.
         kind: RIGHT or one of ERRORS.
-        near: of an error, row of the object involved; else of the object with the largest IoU; -1: none.
+        near: row of the object that it matches, or that the error concerns: the object with the largest IoU (of its
+            class, of another class or of any, by `kind`). -1: it overlaps none.
         overlap: IoU with `near`.
     class_confusions: a row for each pair of a detection and an object of another class with an IoU of 0.5 or more.
         Columns: detection and object (rows), overlap (IoU).
@@ -182,7 +183,7 @@ class Analysis:
         return self.curves[present].mean(axis=0) if present.any() else np.full((3, len(THRESHOLDS)), np.nan)
 
     def missed(self, threshold: Floats) -> pd.DataFrame:
-        """TIDE's "missed" objects: those of `unmatched` that are not `near` of a localisation or classification error.
+        """TIDE's "missed" objects: unmatched, and not in the column `near` of a localisation or classification error.
 
         An object near such an error is not missed: the detection with the wrong place or the wrong class is the error.
         threshold: one per class, (K,), in the order of `classes`.
@@ -389,7 +390,7 @@ def _crowding(images: pd.DataFrame, objects: pd.DataFrame, shapes: _Shapes) -> F
 
 
 def costs(analysis: Analysis) -> dict[str, float]:
-    """For each kind of error the AP at IoU 0.5 that the detector would gain without these errors (TIDE).
+    """By kind of error: how much higher the AP at IoU 0.5 would be without these errors (TIDE).
 
     NaN: the split has no object.
     """

@@ -160,7 +160,7 @@ def slice_changes(compared: Comparison, brightness: Floats, metadata: Mapping[st
     )
     order = new.index.tolist()
     for before, key in zip([None, *old.index], old.index, strict=False):
-        if key not in order:  # this slice has no object and only the old side has a detection in it: add its row
+        if key not in order:  # the new table lacks a slice without objects if only the old model has a detection in it
             order.insert(order.index(before) + 1 if before is not None else 0, key)
     old, new = old.reindex(order), new.reindex(order)
     table = new[["images", "objects"]].fillna(old[["images", "objects"]]).astype(int)

@@ -35,9 +35,12 @@ Conclusion = Literal["better", "worse", "may be chance", "too few images", "same
 def fewest_images(classes: int = 1) -> int:
     """The lowest number of images m that the interval of a difference needs: 2^m >= 40 K for K classes.
 
-    If two models are equally good, the new one is worse on all m images with a probability of about 1 / 2^m. This
-    probability must not exceed alpha, the allowed error at one end of the interval. alpha is 1 / 40 for one 95 %
-    interval. It is 1 / (40 K) if the intervals of K classes must all be right (Bonferroni's correction).
+    Rule: a result that chance alone gives with a probability above alpha must not count as a difference. alpha is the
+    allowed error at one end of the interval.
+
+    - Probability: if two models are equally good, the new one is worse on all m images in about 1 of 2^m cases.
+    - alpha: 1 / 40 for one 95 % interval. If the intervals of K classes must all be right, 1 / (40 K) (Bonferroni's
+      correction).
     """
     return math.ceil(math.log2(DRAWS * classes))
 
@@ -51,7 +54,7 @@ class Model:
     """A model file and its detections on a split.
 
     path: as the user wrote it. sha256: of the file. tensors: the digest of its weights. variant: the name of its
-    architecture. classes: the names of its classes. training: its training record; None: it has none. results:
+    architecture. classes: the names of its classes. training: its training record; None: the file has none. results:
     detections in COCO's results format, with the category ids of the dataset.
     """
 

@@ -25,7 +25,7 @@ class Point:
     """A score threshold, and precision, recall and F1 at this threshold and IoU 0.5. NaN: there is no object.
 
     reached: whether the target precision or recall is reached. best: the highest value of the target metric at any
-    threshold. Both have their defaults if there is no target.
+    threshold. Without a target, reached is True and best is NaN.
     """
 
     threshold: float
@@ -36,7 +36,7 @@ class Point:
     best: float = float("nan")
 
     def or_default(self, threshold: float) -> Point:
-        """This point. If its F1 is 0 or NaN, a copy of the point with the given `threshold`.
+        """Return this point; if its F1 is 0 or NaN, the same point with `threshold` instead of its own.
 
         If F1 is 0 at every threshold, all thresholds are equally good, and `best_f1` returns the lowest threshold.
         """

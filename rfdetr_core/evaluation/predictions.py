@@ -104,7 +104,7 @@ def _threshold(predictor: BasePredictor, argument: float | str | None) -> tuple[
 def _read(image: str | Path, alone: bool) -> Image.Image | None:
     """Read a file or an address. None: it cannot be read, which is reported on stderr.
 
-    alone: it is the only image; then the error is raised.
+    alone: whether it is the only image. If it is, the error is raised.
     """
     try:
         return to_rgb(image)
@@ -145,7 +145,7 @@ def _images_of(argument: str | Path) -> Iterator[tuple[object, _Source]]:
 
 
 def _image_paths(path: Path) -> list[Path]:
-    """The path itself, or the images below a folder without the pictures that predict has drawn."""
+    """The images below a folder, except pictures that predict has drawn. For a file: its path."""
     if not path.is_dir():
         return [path]
     if not (paths := [path / name for name in listing(path, "")]):

@@ -26,9 +26,9 @@ class ClassMatches:
     image: index of the image, (N,). score: (N,).
     right_at_50: whether the detection is right at IoU 0.5, (N,).
     counted_at_50: whether the detection counts at IoU 0.5, (N,). COCO ignores detections that match a crowd region.
-    right, counted: the same at COCO's T IoU thresholds, (T, M). M is the number of detections up to the last one that
-        is right at any of them; detections after it do not change the interpolated precision.
-    owners: indices of the images with objects of the class. instances: the number of objects in each of these images.
+    right, counted: the same at COCO's T IoU thresholds, (T, M). The first M detections end with the last detection that
+        is right at any threshold. Later detections are cut off: they do not change the interpolated precision.
+    owners: indices of the images that have objects of the class. instances: the number of objects in each of them.
     """
 
     image: npt.NDArray[np.int64]

@@ -35,7 +35,7 @@ class ImageJudgement:
 
     @property
     def empty(self) -> bool:
-        """The image has no objects and no detections."""
+        """Whether the image has no objects and no detections."""
         return not (self.correct or self.wrong or self.missed)
 
     @property

@@ -140,8 +140,10 @@ class _SliceScorer:
     threshold: Floats
 
     def object_slices(self, dimension: Dimension) -> list[list[Any]]:
-        """Rows for the slices of objects. As in COCO's rule for sizes, objects and detections of other slices are
-        ignored."""
+        """Rows for the slices of objects.
+
+        As in COCO's rule for sizes, objects and detections of other slices count neither as right nor as wrong.
+        """
         analysis, parts = self.analysis, range(len(dimension.values))
         truth, predictions = load(self.annotations, self.results, analysis.kind)
         # hotcoco can divide objects only by area. So the area is replaced by the number of the slice.

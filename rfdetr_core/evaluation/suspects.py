@@ -77,8 +77,8 @@ def _by_labels(analysis: Analysis, threshold: Floats) -> pd.DataFrame:
     recall = 1 - labels.groupby("label").size().div(objects.groupby("label").size(), fill_value=0)
     overlapping = detections[(detections.near >= 0) & (detections.overlap > BACKGROUND)]
     best_score = overlapping.groupby("near").score.max().reindex(labels.index).fillna(0.0).to_numpy()
-    # Queries that match nothing have scores far below the threshold, and their boxes can be anywhere. So it is the
-    # share of the threshold that counts.
+    # Queries that match nothing have scores far below the threshold, and their boxes can be anywhere. So the
+    # score is divided by the threshold.
     thresholds = analysis.threshold_of_rows(threshold, labels)
     share = np.divide(best_score, thresholds, out=np.ones(len(labels)), where=thresholds > 0).clip(max=1)
     certainty = labels.label.map(recall).to_numpy(dtype=float) * (1 - share)

@@ -75,7 +75,7 @@ def write_coco(folder: Path, splits: Splits, categories: list[Category], linking
         folder: the folder of the new dataset.
         splits: the images to write, by split.
         categories: the class table. Its ids are kept.
-        linking: how the images get there: copies, links, or not at all.
+        linking: how images are put into the new dataset: as copies, as links, or not at all.
     """
     for name, split in splits.items():
         free = count(1 + max([image.id or 0 for image in split], default=0))
@@ -118,7 +118,7 @@ def write_yolo(folder: Path, splits: Splits, categories: list[Category], linking
         folder: the folder of the new dataset.
         splits: the images to write, by split.
         categories: the class table. YOLO numbers the classes in its order.
-        linking: how the images get there: copies, links, or not at all.
+        linking: how images are put into the new dataset: as copies, as links, or not at all.
     """
     labelled = [
         annotation
@@ -217,7 +217,7 @@ def export_dataset(source: Path, destination: Path, to: Format, linking: Linking
         source: the dataset folder, in any known layout.
         destination: the folder to write; it must not be inside `source`.
         to: the new format.
-        linking: how the images get there: copies, links, or not at all.
+        linking: how images are put into the new dataset: as copies, as links, or not at all.
 
     Returns:
         A text about the written files and about the content that the format could not hold.
@@ -241,7 +241,7 @@ def export_dataset(source: Path, destination: Path, to: Format, linking: Linking
     splits = {name: _images_of(source, split.images, table, metadata_rows, findings) for name, split in dataset.items()}
     findings.all[:] = [
         finding for finding in findings.all if finding.code != "split-missing"
-    ]  # an export needs no valid split
+    ]  # the split `valid` may be missing
     if findings.stopping:
         places = [
             f"\n  {finding.place.file}"

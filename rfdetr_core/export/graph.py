@@ -13,8 +13,8 @@ from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import Detector
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
 
-# A copy of each file is written for the comparison. It has this additional output: the tokens (B, Q) that became
-# queries.
+# The name of an output with the tokens (B, Q) that became queries. Only the copy of a file that is written for the
+# comparison has this output.
 CHOSEN = "chosen"
 _HALF = 2**11  # 11 bits: half of the 22 bits of Pillow's weights
 RESIZE = "Pillow's bilinear, antialiased, to a square, rounded to 8 bits after each pass: across, then down"
@@ -101,9 +101,9 @@ def resize_as_pillow(pixels: Tensor, side: int, *, branches: bool) -> Tensor:
     """Resize images exactly as Pillow's BILINEAR does, with the same bits.
 
     The resize is written as matrix products, which every runtime has; few runtimes have an antialiased resize. Pillow
-    (Resample.c) adds integer weights of 22 bits, and rounds to 8 bits after each of two passes. Here each weight is two
-    numbers of 11 bits. All sums are whole numbers that float32 holds exactly, for reductions down to a sixteenth. The
-    size of the image decides which pass is the first.
+    (Resample.c) adds integer weights of 22 bits, and rounds to 8 bits after each of two passes. Here each weight is
+    split into two numbers of 11 bits. So all sums are whole numbers that float32 holds exactly, for reductions down to
+    a sixteenth of the size. The size of the image decides which pass is the first.
 
     Args:
         pixels: (B, C, H, W), whole numbers from 0 to 255.
@@ -143,8 +143,9 @@ def _round_sum(upper: Tensor, lower: Tensor) -> Tensor:
 def _weights(length: int, side: int) -> tuple[Tensor, Tensor]:
     """The upper and the lower 11 bits of the weight (side, length) of each source pixel in each target pixel.
 
-    A weight falls linearly with the distance. It reaches zero at the reduction factor; at 1 if the image grows. It is
-    computed with whole numbers, by long division, since the rounding of its last bit decides exact halves.
+    A weight falls linearly with the distance. It is zero from a distance of the reduction factor on, or of 1 if the
+    image is enlarged. It is computed with whole numbers, by long division, since the rounding of its last bit decides
+    exact halves.
     """
     sources = torch.arange(length) * 2 + 1
     targets = torch.arange(side) * 2 + 1

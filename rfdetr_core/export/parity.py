@@ -1,4 +1,4 @@
-"""Comparing an exported file with its checkpoint, query by query, and its batches with single images."""
+"""Compares an exported file with its checkpoint, query by query, for single images and for batches."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def compare(
 ) -> Differences:
     """Compare a float32 file with the detector on pictures and on noise, alone and in batches.
 
-    Two tokens with nearly equal scores may change places if numbers are rounded differently. Then all queries get other
-    tokens. So the detector is run with the tokens that the file chose, after a check: each must have the same score as
-    the token that the detector would have chosen.
+    Rounding may swap two tokens with nearly equal scores. Then queries get other tokens, and the outputs differ. So the
+    detector runs with the tokens that the file chose. First the scores of these tokens are checked: each must equal the
+    score of the detector's own choice within TOLERANCE.
 
     Args:
         file: the sessions of the file.
