@@ -50,9 +50,9 @@ _WORTH_PROCESSES = 300
 class Cache:
     """Facts about images in one SQLite file, by the SHA-256 of the image file.
 
-    A value can be lost, but never be wrong: each carries a digest, a damaged file is created again, and values of
-    another `checker` are deleted. One process writes at a time; a second one runs without a cache. A failure prints one
-    note and is never an error.
+    A value can be lost, but is never wrong. Each value has a digest. A damaged file is created again. If `checker`
+    differs from that of the file, all values are deleted. One process writes at a time; a second process runs without a
+    cache. A failure prints one note and is never an error.
 
     Args:
         path: the file. The attribute `path` is None if the cache cannot be used.
@@ -169,9 +169,11 @@ def _note(text: str) -> None:
 
 
 class Survey:
-    """Examines images in worker processes. Enter it before the labels are read: the processes are forked then.
+    """Examines images in worker processes. Use it as a context manager, which ends the processes.
 
-    decoded and known count the images that were decoded and that came from the cache; seconds is the time it took.
+    The constructor forks the processes. Create it before the labels are read, so that each fork copies little memory.
+    decoded: the number of images that were decoded. known: the number of images whose facts came from the cache.
+    seconds: the time for all images.
 
     Args:
         root: the dataset folder.

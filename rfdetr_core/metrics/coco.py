@@ -56,9 +56,9 @@ class ImageMatches:
 
     Crowd regions and the detections that match them are left out.
 
-    pairs: for each detection its index in the list of all detections, and the id of the annotation that it matches;
-        None: it matches none. One matching is enough for all thresholds: to match only the detections above a
-        threshold, drop the pairs below it. The result is the same, because matching is greedy by score.
+    pairs: for each detection its index in the list of all detections, and the id of the annotation that it matches, or
+        None. To get the matches above a score threshold, drop the pairs with lower scores. No new matching is needed,
+        because detections are matched in the order of their scores.
     missed: the ids of the annotations that no detection matches.
     """
 

@@ -24,7 +24,7 @@ _STRIP = 2  # the height of the strips that an RLE is drawn in, in pixels of the
 _BUDGET = 300_000_000  # the most pixels that are decoded for a part of the page: about five seconds
 _QUALITY = 74  # of the JPEGs
 _GREY = (128, 128, 128)
-_BEYOND = 2.1  # a box outside the image is shown up to this distance from the edge, in sides of the image
+_BEYOND = 2.1  # a box outside the image is shown up to this distance from the edge; 1 is the image's width or height
 _FILTER = Image.Resampling.LANCZOS
 
 

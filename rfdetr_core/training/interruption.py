@@ -159,8 +159,8 @@ def explained(error: Exception, signals: StopSignals) -> UserError | None:
     """
     if signals.received:
         return signals.stop_error
-    # When a worker dies, torch raises an error at any line, for example while a file is written. The error of the file
-    # then hides it, so all causes are searched.
+    # When a worker dies, torch raises an error at any line, for example while a file is written. An error about that
+    # file may then hide the worker's error, so the causes of the error are searched, too.
     chain = list(causes(error))
     for pattern, message in _SHORTAGES.items():
         if any(re.search(pattern, _text_of(cause), re.IGNORECASE) for cause in chain):

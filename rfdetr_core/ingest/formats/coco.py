@@ -190,7 +190,7 @@ _Id = int | str
 
 @dataclass
 class _Ids:
-    """Reads ids. converted: how many were not integers but could be read. example: such an id, for a message."""
+    """Reads ids. converted: the number of ids that were converted to integers. example: such an id, for a message."""
 
     converted: int = 0
     example: str = ""

@@ -21,10 +21,11 @@ ERRORS_ANCHOR, ALL_CHANGES, ALL_CLASSES = "changed-errors", "all changes", "all 
 class Change(NamedTuple):
     """An object that only one model finds, or a wrong detection that only one model makes.
 
-    change: one of CHANGES. image: row of the image. label: number of the class. score: of the detection. kind: TIDE's
-    kind of error of a wrong detection; else "". overlays: those of the model that finds the object or makes the wrong
-    detection. outlines: of the object and the detection. The last outline, of the thing that changed, is in the middle
-    of the crop.
+    change: one of CHANGES. image: row of the image. label: number of the class. score: of the detection.
+    kind: TIDE's kind of error of a wrong detection; else "".
+    overlays: the overlays of the model that finds the object or makes the wrong detection.
+    outlines: the outlines of the object and of the detection. The last outline is the one that changed; the crop is
+        centred on it.
     """
 
     change: str
