@@ -20,7 +20,7 @@ from rfdetr_core.ingest.records import Annotation, Dataset, Facts, FileFacts, Im
 from rfdetr_core.ingest.rules import ANNOTATION_RULES, EDGE, Frame, clipped
 from rfdetr_core.ingest.split import cut_splits, recut_splits
 
-# Most variants have 300 queries.
+# Most variants have 300 queries, so they detect at most 300 objects in an image.
 MOST_OBJECTS = 300
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -308,7 +308,7 @@ def in_pixels(annotation: Annotation, frame: Frame) -> Annotation:
 def _check_sufficiency(
     dataset: Dataset, classes: list[ClassEntry], splits: dict[str, list[CanonicalImage]], findings: Findings
 ) -> None:
-    """Find splits and classes with too little left for training, selection or scoring."""
+    """Find splits and classes with too few kept images or objects for training, selection or scoring."""
     used: dict[str, set[ClassEntry]] = {}
     for name, images in splits.items():
         used[name] = {instance.entry for image in images for instance in image.instances if not instance.crowd}

@@ -103,8 +103,9 @@ def _search(
     # Imported late: for a small dataset the import takes longer than everything else.
     from scipy.spatial import cKDTree
 
-    # The distance of coefficients of orthonormal waves is at most that of the thumbnails. For unit vectors that is
-    # sqrt(2 - 2 correlation). The radius is a little larger, so that the approximate search misses no near pair.
+    # The waves are orthonormal, so the distance of two pictures' coefficients is at most that of their normalised
+    # thumbnails, which is sqrt(2 - 2 correlation). The radius is a little larger, so that the approximate search
+    # misses no similar pair.
     slack = 0.3
     radius = (1 + slack) * float(np.sqrt(2 - 2 * CORRELATION))
     flip = np.array([(-1.0) ** across for _, across in _FREQUENCIES])

@@ -43,7 +43,7 @@ _CHECK = 8
 _HEAD = struct.Struct("<IIB?B")
 _DIGEST = 32  # bytes
 _FINDINGS = ("image-unreadable", "image-too-large")
-# Below this, starting processes takes longer than they save.
+# With fewer images, starting processes takes longer than the processes save.
 _WORTH_PROCESSES = 300
 
 
@@ -130,7 +130,7 @@ def _prepare(path: Path, checker: str) -> None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=30)
-    # A killed process loses nothing by this. A power failure may damage the file; then it is created again.
+    # With this setting, a killed process loses nothing. A power failure may damage the file; then it is created again.
     connection.execute("PRAGMA synchronous = OFF")
     return connection
 

@@ -60,7 +60,7 @@ class Criterion:
         """
         device = output.logits.device
         with torch.autocast(device.type, enabled=False):
-            # The last layer, the inner layers and the proposals, by the ending of their terms' names.
+            # The last layer, the inner layers and the proposals, by the suffix of their terms' names.
             layers = {"": output} | {f"_{number}": layer for number, layer in enumerate(output.auxiliary)}
             layers |= {} if output.proposals is None else {"_enc": output.proposals}
             layers = {name: _precise(layer) for name, layer in layers.items()}

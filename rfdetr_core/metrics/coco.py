@@ -228,7 +228,7 @@ def nan_for_minus_one(values: Floats) -> Floats:
 
 
 def mean_of(values: Floats) -> float:
-    """The mean of the values that are not NaN; NaN if all are."""
+    """The mean of the values that are not NaN; NaN if all values are NaN."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")
 

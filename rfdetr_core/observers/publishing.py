@@ -56,7 +56,7 @@ PUBLISHED = {
 def publish(register: str | None = None, documents: Callable[[Path], Sequence[Path]] | None = None) -> list[str]:
     """Send the files of the pipeline's result to its MLflow run; create the run if there is none.
 
-    The run is found by the fingerprint of the training, so that a second call changes nothing. The run also gets a
+    The run is found by the digest of the training record, so that a second call changes nothing. The run also gets a
     LoggedModel with the scores of the checkpoint, each with its dataset.
 
     Args:

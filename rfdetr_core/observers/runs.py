@@ -195,10 +195,10 @@ def connect(seconds: int, patience: TimeLimit | None = None) -> Client:
 
 
 def open_run(client: Any, project: str, name: str | None, record: Mapping[str, Any], rows: Rows) -> TrackedRun:
-    """Find the run with the fingerprint of a record; create it if there is none.
+    """Find the run of a training, or create it. Its tag `fingerprint` is the digest of the training record.
 
-    Without `train.deterministic`, one fingerprint can have several results. A run with other losses than `rows` belongs
-    to another result and is not used.
+    Without `train.deterministic`, trainings with the same record can have different results. So a run with other losses
+    than `rows` belongs to another training and is not used.
 
     Args:
         client: MLflow's client.

@@ -1,4 +1,4 @@
-"""The inputs of a training: the files of earlier stages, read and checked, and the first weights."""
+"""The inputs of a training: the files of earlier stages, read and checked, and the initial weights."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _sized(fingerprint: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """The fingerprint. For each size of the model that only `other` has, the variant's number is added."""
+    """The fingerprint, with the variant's number added for each size of the model that only `other` has."""
     variant = VARIANTS.get(str(fingerprint.get("params.model.variant")))
     if variant is None:
         return {**fingerprint}

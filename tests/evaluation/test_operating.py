@@ -106,7 +106,7 @@ def test_calibration_of_a_written_example() -> None:
     assert [tuple(part.values()) for part in calibration.bins] == [pytest.approx(row) for row in expected]
     assert calibration.error == pytest.approx(2 / 5 * 0.24 + 2 / 5 * 0.175 + 1 / 5 * 0.95)
     assert calibration.by_class == {"a": pytest.approx(calibration.error)}
-    assert calibration.error_above == pytest.approx(2 / 3 * 0.175 + 1 / 3 * 0.95)  # of the three above 0.5
+    assert calibration.error_above == pytest.approx(2 / 3 * 0.175 + 1 / 3 * 0.95)  # the three detections above 0.5
 
 
 def test_without_detections_there_is_no_calibration() -> None:

@@ -207,7 +207,7 @@ class _Ids:
         return None
 
     def integer_or_text(self, entry: Any, key: str = "id") -> _Id | None:
-        """The id as an integer if it is one; otherwise as text. None if it is neither."""
+        """The id as an integer if possible, otherwise as text. None if it is neither an integer nor a text."""
         value = self.integer(entry, key)
         if value is None and isinstance(entry, dict) and is_text(entry.get(key)):
             self._note(key, entry[key])

@@ -90,20 +90,20 @@ class Pictures:
         ]
 
     def gallery(self, pictures: Sequence[Picture]) -> Gallery:
-        """The crops of objects found and lost, and of wrong detections gone and added."""
+        """The crops of the objects that only one model finds, and of the wrong detections that only one model makes."""
         cards = [Card(pictures[ticket], lines, facets) for ticket, lines, facets in self._cards]
         filters = {"change": ALL_CHANGES, "class": ALL_CLASSES}
         return Gallery(cards, GROUPS, filters, anchor=ERRORS_ANCHOR, noun="change", size=24, columns="thumbs")
 
 
 def changed_objects(changes: Changes, old: Overlays, new: Overlays, most: int) -> Iterator[Change]:
-    """Objects found and lost, the highest scores first.
+    """The objects that only one model finds, the highest scores first.
 
     Args:
         changes: The changes from the first model to the second.
         old: The shapes of the first model.
         new: The shapes of the second model.
-        most: The highest number of objects found, and of objects lost.
+        most: The highest number of objects for each model.
     """
     for row in _first(changes.objects, most):
         label, overlays = new.analysis.objects.loc[row.object], new if row.change == FOUND else old
@@ -112,13 +112,13 @@ def changed_objects(changes: Changes, old: Overlays, new: Overlays, most: int) -
 
 
 def changed_detections(changes: Changes, old: Overlays, new: Overlays, most: int) -> Iterator[Change]:
-    """Wrong detections gone and added, the highest scores first.
+    """The wrong detections that only one model makes, the highest scores first.
 
     Args:
         changes: The changes from the first model to the second.
         old: The shapes of the first model.
         new: The shapes of the second model.
-        most: The highest number of detections gone, and of detections added.
+        most: The highest number of detections for each model.
     """
     for row in _first(changes.detections, most):
         overlays = new if row.change == ADDED else old
