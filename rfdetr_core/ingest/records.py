@@ -10,7 +10,7 @@ from unicodedata import category
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 80
-MOST_CHARACTERS = 1_000  # of a metadata value
+MOST_CHARACTERS = 1_000  # the most characters of a metadata value
 
 
 def short_repr(value: object) -> str:

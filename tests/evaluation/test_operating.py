@@ -74,7 +74,7 @@ def test_the_lowest_threshold_with_the_highest_f1_is_chosen() -> None:
         ({"precision": 0.5}, 0.01, True, 0.95),
         ({"precision": 0.85}, 0.03, True, 0.95),  # not 0.04: it loses more recall
         ({"precision": 0.99}, 0.01, False, 0.95),
-        ({"recall": 0.75}, 0.01, True, 0.9),  # of those with enough recall, the highest precision
+        ({"recall": 0.75}, 0.01, True, 0.9),  # the highest precision among the thresholds with enough recall
         ({"recall": 0.95}, 0.01, False, 0.9),
     ],
 )

@@ -17,7 +17,7 @@ def with_classes(root: Path, tables: dict[str, Rows]) -> None:
     """Give the splits these classes; cat and dog keep their objects."""
 
     def change(content: Any, rows: Rows) -> None:
-        ids = {name: identity for identity, name, *_ in rows}  # of one name twice, the last is the class
+        ids = {name: identity for identity, name, *_ in rows}  # if a name occurs twice, the last entry is the class
         names = {category["id"]: category["name"] for category in content["categories"]}
         for annotation in content["annotations"]:
             annotation["category_id"] = ids[names[annotation["category_id"]]]
