@@ -131,7 +131,7 @@ def main() -> None:
         spent = seconds(calls, options.rounds, options.device)
         print(f"| {name} | {spent['fast']:.4f} | {spent['strict']:.4f} |", flush=True)
     print("\n| step | precision | seconds | peak MiB |\n|---|---|---|---|", flush=True)
-    # Each choice runs in a separate process, because its peak memory is measured. "gathered" uses on a CPU the kernels
+    # Each choice runs in a separate process, because its peak memory is measured. "gathered": on a CPU, the kernels
     # that "strict" uses on CUDA.
     for choice in ("fast", "strict", *(["gathered"] if options.device == "cpu" else []), "checkpointing"):
         subprocess.run([sys.executable, *sys.argv, "--step", choice], check=True)

@@ -40,7 +40,7 @@ def random_source(variant: str, folder: Path) -> Source:
     architecture = VARIANTS[variant]
     torch.manual_seed(0)
     detector = build_detector(architecture)
-    with torch.no_grad():  # a new detector leaves all boxes at the proposals and gives all scores alike
+    with torch.no_grad():  # a new detector leaves all boxes at the proposals and gives equal scores
         detector.class_head.weight.normal_(0, 0.1)
         detector.query_boxes.normal_(0, 0.2)
         detector.box_head.layers[-1].weight.normal_(0, 0.02)

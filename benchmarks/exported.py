@@ -71,7 +71,7 @@ def upstream_contenders(variant: str, batch: int, options: argparse.Namespace) -
     runtime = f"rfdetr {metadata.version('rfdetr')}"
     for form, precision in (("default", "fp32"), ("optimised", "fp32"), ("optimised", "bf16")):
         model = upstream(argparse.Namespace(variant=variant, device="cpu"))
-        torch.set_float32_matmul_precision("highest")  # which upstream's import has changed
+        torch.set_float32_matmul_precision("highest")  # upstream's import lowers it
         dtype = getattr(torch, DTYPES[precision])
         if form == "optimised":
             model.inference(batch_size=batch, dtype=dtype)

@@ -28,7 +28,7 @@ from tests.pipeline.test_interruption import create
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 KINDS = [(ranks, link) for ranks in (1, 2) for link in LINKS]
-RUN_FACTS = "output/record.json"  # they contain time and place of the run
+RUN_FACTS = "output/record.json"  # not compared: contains the time and the machine of the run
 
 
 def main() -> None:
@@ -46,15 +46,16 @@ def main() -> None:
 
 
 def killed(folder: Path, ranks: int, link: str, kills: int, draw: random.Random) -> Counter[str]:
-    """Kill the pipeline `kills` times. A series of kills ends when a run is complete; then the next series starts.
+    """Kill the pipeline `kills` times. Returns the counts of all events.
 
-    Returns the counts of all events.
+    The pipeline is killed and resumed until it completes: this is a series. Then it starts from scratch, with the next
+    series.
 
     Args:
         folder: for the project.
         ranks: processes of a training.
         link: how DVC links files (cache.type).
-        kills: how many in all series together.
+        kills: the number of kills in all series together.
         draw: random numbers.
     """
     several = {"devices": ranks, "strategy": "ddp", "accelerator": "cpu", "batch_size": 1} if ranks > 1 else {}

@@ -67,7 +67,9 @@ def run(stage: Callable[[], None]) -> None:
 
 @contextmanager
 def _require_unchanged_code(name: str) -> Iterator[None]:
-    """Stop a stage whose code differs from digests/<name>.json. Check at its start, at each import, and at its end.
+    """Stop a stage whose code differs from digests/<name>.json.
+
+    The code is checked when the stage starts, at each import, and when the stage ends.
 
     `dvc repro --single-item` and `--downstream` skip the stage code, and a module can be edited while the stage runs.
     """
@@ -76,7 +78,7 @@ def _require_unchanged_code(name: str) -> Iterator[None]:
     guard, file = Guard(Code(), name), FOLDER / f"{name}.json"
     if not file.exists() and "DVC_STAGE" in os.environ:
         raise UserError(f"{file} does not exist. Run: dvc repro")
-    # Without DVC, a stage may have no digests file. Then its code is compared with the code at its start.
+    # Without DVC, a stage may have no digests file. Then its code is compared with the code at the start of the stage.
     code = Code()
     digests = files.read_json(file) if file.exists() else code.digests_of(name)
     if changed := code.changed(name, digests):

@@ -196,7 +196,7 @@ def _repeated(kit: Kit) -> None:
 def part_d(kit: Kit) -> None:
     """The cost of determinism: the time of our steps with and without it.
 
-    If part e ran into the same folder, its results are used. Otherwise both are measured here.
+    If the same folder has results of part e, they are used. Otherwise both times are measured here.
     """
     before = kit.out.with_name("e.jsonl")
     rows = [json.loads(line) for line in before.read_text().splitlines()] if before.exists() else []

@@ -59,11 +59,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class Contender(Setup):
-    """A setup that takes turns with others. Two tasks of it are timed.
+    """A setup with the two functions that are timed. The calls of several setups alternate.
 
-    model: the first task. This function prepares the input for a batch of pictures, which is not timed. It returns a
-        function that only runs the model on the input; its calls are timed.
-    predict: the second task: from a batch of decoded pictures to detections in pixels.
+    model: takes a batch of pictures and prepares the model's input. This call is not timed. It returns a function that
+        only runs the model on this input; the calls of the returned function are timed.
+    predict: takes a batch of decoded pictures and returns detections in pixels. Its calls are timed.
     """
 
     model: Callable[[Pictures], Callable[[], object]]

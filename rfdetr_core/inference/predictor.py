@@ -80,7 +80,7 @@ class BasePredictor(ABC):
     @property
     @abstractmethod
     def _fixed_size_reason(self) -> str | None:
-        """Why only images of the model's resolution are possible, and the remedy. None: every size is possible."""
+        """None if the input may have any size. Otherwise the reason why it may not, and the remedy, for a message."""
 
     @abstractmethod
     def _prepare(self, picture: Image.Image, size: tuple[int, int]) -> Any:
@@ -90,9 +90,10 @@ class BasePredictor(ABC):
     def _detections_of_rows(
         self, rows: Sequence[Any], sizes: Sequence[tuple[int, int]], lowest: float | None
     ) -> Iterator[Detections]:
-        """Yield the detections of each prepared image with a score above `lowest`.
+        """Yield the detections of each prepared image.
 
         sizes: the (height, width) of the original images.
+        lowest: only detections with a score above this number are returned. None: all detections.
         """
 
     def predict(

@@ -34,7 +34,7 @@ class Weights(FileSchema):
 class OperatingPoint(FileSchema):
     """A score threshold, and the precision, recall and F1 that it gives on the evaluated images. None: not measurable.
 
-    reached: whether it meets the target. If no threshold meets the target, it is the one with the best F1.
+    reached: whether this threshold meets the target. If no threshold meets it, this is the threshold with the best F1.
     """
 
     threshold: Share | None
@@ -47,9 +47,10 @@ class OperatingPoint(FileSchema):
 class Thresholds(FileSchema):
     """The content of thresholds.json.
 
-    model: the measured model. split, images: the split, and its number of images. of: whether detections were matched
-    by their boxes or by their masks. target: the requested precision or recall; None: the best F1. all: the threshold
-    for all classes together. classes: the threshold of each class, by name.
+    model: the measured model. split: the name of the evaluated split. images: the number of its images. of: "boxes" if
+    the IoU of boxes decided whether a detection is right, "masks" if the IoU of masks did. target: the requested
+    precision or recall; None: the best F1. all: the threshold for all classes together. classes: the threshold of each
+    class, by name.
     """
 
     version: Literal[1] = Field(1, alias="schema")

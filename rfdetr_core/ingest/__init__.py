@@ -1,4 +1,4 @@
-"""Reads a dataset in the format of its owner, checks it, and writes manifests and canonical annotations.
+"""Reads a dataset in its original format (COCO or YOLO), checks it, and writes manifests and canonical annotations.
 
 In: the dataset folder (`data.dir`) and the section `validate` of params.yaml. Out: findings (code, severity, place,
 advice), statistics, the manifest of every split, and canonical COCO annotations. The stages `validate` and `convert`

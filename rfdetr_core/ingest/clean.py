@@ -20,7 +20,7 @@ from rfdetr_core.ingest.records import Annotation, Dataset, Facts, FileFacts, Im
 from rfdetr_core.ingest.rules import ANNOTATION_RULES, EDGE, Frame, clipped
 from rfdetr_core.ingest.split import cut_splits, recut_splits
 
-# Most variants have 300 queries.
+# Most variants have 300 queries, so they detect at most 300 objects in an image.
 MOST_OBJECTS = 300
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -29,7 +29,7 @@ _SUFFIXES = {
     "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"),
 }
-# For copies: the words of the message, the finding code for one split, and the finding code for two splits.
+# For two copies: (the verb of the message, finding code if both are in one split, finding code if they are in two).
 _EQUAL = ("has the same bytes as", "image-doubled", "leakage")
 _NEAR = ("looks like", "near-doubled", "near-leakage")
 # `FileFacts.doubt` -> code and message.
@@ -134,8 +134,8 @@ class CleanDataset:
     """The images and objects that are kept.
 
     classes: the class table. splits: the images of train, valid and test, each sorted by path. pairs: images that are
-    copies or look alike, also if one of them was left out. named: the paths of all images that label files name; images
-    that were left out are included.
+    copies or look alike, also if one of them was left out. named: the paths of all images that label files list, also
+    of those that were left out.
     """
 
     classes: list[ClassEntry]
@@ -163,8 +163,8 @@ def clean(
     Args:
         root: the dataset folder.
         findings: collects the findings.
-        facts_of: gives the facts about image files, by path. An image without facts is left out without a finding.
-            Validation decodes the images, conversion reads the manifests: both keep the same images.
+        facts_of: gives the facts about image files, by path. In validation, it decodes the files. In conversion, it
+            reads the manifests. An image without facts is left out without a finding, so both keep the same images.
         split_of_path: in conversion, the split of each image that validation kept. None in validation.
 
     Returns:
@@ -308,7 +308,7 @@ def in_pixels(annotation: Annotation, frame: Frame) -> Annotation:
 def _check_sufficiency(
     dataset: Dataset, classes: list[ClassEntry], splits: dict[str, list[CanonicalImage]], findings: Findings
 ) -> None:
-    """Find splits and classes with too little left for training, selection or scoring."""
+    """Find splits and classes with too few kept images or objects for training, selection or scoring."""
     used: dict[str, set[ClassEntry]] = {}
     for name, images in splits.items():
         used[name] = {instance.entry for image in images for instance in image.instances if not instance.crowd}

@@ -1,8 +1,8 @@
 """Pictures that look alike though their bytes differ: re-encoded, resized, brighter or mirrored copies.
 
-A picture is compared by its thumbnail of 16 x 16 grey values, called cells. Two pictures are near, that is similar, if
-their cells correlate and no single cell differs much. Brightness and contrast do not matter. Encoding changes all cells
-a little; another object changes a few cells by much. Measured on data/sample and data/nuclei: the most similar
+A picture is compared by its thumbnail of 16 x 16 grey values, called cells. Two pictures are similar (in names: near)
+if their cells correlate and no single cell differs much. Brightness and contrast do not matter. Encoding changes all
+cells a little; another object changes a few cells by much. Measured on data/sample and data/nuclei: the most similar
 different pictures correlate with 0.64. Re-encoded and resized copies correlate with at least 0.994, and their cells
 differ by at most 0.46 standard deviations.
 """
@@ -30,7 +30,10 @@ _CHUNK = 4096
 
 
 class Near(NamedTuple):
-    """Two similar pictures: the number of one, the number of the earlier one, and 1 minus their correlation."""
+    """Two similar pictures.
+
+    number: the number of the later picture. earlier: that of the earlier picture. distance: 1 minus their correlation.
+    """
 
     number: int
     earlier: int
@@ -43,7 +46,9 @@ def thumbnail(picture: Image.Image) -> bytes:
 
 
 def find_near(thumbnails: Sequence[bytes], splits: Sequence[int]) -> list[Near]:
-    """For each picture that is similar to earlier pictures: the most similar of them, if possible of another split.
+    """For each picture that is similar to earlier pictures: the most similar earlier picture.
+
+    A similar picture of another split is preferred to one of the same split.
 
     Each picture is compared only with a few candidates: those with the closest coefficients. This takes far fewer than
     N^2 steps, and still finds nearly all of a thousand copies.
@@ -63,7 +68,8 @@ def find_near(thumbnails: Sequence[bytes], splits: Sequence[int]) -> list[Near]:
         for earlier_split in np.unique(of_split[of_split <= split]):
             for near in _search(greys, features, usable[of_split == split], usable[of_split == earlier_split]):
                 nearest_yet = best.get(near.number)
-                # The picture's own split is searched last. A match in a later split never replaces one in an earlier.
+                # The picture's own split is searched last. A match in a later split never replaces a match in an
+                # earlier split.
                 if nearest_yet is None or (
                     splits[nearest_yet.earlier] == splits[near.earlier] and near.distance < nearest_yet.distance
                 ):
@@ -93,12 +99,13 @@ def _features(greys: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float64], np
 def _search(
     greys: npt.NDArray[np.uint8], features: npt.NDArray[np.float64], members: Ints, candidates: Ints
 ) -> Iterator[Near]:
-    """Yield the pairs of a member and a candidate that are near: the later picture first."""
+    """Yield the pairs of a member and a similar candidate, with the later picture first."""
     # Imported late: for a small dataset the import takes longer than everything else.
     from scipy.spatial import cKDTree
 
-    # The distance of coefficients of orthonormal waves is at most that of the thumbnails. For unit vectors that is
-    # sqrt(2 - 2 correlation). The radius is a little larger, so that the approximate search misses no near pair.
+    # The waves are orthonormal, so the distance of two pictures' coefficients is at most that of their normalised
+    # thumbnails, which is sqrt(2 - 2 correlation). The radius is a little larger, so that the approximate search
+    # misses no similar pair.
     slack = 0.3
     radius = (1 + slack) * float(np.sqrt(2 - 2 * CORRELATION))
     flip = np.array([(-1.0) ** across for _, across in _FREQUENCIES])

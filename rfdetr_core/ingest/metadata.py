@@ -30,7 +30,8 @@ Rows = dict[str, dict[str, str]]  # image path -> column -> value
 def read_metadata_csv(root: Path, images: Iterable[str], findings: Findings) -> Rows:
     """Read metadata.csv: the values of each image. Unusable rows and values become findings. No file: no rows.
 
-    A row names its image by its path, or by an end of the path that no other image has, such as the base name.
+    A row gives the path of its image. The last parts of the path, such as the file name, are enough if no other image
+    has them.
 
     Args:
         root: the dataset folder.
@@ -103,7 +104,10 @@ def _read_text(root: Path, findings: Findings) -> str | None:
 
 
 def _parse(text: str, findings: Findings) -> list[tuple[int, list[str]]] | None:
-    """The rows, each with its first line. A row longer than the header is cut to one cell more than the header."""
+    """The rows, each with the number of its first line.
+
+    A row that is longer than the header is cut to one cell more than the header, so that it is still seen as too long.
+    """
     import pandas as pd
 
     # Python's parser, not the C one: it does not pad short rows.

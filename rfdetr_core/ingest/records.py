@@ -10,7 +10,7 @@ from unicodedata import category
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 80
-MOST_CHARACTERS = 1_000  # of a metadata value
+MOST_CHARACTERS = 1_000  # the most characters of a metadata value
 
 
 def short_repr(value: object) -> str:
@@ -114,9 +114,10 @@ class FileFacts:
         sha256: the digest of the file; empty if it could not be read.
         width, height: in pixels, after its EXIF orientation was applied.
         code, message: the code and message of a finding, if the file cannot be used.
-        thumbnail: for comparisons, see `duplicates`. Empty in conversion.
+        thumbnail: small grey values, by which `duplicates` compares images. Empty in conversion.
         decoded: True if the pixels were decoded in this run, False if an earlier run decoded them.
-        kind, several, doubt: see `images.Look`. Empty in conversion.
+        kind, several, doubt: `format`, `has_more_frames` and `doubt` of `images.DecodedImage`. Conversion leaves the
+            defaults.
         pixels: see `images.pixel_digest`; None if the file was not decoded and its manifest row has no such digest.
     """
 

@@ -47,7 +47,8 @@ def cut_splits(dataset: Dataset, facts: Facts, config: SplitConfig, *, near_toge
     if near_together:
         groups.join(_near({"train": images}, facts))
     drawn_splits = _draw(groups, shares, config.seed)
-    # Searching between two splits finds a few more pairs than searching within one.
+    # The search between two splits finds a few pairs that the search within train misses. If it finds any, their groups
+    # are joined and the splits are drawn again.
     while near_together and groups.join(_near(drawn_splits, facts)):
         drawn_splits = _draw(groups, shares, config.seed)
     largest = max(map(len, groups.in_order(config.seed)), default=0)

@@ -43,16 +43,16 @@ _CHECK = 8
 _HEAD = struct.Struct("<IIB?B")
 _DIGEST = 32  # bytes
 _FINDINGS = ("image-unreadable", "image-too-large")
-# Below this, starting processes takes longer than they save.
+# With fewer images, starting processes takes longer than the processes save.
 _WORTH_PROCESSES = 300
 
 
 class Cache:
     """Facts about images in one SQLite file, by the SHA-256 of the image file.
 
-    A value can be lost, but never be wrong: each carries a digest, a damaged file is created again, and values of
-    another `checker` are deleted. One process writes at a time; a second one runs without a cache. A failure prints one
-    note and is never an error.
+    A value can be lost, but is never wrong. Each value has a digest. A damaged file is created again. If `checker`
+    differs from that of the file, all values are deleted. One process writes at a time; a second process runs without a
+    cache. A failure prints one note and is never an error.
 
     Args:
         path: the file. The attribute `path` is None if the cache cannot be used.
@@ -130,7 +130,7 @@ def _prepare(path: Path, checker: str) -> None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=30)
-    # A killed process loses nothing by this. A power failure may damage the file; then it is created again.
+    # With this setting, a killed process loses nothing. A power failure may damage the file; then it is created again.
     connection.execute("PRAGMA synchronous = OFF")
     return connection
 
@@ -169,9 +169,11 @@ def _note(text: str) -> None:
 
 
 class Survey:
-    """Examines images in worker processes. Enter it before the labels are read: the processes are forked then.
+    """Examines images in worker processes. Use it as a context manager, which ends the processes.
 
-    decoded and known count the images that were decoded and that came from the cache; seconds is the time it took.
+    The constructor forks the processes. Create it before the labels are read, so that each fork copies little memory.
+    decoded: the number of images that were decoded. known: the number of images whose facts came from the cache.
+    seconds: the time for all images.
 
     Args:
         root: the dataset folder.

@@ -20,8 +20,8 @@ from rfdetr_core.base.processes import end_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-# The number of items in a message, and the largest number of messages that a worker has not answered yet. Two messages
-# are enough that a worker never waits for an item. 32 items are so few that a message fits into the buffer of a pipe.
+# _BATCH: the number of items in a message. 32 items are so few that a message fits into the buffer of a pipe.
+# _AHEAD: the most messages that a worker has not answered yet. With two, a worker never waits for an item.
 _BATCH, _AHEAD = 32, 2
 # Signals of a crashing decoder. A system that runs out of memory sends SIGKILL instead.
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)

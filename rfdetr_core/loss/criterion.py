@@ -22,7 +22,7 @@ class Losses:
 
     total: the weighted sum that training minimises. terms: each term of `TERMS` whose weight is not 0, before it is
     weighted. `loss_ce` is the class loss of the last decoder layer, `loss_ce_0` that of layer 0, and `loss_ce_enc` that
-    of the encoder's proposals. The other terms have the same endings.
+    of the encoder's proposals. The names of the other terms have the same suffixes.
     """
 
     total: Tensor
@@ -51,8 +51,8 @@ class Criterion:
             targets: one for each image.
             groups: groups of queries in the output: the model's number in training, 1 in evaluation.
             point_seed: seed of the points at which masks are compared. Needed if the output has masks.
-            shared: True: divide by the mean number of objects per rank. Then every rank must call this in the same
-                step. False: divide by the number of objects of this rank.
+            shared: the number by which the sums are divided. True: the mean number of objects per rank; every rank must
+                make this call in the same step. False: the number of objects of this rank.
 
         Raises:
             ValueError: the output has masks, but the seed or the targets' masks are missing; or the queries are not
@@ -60,7 +60,7 @@ class Criterion:
         """
         device = output.logits.device
         with torch.autocast(device.type, enabled=False):
-            # The last layer, the inner layers and the proposals, by the ending of their terms' names.
+            # The last layer, the inner layers and the proposals, by the suffix of their terms' names.
             layers = {"": output} | {f"_{number}": layer for number, layer in enumerate(output.auxiliary)}
             layers |= {} if output.proposals is None else {"_enc": output.proposals}
             layers = {name: _precise(layer) for name, layer in layers.items()}

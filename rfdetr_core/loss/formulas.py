@@ -1,7 +1,7 @@
 """Formulas of the loss and of matching: classification over all logits, and masks at sampled points.
 
 Masks are compared only at points (PointRend, https://arxiv.org/abs/1912.08193). Points are (x, y) in 0..1. Predictions
-are sampled bilinearly, the truth at the nearest pixel. P points, N masks.
+are sampled bilinearly, the truth at the nearest pixel. In shapes, P is the number of points and N the number of masks.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ def softplus(logits: Tensor) -> Tensor:
 def classification_loss(logits: Tensor, place: tuple[Tensor, Tensor, Tensor], iou: Tensor, alpha: float) -> Tensor:
     """IoU-aware binary cross-entropy, summed over all logits.
 
-    The target of a matched logit with probability p is p^alpha IoU^(1 - alpha), a constant without gradient, and at
-    least 0.01. The target of all other logits is 0. Their weight is p^2, which has a gradient.
+    For a logit with probability p, the summand is:
+    - matched: the cross-entropy of p and the target t = max(0.01, p^alpha IoU^(1 - alpha)). t has no gradient.
+    - not matched: the cross-entropy of p and the target 0, multiplied by p^2. This weight has a gradient.
 
     Args:
         logits: (B, Q, K).
-        place: index of the matched logits: their images, queries and classes, (P,) each.
-        iou: of the matched pairs, (P,).
+        place: index of the M matched logits: their images, queries and classes, (M,) each.
+        iou: of the matched pairs, (M,).
         alpha: see above.
     """
     chosen = logits[place]

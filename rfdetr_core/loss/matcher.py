@@ -1,7 +1,8 @@
 """Hungarian matching of queries with objects, for all layers, groups and images of a step together.
 
 The costs of all layers are copied to the host in one transfer. Each block (layer, image, group) of them is a separate
-problem, so the matches of an image do not depend on the batch. B images, at most T objects in an image, Q queries.
+problem, so the matches of an image do not depend on the batch. In shapes, B is the number of images, T the largest
+number of objects in an image, and Q the number of queries.
 """
 
 from __future__ import annotations
@@ -173,7 +174,8 @@ def detection_cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor,
     image = torch.arange(len(labels), device=labels.device)[:, None]
     logits = logits.transpose(1, 2)[image, labels]  # (B, T, Q)
     boxes, truth = boxes[:, None], truth[:, :, None]
-    # In place, with each coordinate contiguous: on a CPU large temporaries take longer than the arithmetic.
+    # Computed in place, with each coordinate contiguous. On a CPU, large temporary tensors would take longer than the
+    # arithmetic.
     probability, softplus_of_logits = (logits.sigmoid(), softplus(logits))  # -log(1 - p); minus the logit it is -log(p)
     positive = (1 - probability).square_().mul_(softplus_of_logits - logits).mul_(config.focal_alpha)
     negative = probability.square_().mul_(softplus_of_logits).mul_(1 - config.focal_alpha)

@@ -1,7 +1,7 @@
 """The terms of the loss. Each term is a function and a row of `TERMS`.
 
 The row also creates the option in the section `train` of params.yaml, its line in docs/parameters.md, its part of the
-total, and the columns train/<name> and train/<name>_aux of history.csv. P matched pairs.
+total, and the columns train/<name> and train/<name>_aux of history.csv. In shapes, P is the number of matched pairs.
 """
 
 from __future__ import annotations

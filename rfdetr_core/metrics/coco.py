@@ -56,9 +56,9 @@ class ImageMatches:
 
     Crowd regions and the detections that match them are left out.
 
-    pairs: for each detection its index in the list of all detections, and the id of the annotation that it matches;
-        None: it matches none. One matching is enough for all thresholds: to match only the detections above a
-        threshold, drop the pairs below it. The result is the same, because matching is greedy by score.
+    pairs: for each detection its index in the list of all detections, and the id of the annotation that it matches, or
+        None. To get the matches above a score threshold, drop the pairs with lower scores. No new matching is needed,
+        because detections are matched in the order of their scores.
     missed: the ids of the annotations that no detection matches.
     """
 
@@ -228,7 +228,7 @@ def nan_for_minus_one(values: Floats) -> Floats:
 
 
 def mean_of(values: Floats) -> float:
-    """The mean of the values that are not NaN; NaN if all are."""
+    """The mean of the values that are not NaN; NaN if all values are NaN."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")
 

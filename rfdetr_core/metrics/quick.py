@@ -55,9 +55,9 @@ def quick_score(annotations: Row, detections: list[Row], iou_type: Kind = "bbox"
 
 
 def _records(annotations: Row, table: Floats, evaluation: hotcoco.COCOeval) -> dict[int, list[Record]]:
-    """Records in the form of COCOeval's at IoU 0.5: one for each class, for all images together.
+    """A record for each class, for all images together, at IoU 0.5.
 
-    Detections that match a crowd region are left out.
+    The keys are those of `COCOeval.evalImgs`. Detections that match a crowd region are left out.
     """
     status = evaluation.image_diagnostics(iou_thr=0.5, score_thr=0.5)["dt_status"]
     rows = np.fromiter(status, dtype=np.int64, count=len(status)) - 1

@@ -22,7 +22,7 @@ Scale = Literal["P3", "P4", "P5"]
 
 @dataclass(frozen=True)
 class Architecture:
-    """The numbers of a detector. The defaults are those of all published variants except the oldest."""
+    """The sizes and counts that define a detector. The defaults fit all published variants except the oldest."""
 
     name: str  # the class of the API, such as RFDETRNano; `model_name` in a checkpoint
     weights_file: str | None  # the file that upstream published

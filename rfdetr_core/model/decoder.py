@@ -18,7 +18,7 @@ class Decoder(nn.Module):
     Args:
         width: C, of the queries.
         layers: how many.
-        numbers: those of each DecoderLayer.
+        numbers: the keyword arguments of each DecoderLayer.
     """
 
     def __init__(self, width: int, *, layers: int, **numbers: int) -> None:

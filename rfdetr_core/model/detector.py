@@ -110,7 +110,7 @@ class Detector(nn.Module):
         return last
 
     def _references(self, proposals: Tensor, groups: int) -> Tensor:
-        """The queries' boxes (B, G*Q, 4): proposal i moved by the learned delta i. Without a proposal: only delta i."""
+        """The queries' boxes (B, G*Q, 4): the learned delta i applied to proposal i, or delta i without a proposal."""
         learned = self.query_boxes[: groups * self.queries].expand(proposals.shape[0], -1, -1)
         count = proposals.shape[1]
         # Proposals and deltas are paired by their position, counted over all groups. With fewer tokens than queries, a

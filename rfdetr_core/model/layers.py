@@ -55,9 +55,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class _Bfloat16AttentionOnCPU(torch.autograd.Function):
-    """Attention on a CPU that keeps bfloat16 tensors but computes in float32, where the kernel is up to twice as fast.
+    """Attention on a CPU that stores bfloat16 tensors but computes in float32.
 
-    Exception: a CPU with AMX multiplies bfloat16 in tiles, so its forward pass is faster in bfloat16.
+    torch's float32 kernel is up to twice as fast. Exception: a CPU with AMX multiplies bfloat16 in tiles. There, the
+    forward pass is faster in bfloat16, so it computes in bfloat16.
     """
 
     @staticmethod

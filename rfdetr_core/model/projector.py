@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Projector(nn.Module):
-    """Maps the encoder's maps (B, inward, H, W) to one map (B, outward, H', W') per scale.
+    """Converts the encoder's maps (B, inward, H, W) to one map (B, outward, H', W') per scale.
 
     Args:
         features: how many maps the encoder has.

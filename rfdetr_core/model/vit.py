@@ -57,8 +57,8 @@ class VisionTransformer(nn.Module):
                 width,
                 heads,
                 mlp_ratio,
-                # `feature_indexes` counts blocks from 1. Published weights also use these numbers, counted from 0, for
-                # the blocks with global attention.
+                # Block `index`, counted from 0, has global attention if `index` is in `feature_indexes`, although
+                # `feature_indexes` counts blocks from 1. The published weights were trained in this way.
                 windows_seen=windows**2 if index in feature_indexes else 1,
                 drop_path=drop_path * index / max(blocks - 1, 1),
             )

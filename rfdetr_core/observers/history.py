@@ -23,9 +23,9 @@ def read_history(path: Path) -> dict[int, dict[str, float]]:
 
 
 def fingerprint(record: Mapping[str, Any]) -> str:
-    """The digest of a training record. Loggers use it to find the run of a resumed training.
+    """The record digest: the digest of a whole training record. Loggers use it to find the run of a resumed training.
 
-    `training.record.fingerprint` is another function: it selects the inputs that must be equal to resume.
+    Do not confuse it with `training.record.fingerprint`, which returns the inputs that must be equal to resume.
     """
     return files.digest(record)
 

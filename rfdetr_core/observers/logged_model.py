@@ -90,7 +90,7 @@ def _add_output(run: TrackedRun, model: str, epoch: int) -> None:
 
 
 def _add_scores(run: TrackedRun, model: Any, datasets: Mapping[str, str], scores: Iterable[Score]) -> None:
-    """Log the finite scores that the model lacks, with their timestamps in the run, so that each is there once."""
+    """Log the finite scores that the model lacks, with their timestamps in the run. A second call adds nothing."""
     from mlflow.entities import Metric
 
     logged_metrics = model.metrics or []

@@ -32,8 +32,8 @@ from rfdetr_core.training.config import RuntimeConfig
 from rfdetr_core.training.interruption import Stopped, StopSignals
 
 _PATIENCE = 60.0  # seconds for sending the remaining epochs after the training
-# MLflow's time budget in a training begins with _IN_ALL seconds. After each epoch it grows by _EPOCH seconds, or by
-# _SHARE of the epoch's time if that is more, at most to _IN_ALL.
+# The time that a training may spend on MLflow, in seconds. It begins with _IN_ALL. After each epoch, _EPOCH is added,
+# or _SHARE of the epoch's duration if this is more. It never exceeds _IN_ALL.
 _IN_ALL, _EPOCH, _SHARE = 60.0, 2.0, 0.05
 _LAST = 10.0  # seconds for MLflow after the training failed or was stopped
 
@@ -109,7 +109,7 @@ class EpochLogger(Checkpoint):
     def _guarded(self, step: Any) -> None:
         try:
             step()
-        except Exception as error:  # noqa: BLE001 - a failing logger may not stop a training
+        except Exception as error:  # noqa: BLE001 - a failing logger must not stop a training
             warnings.warn(f"{type(self).__name__} failed; the training continues. {error}", stacklevel=2)
 
 
@@ -271,7 +271,7 @@ class MlflowRun(Checkpoint):
             self.given_up = True
             message = f"{mlflow_failure(error)[0]}. This training is no longer tracked"
             warnings.warn(f"{message}. After it has ended, run `python -m rfdetr_core publish`. {error}", stacklevel=2)
-        except Exception as error:  # noqa: BLE001 - an error of MLflow may not stop a training
+        except Exception as error:  # noqa: BLE001 - an error of MLflow must not stop a training
             failure, reason = mlflow_failure(error)
             if failure not in self.reported:
                 message = f"{failure}; the training continues and tries again after each epoch"
@@ -306,7 +306,10 @@ def _asked_to_stop(trainer: Trainer) -> bool:
 
 
 class RunFacts(Checkpoint):
-    """Writes run.json with the fingerprint at the end.
+    """Writes run.json when a training has finished.
+
+    run.json has the record digest (`history.fingerprint`), and facts about this run: commit, digests of the code,
+    start, duration, epochs, machine, and the address of its tracking server.
 
     It is a subclass of Lightning's Checkpoint, because Lightning calls such callbacks last.
     """

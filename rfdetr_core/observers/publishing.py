@@ -56,7 +56,7 @@ PUBLISHED = {
 def publish(register: str | None = None, documents: Callable[[Path], Sequence[Path]] | None = None) -> list[str]:
     """Send the files of the pipeline's result to its MLflow run; create the run if there is none.
 
-    The run is found by the fingerprint of the training, so that a second call changes nothing. The run also gets a
+    The run is found by the digest of the training record, so that a second call changes nothing. The run also gets a
     LoggedModel with the scores of the checkpoint, each with its dataset.
 
     Args:
@@ -188,7 +188,7 @@ def _track(where: ProjectPaths, output: Path, report: Path, runtime: RuntimeConf
                 _add_analysis(run, report)
             run.end("FINISHED")
             say(f"tracked as run {run_address(run)}")
-    except Exception as error:  # noqa: BLE001 - an error of MLflow may not lose a result
+    except Exception as error:  # noqa: BLE001 - an error of MLflow must not lose a result
         failed, reason = mlflow_failure(error)
         message = f"{failed}, so its run lacks this {part}. Send it later: `python -m rfdetr_core publish`"
         warnings.warn(f"{message}. {reason}", stacklevel=3)

@@ -25,7 +25,8 @@ from rfdetr_core.observers.history import fingerprint, main_repository
 
 _LONGEST = 250
 _END = 32
-# The escaped characters, in the order of the pattern. A name must not change if it is normalised as a path.
+# The escaped characters, in the order of the pattern. Except for the first, they would change if MLflow normalises the
+# name as a path.
 # - characters that MLflow refuses, and the colon, which begins an escape;
 # - the first dot of a path part "." or "..";
 # - the first of two dots at the start;
@@ -34,15 +35,16 @@ _ESCAPED = re.compile(r"[^\w/.\- ]|(?<![^/])\.(?=\.?(?:/|\Z))|\A\.(?=\.)|\A/|(?<
 
 
 def mlflow_name(key: str) -> str:
-    """The name of a metric or param in MLflow for a key. Most names equal their key; no two keys have the same name.
+    """The name of a metric or param in MLflow for a key.
 
-    A refused character becomes its UTF-8 bytes, each written as a colon and two hexadecimal digits. A name that is too
-    long ends in a digest.
+    Most names equal their key, such as "val/mAP_50". A character that MLflow refuses becomes its UTF-8 bytes, each
+    written as a colon and two hexadecimal digits: "cat & dog" becomes "cat :26 dog". A name that is too long ends in
+    two colons and a digest. So no two keys have the same name.
     """
     name = _ESCAPED.sub(lambda match: _bytes(match.group()), key) or ":"
     if len(name) <= _LONGEST:
         return name
-    # No escape has two colons in a row, so this end is unambiguous.
+    # No escape has two colons in a row, so no short name ends like this.
     end = "::" + hashlib.sha256(name.encode()).hexdigest()[:_END]
     return name[: _LONGEST - len(end)] + end
 
@@ -51,7 +53,7 @@ def _bytes(character: str) -> str:
     return "".join(f":{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
-# The last value that is sent of an epoch. If the server has it, the epoch is complete there.
+# The name of the value that is sent last for each epoch. If the server has this value, it has the whole epoch.
 MARK = "train/loss"
 # Limits of MLflow: metrics and params in one call, characters of a dataset's digest.
 METRICS, _PARAMS, DIGEST = 1000, 100, 36
@@ -159,7 +161,7 @@ class TrackedRun:
 
 
 class Client:
-    """MLflow's client, with a time limit for every call. make: creates MLflow's client."""
+    """MLflow's client, with a time limit for every call. make: creates MLflow's client. patience: the time limit."""
 
     def __init__(self, make: Callable[[], Any], patience: TimeLimit) -> None:
         self._patience = patience
@@ -193,10 +195,10 @@ def connect(seconds: int, patience: TimeLimit | None = None) -> Client:
 
 
 def open_run(client: Any, project: str, name: str | None, record: Mapping[str, Any], rows: Rows) -> TrackedRun:
-    """Find the run with the fingerprint of a record; create it if there is none.
+    """Find the run of a training, or create it. Its tag `fingerprint` is the digest of the training record.
 
-    Without `train.deterministic`, one fingerprint can have several results. A run with other losses than `rows` belongs
-    to another result and is not used.
+    Without `train.deterministic`, trainings with the same record can have different results. So a run with other losses
+    than `rows` belongs to another training and is not used.
 
     Args:
         client: MLflow's client.

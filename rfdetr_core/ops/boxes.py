@@ -39,7 +39,8 @@ def overlap(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     other_left, other_top, other_right, other_bottom = second.unbind(-1)
     area = (right - left) * (bottom - top)
     other_area = (other_right - other_left) * (other_bottom - other_top)
-    # In place: for all pairs of many boxes, allocating temporaries takes a CPU several times as long as the arithmetic.
+    # Computed in place. For all pairs of many boxes, allocating temporary tensors takes a CPU several times as long as
+    # the arithmetic.
     width = torch.minimum(right, other_right).sub_(torch.maximum(left, other_left)).clamp_(min=0)
     height = torch.minimum(bottom, other_bottom).sub_(torch.maximum(top, other_top)).clamp_(min=0)
     intersection = width.mul_(height)

@@ -73,9 +73,10 @@ class Gallery:
     """Cards with filters above them.
 
     groups: the legend entries of the shapes.
-    filters: facet -> the text of the option that shows all values ("all splits"). This text also names the filter:
-        `Setter` and `Choose` set it by this text.
-    of_groups: the facet whose values are names of groups. If a value is chosen, shapes of other groups are hidden.
+    filters: facet -> the text of the option that shows all values ("all splits"). `Setter` and `Choose` use the same
+        text to say which filter they set.
+    of_groups: the facet whose values are names of `groups`, such as the class. If a reader chooses a value, shapes of
+        other groups are hidden.
     names: whether names are drawn at first. anchor: the HTML id. noun: the noun for a card. size: cards per page.
     columns: the width of the cards: "pictures", "thumbs", "pairs" or "sides".
     """

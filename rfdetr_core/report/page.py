@@ -56,7 +56,8 @@ def render(template: Path, title: str, **values: Any) -> str:
     environment.filters |= {"shares": tables.shares, "formatted": tables.formatted, "sort_value": tables.sort_value}
     environment.filters["kind"] = lambda cell: type(cell).__name__
     environment.globals["page"] = _Page(title)
-    # The module keeps the `page` that it was loaded with. So each page has its own environment.
+    # Jinja evaluates kit.html once in an environment, with the global `page` of that moment. So each page needs its own
+    # environment.
     environment.globals["kit"] = environment.get_template("kit.html").module
     return environment.get_template(template.name).render(values)
 

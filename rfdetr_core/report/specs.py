@@ -43,10 +43,10 @@ class Tip(NamedTuple):
 
 
 class Choose(NamedTuple):
-    """The filters of a table or gallery that a click on a mark of a chart sets.
+    """The filters of a table or gallery that are set by a click on a mark of a chart.
 
-    target: the HTML id of the table or gallery. filters: label of a filter -> "row" or "column" (a heat map has both,
-    bars have only rows). The filter is set to the name of the clicked row or column.
+    target: the HTML id of the table or gallery. filters: text of the filter's option "all" -> "row" or "column" (a heat
+    map has both, bars have only rows). The filter is set to the name of the clicked row or column.
     """
 
     target: str

@@ -89,8 +89,8 @@ class Table:
 
     rows: cells in the order of the columns: texts, numbers, None (shown as a dash), or the types of this module.
     anchor: the HTML id. noun: the noun for a row. search: whether there is a text filter. size: rows per page.
-    choices: title of a column -> the text of its filter when all values are chosen ("all codes"). This text
-        also names the filter: `Setter` and `Choose` set it by this text.
+    choices: title of a column -> the text of the option that shows all values ("all codes"). `Setter` and `Choose` use
+        the same text to say which filter they set.
     stacked: on a narrow screen, the cells of a row are below each other.
     """
 

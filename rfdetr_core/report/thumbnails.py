@@ -22,9 +22,9 @@ from rfdetr_core.report.gallery import Picture, Shape, as_jpeg
 _POINTS = 80  # the most points of a polygon
 _STRIP = 2  # the height of the strips that an RLE is drawn in, in pixels of the small picture
 _BUDGET = 300_000_000  # the most pixels that are decoded for a part of the page: about five seconds
-_QUALITY = 74  # of the JPEGs
+_QUALITY = 74  # JPEG quality, 1 to 95
 _GREY = (128, 128, 128)
-_BEYOND = 2.1  # a box outside the image is shown up to this distance from the edge, in sides of the image
+_BEYOND = 2.1  # a box outside the image is shown up to this distance from the edge; 1 is the image's width or height
 _FILTER = Image.Resampling.LANCZOS
 
 

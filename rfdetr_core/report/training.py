@@ -24,7 +24,7 @@ _TERMS = {"ce": "class", "bbox": "box", "giou": "GIoU", "mask_ce": "mask", "mask
 _TERM = re.compile(r"(train|val)/loss_(?!.*(_aux|_enc|_\d+)$)(\w+)")
 _SPLITS = {"train": "train", "val": "valid"}
 _BLUE, _ORANGE, _GREY = "#1f6fb4", "#e07b00", "#7a7a7a"
-_FEW = 25  # up to so many epochs, each value has a dot
+_FEW = 25  # with at most this number of epochs, each value has a dot
 
 
 class Line(NamedTuple):

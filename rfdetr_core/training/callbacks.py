@@ -107,7 +107,7 @@ class WeightAverage:
 
 
 class WeightAveraging(Callback):
-    """Averages the weights every `interval` optimiser steps; the module validates the average as the track "ema".
+    """The callback that updates a `WeightAverage` during training. The module validates it as the track "ema".
 
     Args:
         decay, tau: see `WeightAverage`.
@@ -203,7 +203,7 @@ class CocoScoring(Callback):
 
         Args:
             trainer, pl_module: of Lightning.
-            start: the values' names start with it, such as val/.
+            start: prefix of the names of the values, such as val/.
         """
         assert isinstance(pl_module, TrainingModule)
         for track in pl_module.tracks:

@@ -52,7 +52,7 @@ def compiler_settings(config: TrainConfig) -> Iterator[None]:
     import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
 
-    # With these two and with fullgraph, code that cannot be compiled is an error, not a silent fallback.
+    # With these two settings and with `fullgraph`, code that cannot be compiled is an error, not a silent fallback.
     dynamo_settings: dict[str, Any] = {"fail_on_recompile_limit_hit": True, "suppress_errors": False}
     dynamo_settings |= {"recompile_limit": _MOST_VARIANTS, "accumulated_recompile_limit": _MOST_VARIANTS}
     # DDP gets each gradient from autograd, so regions need not be split at its buckets.

@@ -1,4 +1,4 @@
-"""The inputs of a training: the files of earlier stages, read and checked, and the first weights."""
+"""The inputs of a training: the files of earlier stages, read and checked, and the initial weights."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Inputs:
         return column_of(self.config.best_model_metric, masks=self.architecture.segmentation)
 
     def detector(self) -> tuple[Detector, tuple[str, ...]]:
-        """The network with its first weights, and lines for the user about their source. Seeds torch's generator."""
+        """The network with its initial weights, and messages about their source. Seeds torch's generator."""
         torch.manual_seed(mixed_seed("weights", self.config.seed))
         economy = {"gradient_checkpointing": self.model.gradient_checkpointing}
         economy["freeze_encoder"] = self.model.freeze_encoder

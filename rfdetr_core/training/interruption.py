@@ -24,11 +24,11 @@ from rfdetr_core.base.errors import UserError, causes
 from rfdetr_core.base.memory import shortage_message
 
 _AGAIN = "Run again to resume after the last finished epoch."
-# Seconds. If Python has not handled a signal by then, and the training has not begun, the process is ended. While torch
-# waits for the other ranks, Python cannot handle a signal.
+# Seconds after a signal. If the training has not begun, and Python has not handled the signal after this time, the
+# process is ended. While torch waits for the other ranks, Python cannot handle a signal.
 _PATIENCE = 1.0
-# Patterns that reveal a shortage of open files or of shared memory, and the message for the user. The text that is
-# searched is that of an error, or the traceback of a worker.
+# Patterns that reveal a shortage of open files or of shared memory, and the message for the user. They are searched for
+# in the text of an error and in the traceback of a worker.
 _SHORTAGES = {
     "too many open files|ancdata": "too many files are open. Raise the limit: ulimit -n 4096. Or lower "
     "runtime.num_workers or runtime.prefetch_factor.",
@@ -106,7 +106,7 @@ class StopSignals(Callback):
             raise Stopped
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Stop only this rank, since ranks may have different numbers of batches. The others end when it is gone."""
+        """Stop only this rank, since ranks may have different numbers of batches. The others end after it."""
         if self.received is not None:
             raise Stopped
 
@@ -159,8 +159,8 @@ def explained(error: Exception, signals: StopSignals) -> UserError | None:
     """
     if signals.received:
         return signals.stop_error
-    # When a worker dies, torch raises an error at any line, for example while a file is written. The error of the file
-    # then hides it, so all causes are searched.
+    # When a worker dies, torch raises an error at any line, for example while a file is written. An error about that
+    # file may then hide the worker's error, so the causes of the error are searched, too.
     chain = list(causes(error))
     for pattern, message in _SHORTAGES.items():
         if any(re.search(pattern, _text_of(cause), re.IGNORECASE) for cause in chain):

@@ -83,9 +83,9 @@ class Watch:
         self.bad = bad if self.bad is None else torch.maximum(self.bad, bad)
 
     def first(self, last: bool = False) -> Step | None:
-        """End the step. Returns the first step whose check was read and found a value that is not finite, or None.
+        """End the step. Returns the first step with a value that is not finite, or None if no such step is known yet.
 
-        last: wait for the checks of all steps.
+        last: wait for the checks of all steps. Otherwise, on an accelerator, the newest checks are not read yet.
         """
         assert self._step is not None
         assert self.bad is not None

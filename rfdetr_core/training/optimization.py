@@ -102,14 +102,19 @@ def build_optimizer(detector: nn.Module, config: TrainConfig, *, fused: bool = F
 def parameter_groups(detector: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """The trained parameters as (name, parameter) pairs, in groups with one `lr` and one `weight_decay`.
 
-    The encoder's rate is lr_encoder * lr_component_decay^2. From its last block to its first, each block's rate is that
-    of the block after it, multiplied by lr_vit_layer_decay. The decoder's rate is lr * lr_component_decay. All other
-    rates are lr. In the encoder, embeddings, norms and biases have no weight decay, but layer scales do. Outside of the
-    encoder, every parameter has weight decay. After upstream's training/param_groups.py and
-    models/backbone/backbone.py.
+    Learning rates, with c = lr_component_decay, d = lr_vit_layer_decay, and n trained encoder blocks:
+    - encoder, block i (from 0): lr_encoder * c^2 * d^(n + 1 - i)
+    - encoder, embeddings: lr_encoder * c^2 * d^(n + 2)
+    - encoder, final norm: lr_encoder * c^2
+    - decoder: lr * c
+    - all other parameters: lr
+
+    In the encoder, embeddings, norms and biases have no weight decay, but layer scales do. Outside of the encoder,
+    every parameter has weight decay. After upstream's training/param_groups.py and models/backbone/backbone.py.
     """
     features: tuple[int, ...] = cast(Any, detector.get_submodule("encoder")).feature_indexes
-    # Upstream counts one level more than the blocks that run, so even the last block's rate is multiplied twice.
+    # n + 2: the embeddings are level 0, the blocks are levels 1 to n, and the final norm is level n + 2. As in
+    # upstream, level n + 1 is not used. So even the rate of the last block has the factor d^2.
     levels = features[-1] + 2
     groups: dict[tuple[float, float], list[tuple[str, Tensor]]] = {}
     for name, parameter in detector.named_parameters():
@@ -118,7 +123,6 @@ def parameter_groups(detector: nn.Module, config: TrainConfig) -> list[dict[str,
         rate, decay = config.lr, config.weight_decay
         if name.startswith("encoder."):
             embedding, part = name.startswith(_EMBEDDINGS), name.split(".")
-            # Embeddings are at level 0, block i at i + 1, the final norm at the last.
             level = int(part[2]) + 1 if part[1] == "blocks" else (0 if embedding else levels)
             rate = config.lr_encoder * config.lr_vit_layer_decay ** (levels - level) * config.lr_component_decay**2
             decay = 0.0 if embedding or "norm" in name or name.endswith("bias") else decay

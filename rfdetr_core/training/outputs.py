@@ -28,7 +28,8 @@ from rfdetr_core.training.steps import Steps
 class Best:
     """The best epoch of a track so far. score None: no epoch has a score above zero yet.
 
-    ranked: see `BestEpoch`. threshold: the score threshold with the epoch's best F1.
+    ranked: the score, smoothed if smooth_alpha is set; the epochs are ranked by it. threshold: the score threshold with
+    the epoch's best F1.
     """
 
     score: float | None = None
@@ -167,7 +168,7 @@ class RunFiles(LightningCheckpoint):
             checkpoint = replace(self.describe(best.weights), epoch=best.epoch, threshold=best.threshold)
             write_checkpoint(self.folder / f"checkpoint_best_{track}.pth", checkpoint)
         self.unwritten.clear()
-        # Epochs count from 1 where people read them (progress, these files), from 0 in checkpoints, as upstream's do.
+        # Epochs are numbered from 1 in texts and files for people, and from 0 in checkpoints (as in upstream's).
         files.write_table(self.folder / "history.csv", [row | {"epoch": int(row["epoch"]) + 1} for row in self.history])
         self.steps.write(self.folder)
         tracks = {track: (best.score, best.epoch) for track, best in self.best.items()}

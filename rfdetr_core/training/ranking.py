@@ -66,7 +66,7 @@ def scores_content(key: str, tracks: Mapping[str, tuple[float | None, int | None
         tracks: score and number, from 0, of the best epoch of each track.
         epochs: how many were trained.
     """
-    # Epochs count from 1 where people read them, and from 0 in checkpoints, as upstream's do.
+    # Epochs are numbered from 1 in texts and files for people, and from 0 in checkpoints (as in upstream's).
     rows = {
         track: {"score": score, "epoch": None if epoch is None else epoch + 1}
         for track, (score, epoch) in tracks.items()

@@ -39,18 +39,19 @@ from rfdetr_core.training.trainer import cpu_kind, device_kind, devices, resolve
 
 # The parts of a record that decide the result. The other parts follow from these, or describe the same files.
 _DECIDING = ("params", "inputs", "weights", "code", "classes", "packages", "machine", "custom")
-# How many generations of parents a record has, for a reader who has only the file. Each generation adds kilobytes, and
+# A record has this many generations of parents, so that they are known without git. Each generation adds kilobytes, and
 # four levels of nesting (MOST_LEVELS is the limit). Earlier generations are found in git by the digests that are kept.
 GENERATIONS = 10
 _KEPT_PARENT_KEYS = ("name", "sha256", "tensors", "record")
 STATE_FILE = "checkpoint.pth"
 LOCK_FILE = ".lock"
-PATIENCE = 15.0  # seconds to wait for the lock: a trainer that received a signal first finishes its step
+PATIENCE = 15.0  # seconds to wait for the lock: a trainer that was asked to stop finishes its step
 _writers: dict[Path, int] = {}  # the thread that writes to each folder
 _MOST_EPOCHS = 10**9
 _SMALL_CHANGE = 0.02  # smaller changes, relative to the full learning rate, are not mentioned
 _NAMED_CODE_FILES = 3  # the number of changed files of code that a message names
-# With train.resume, keys with a prefix of _REQUIRED must be equal, except those of _LENGTH: length and first weights.
+# Prefixes of keys. With train.resume, keys of _REQUIRED must be equal, unless they are keys of _LENGTH, which set the
+# length of the training, its evaluation interval or its initial weights.
 _REQUIRED = ("params.", "inputs.annotations/classes.json ")
 _LENGTH = (
     *(f"params.train.{name}" for name in ("epochs ", "resume ", "early_stopping", "eval_interval ")),
@@ -157,9 +158,8 @@ def _nearest(parent: Mapping[str, Any], generations: int = GENERATIONS) -> dict[
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """A phrase for each key in which two fingerprints differ.
 
-    If only one fingerprint has an option, the other counts as having its default. If only one has a size of the model,
-    because it was read from a file, the other counts as having the variant's size. A key of `custom` whose value is
-    None (unknown) always differs.
+    A missing option counts as its default. A missing size of the model counts as the size of the variant. A key of
+    `custom` whose value is None (unknown) always differs.
     """
     old, new = _sized(old, new), _sized(new, old)
     defaults = {f"params.train.{name}": field.get_default() for name, field in TrainConfig.model_fields.items()}
@@ -181,7 +181,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _sized(fingerprint: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """The fingerprint. For each size of the model that only `other` has, the variant's number is added."""
+    """The fingerprint, with the variant's number added for each size of the model that only `other` has."""
     variant = VARIANTS.get(str(fingerprint.get("params.model.variant")))
     if variant is None:
         return {**fingerprint}

@@ -37,7 +37,7 @@ class Training:
     """The arguments of `Trainer.fit`, with the callbacks that score the epochs and write the run folder.
 
     files: the callback that writes the run folder. record: the training record. start: messages for the user about the
-    weights with which the first epoch starts, one a line.
+    initial weights; each is a line.
     """
 
     module: TrainingModule

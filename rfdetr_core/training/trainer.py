@@ -43,7 +43,7 @@ CPU_BATCH_SIZE = 4  # images per batch on devices whose memory is not probed: th
 _MOST_IMAGES = 128  # the largest batch of `batch_size: auto`
 _KUBEFLOW = {"MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"}  # other launchers set LOCAL_RANK as well
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-_USED_PART = 0.9  # of the largest batch that fits is used, because real batches differ from the probed one
+_USED_PART = 0.9  # the part of the largest fitting batch that is used: real batches differ from the probed one
 
 
 def keep_freed_memory() -> bool:
@@ -310,9 +310,9 @@ def largest(fits: Callable[[int], bool]) -> int:
 
 
 def usable(most: int, config: TrainConfig) -> int:
-    """The batch size to use if at most `most` images fit into memory: a part of `most`, smaller with EMA.
+    """The batch size to use if at most `most` images fit into memory.
 
-    This is upstream's rule.
+    It is smaller than `most`, and with EMA smaller still. This is upstream's rule.
     """
     size = math.floor(most * _USED_PART)
     return max(1, math.floor(size * config.auto_batch_ema_headroom) if config.use_ema else size)

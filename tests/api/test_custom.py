@@ -154,7 +154,8 @@ def test_a_training_resumed_by_path_equals_an_uninterrupted_one(
         read_checkpoint(folder / "checkpoint_best_ema.pth").weights for folder in (tmp_path, fitted[3])
     )
     assert all(torch.equal(end[name], uninterrupted[name]) for name in uninterrupted)
-    # The state names the added callback of the first part, so it is a parent, not the same training.
+    # The state names the callback that was added to the first trainer. So it counts as a parent, not as the same
+    # training.
     assert record(tmp_path)["parents"]["resume"]["name"] == "checkpoint.pth"
     # From a finished training to more epochs.
     longer = model_config(), train_config(data, tmp_path, epochs=3)

@@ -370,7 +370,7 @@ def test_a_second_training_in_a_folder_is_refused_before_it_writes_anything(
     make_dataset(tmp_path / "other", {"train": 3, "valid": 2, "test": 2}, seed=1)
     source = (
         "import rfdetr_core; from rfdetr_core.observers import publishing\n"
-        "publishing.track_evaluation = lambda *_: input()\n"  # the first training waits at its end
+        "publishing.track_evaluation = lambda *_: input()\n"  # the first training waits for input before it ends
         f"model = rfdetr_core.RFDETRPico(**{SMALL!r})\n"
         f"model.train(dataset_dir={str(folder / 'data')!r}, output_dir={str(output)!r}, epochs=4, batch_size=2,\n"
         "            num_workers=0, threads=1, run_test=True)\n"
@@ -383,7 +383,7 @@ def test_a_second_training_in_a_folder_is_refused_before_it_writes_anything(
         assert first.poll() is None, first.communicate()[0]
         time.sleep(0.01)
     ended = False
-    while not ended:  # refused at the end as well
+    while not ended:  # calls are also refused after the last file is written
         ended = (output / "evaluate" / "metrics.json").is_file()
         moments.add(",".join(sorted(path.name for path in output.glob("[!.]*"))))
         for call in (second.train, second.evaluate):

@@ -1,4 +1,4 @@
-"""The published weights, which are the default of a class, from a server on loopback."""
+"""Tests of the download of published weights, the default weights of a class. A local server sends them."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_a_tiff_whose_strips_cover_it_again_and_again_is_refused() -> None:
 
 def test_a_tiff_of_a_strip_for_each_row_is_read() -> None:
     assert decode(tiff(2, 60_000, 60_000, 1), "a.tif").size == (2, 60_000)
-    assert MOST_PARTS > 3 * 30_000  # of three bands in separate planes, in a picture that is 30,000 pixels high
+    assert MOST_PARTS > 3 * 30_000  # enough for a strip per row in 3 separate bands of a picture 30,000 pixels high
 
 
 def test_a_tiff_with_tiles_that_reach_beyond_it_is_read() -> None:

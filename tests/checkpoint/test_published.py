@@ -188,7 +188,7 @@ def test_processes_that_fetch_one_file_at_once_end_well_with_one_file(store: Sto
         f"published.fetch({NAME!r})"
     )
     cache_folder().mkdir()
-    (cache_folder() / f"{NAME}.part").write_bytes(CONTENT[:1000])  # one of them has it
+    (cache_folder() / f"{NAME}.part").write_bytes(CONTENT[:1000])  # only one process resumes it
     command = [sys.executable, "-c", program]
     processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in processes:
@@ -227,7 +227,7 @@ def test_a_file_with_the_published_md5_is_refused_if_its_sha256_differs_from_the
     path = fetch(NAME)
     note = path.with_name(f"{NAME}.sha256")
     assert note.read_text() == f"{hashlib.sha256(CONTENT).hexdigest()}  {NAME}\n"
-    note.write_text(f"{'0' * 64}  {NAME}\n")  # as if this file were another of the same MD5
+    note.write_text(f"{'0' * 64}  {NAME}\n")  # as if an earlier file had the same MD5
     with pytest.raises(UserError, match=rf"{NAME} is a file with the published MD5, but its SHA-256 .*'0+'.*is forged"):
         fetch(NAME)
     path.unlink()

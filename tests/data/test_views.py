@@ -86,7 +86,7 @@ def test_training_on_a_reduced_jpeg_sees_nearly_the_same_as_on_the_full_one(
             dict(zip(example.labels.tolist(), example.boxes, strict=True)) for example in (full, reduced_jpeg)
         )
         assert all((before[label] - after[label]).abs().max() < 1 for label in before)
-        # The widened view may show a sliver of one more.
+        # The widened view may show the edge of one more object.
         assert all((box[2:] - box[:2]).min() < 1 for label, box in after.items() if label not in before)
         factor = round(size[0] / images.decode(data, "a.jpg", factors[-1]).width)
         view = draw_view(size[1], size[0], AugmentConfig(), generator(seed)).widened(factor)
@@ -133,7 +133,7 @@ def test_polygons_are_filled_in_a_view_as_they_are_in_the_image(top: int, left: 
     mask = crop_masks(view, [polygon], 40, 40, 20)[0]
     pair = np.stack([expected.numpy(), mask.numpy()])
     around = np.stack([pair[:, 1 + y : 19 + y, 1 + x : 19 + x] for y in (-1, 0, 1) for x in (-1, 0, 1)])
-    uniform = (around == around[:1]).all(axis=(0, 1))  # in both, no edge of the polygon is near
+    uniform = (around == around[:1]).all(axis=(0, 1))  # no edge of the polygon is near, in both masks
     assert (pair[0] == pair[1])[1:-1, 1:-1][uniform].all()
     assert (pair[0] == pair[1]).mean() > 0.75
 

@@ -74,7 +74,7 @@ def test_the_lowest_threshold_with_the_highest_f1_is_chosen() -> None:
         ({"precision": 0.5}, 0.01, True, 0.95),
         ({"precision": 0.85}, 0.03, True, 0.95),  # not 0.04: it loses more recall
         ({"precision": 0.99}, 0.01, False, 0.95),
-        ({"recall": 0.75}, 0.01, True, 0.9),  # of those with enough recall, the highest precision
+        ({"recall": 0.75}, 0.01, True, 0.9),  # the highest precision among the thresholds with enough recall
         ({"recall": 0.95}, 0.01, False, 0.9),
     ],
 )
@@ -106,7 +106,7 @@ def test_calibration_of_a_written_example() -> None:
     assert [tuple(part.values()) for part in calibration.bins] == [pytest.approx(row) for row in expected]
     assert calibration.error == pytest.approx(2 / 5 * 0.24 + 2 / 5 * 0.175 + 1 / 5 * 0.95)
     assert calibration.by_class == {"a": pytest.approx(calibration.error)}
-    assert calibration.error_above == pytest.approx(2 / 3 * 0.175 + 1 / 3 * 0.95)  # of the three above 0.5
+    assert calibration.error_above == pytest.approx(2 / 3 * 0.175 + 1 / 3 * 0.95)  # the three detections above 0.5
 
 
 def test_without_detections_there_is_no_calibration() -> None:

@@ -229,7 +229,7 @@ def first(value: float) -> Callable[[Any], Any]:
 
 
 def swapped(values: Any) -> Any:
-    return swap(values) + np.array([0, 0.01, 0, 0])  # the tiny model's are alike
+    return swap(values) + np.array([0, 0.01, 0, 0])  # the boxes of the tiny model are too similar
 
 
 def one_query(values: Any) -> Any:

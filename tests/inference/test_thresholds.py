@@ -123,7 +123,7 @@ def test_the_command_keeps_the_same_detections_as_python_and_writes_its_threshol
     loaded = predict_of(scene.checkpoint)
     for threshold in (file, str(file), BY_CLASS):
         assert same(loaded(path, threshold=threshold), expected)
-    assert predicted(scene.checkpoint, path, output=tmp_path / "found")["threshold"] == 0.5  # over its own results
+    assert predicted(scene.checkpoint, path, output=tmp_path / "found")["threshold"] == 0.5  # replaces earlier results
 
 
 def predict_of(checkpoint: Path) -> Any:

@@ -17,7 +17,7 @@ def with_classes(root: Path, tables: dict[str, Rows]) -> None:
     """Give the splits these classes; cat and dog keep their objects."""
 
     def change(content: Any, rows: Rows) -> None:
-        ids = {name: identity for identity, name, *_ in rows}  # of one name twice, the last is the class
+        ids = {name: identity for identity, name, *_ in rows}  # if a name occurs twice, the last entry is the class
         names = {category["id"]: category["name"] for category in content["categories"]}
         for annotation in content["annotations"]:
             annotation["category_id"] = ids[names[annotation["category_id"]]]
@@ -114,7 +114,7 @@ def test_all_splits_use_one_table(tmp_path: Path, tables: dict[str, Rows], expec
 
 @pytest.mark.parametrize("used", [(0, 1), (0,)])
 def test_a_root_that_has_objects_is_a_class_of_the_same_name(tmp_path: Path, used: tuple[int, ...]) -> None:
-    """It cannot be known which of the two is meant."""
+    """It is unknown which of the two classes with this name the objects have."""
     root = make_coco(tmp_path / "data")
 
     def change(content: Any) -> None:

@@ -21,7 +21,7 @@ from rfdetr_core.loss.terms import TERMS, LossConfig, Term
 from rfdetr_core.training.config import TrainConfig
 from tests.loss.synthetic import GROUPS, gradients, make_output, make_targets
 
-ENDINGS = ("", "_0", "_1", "_enc")  # of the layers of `make_output`
+ENDINGS = ("", "_0", "_1", "_enc")  # suffixes of the layers of `make_output`
 ADDED = """
 from rfdetr_core.loss import terms
 terms.TERMS += (terms.Term("loss_new", "new_loss_coef", terms.loss_giou, default=0, description="news"),)
@@ -110,7 +110,7 @@ def test_without_a_weight_the_other_terms_stay_and_every_output_has_a_gradient(t
 def test_outputs_of_no_term_have_a_gradient_of_zero(weights: dict[str, float]) -> None:
     output = make_output(2, masks=True)
     losses = Criterion(LossConfig.of(weights))(output, make_targets([3, 1], masks=True), groups=GROUPS, point_seed=1)
-    every = gradients(output, losses.total)  # of each layer: logits, boxes, and pixels, queries and bias of the masks
+    every = gradients(output, losses.total)  # for each layer: logits, boxes, and the masks' pixels, queries and bias
     unreached = range(0, 1) if "cls_loss_coef" in weights else range(2, 5)
     assert [number for number, value in enumerate(every) if not value.any()] == [
         5 * layer + number for layer in range(len(ENDINGS)) for number in unreached

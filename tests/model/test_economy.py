@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rfdetr_core.model.layers import attend, gelu_linear, norm_linear
 
 Call = Callable[[Tensor, nn.LayerNorm, nn.Linear], Tensor]
-PAIRS: dict[str, tuple[Call, Call]] = {  # ours, and the layers apart
+PAIRS: dict[str, tuple[Call, Call]] = {  # the fused pair, and its layers called separately
     "norm": (lambda x, norm, last: norm_linear(x, norm, last.weight, last.bias), lambda x, norm, last: last(norm(x))),
     "gelu": (lambda x, norm, last: gelu_linear(x, last.weight, last.bias), lambda x, norm, last: last(F.gelu(x))),
 }

@@ -52,7 +52,7 @@ def shown(page: str) -> list[Shown]:
 
 
 def compare(page: list[str], printed: list[str], names: dict[str, str]) -> None:
-    """Each line of the page is the next that was printed; a line of three dots skips some."""
+    """The printed lines are the lines of the page, in order. Three dots on the page stand for any number of lines."""
     place, skipping = 0, False
     for line in page:
         if line == "...":

@@ -493,7 +493,7 @@ def test_results_that_were_committed_without_running_are_made_again_and_named(
 def test_scores_and_detections_that_agree_with_all_the_rest_are_named_by_running_the_model_again(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Forged: the history, its scores, the choice made by them, the model file, and its detections."""
+    """The history, its scores, the winner that they choose, the model file and its detections are forged."""
     output, reports = project.folder / "output", project.folder / "reports" / "evaluate"
     header, *rows = (line.split(",") for line in (output / "history.csv").read_text().splitlines())
     rows[-1][header.index("val/ema_mAP_50")] = "0.75"
@@ -511,7 +511,7 @@ def test_scores_and_detections_that_agree_with_all_the_rest_are_named_by_running
 
 def test_another_result_of_the_same_inputs_is_reported(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     edit(project.folder / "output/history.csv", "\n1,", "\n1,1")
-    project.run("dvc", "commit", "-f", "-q", "train", "report")  # which reads it
+    project.run("dvc", "commit", "-f", "-q", "train", "report")  # report reads history.csv
     project.commit("another history")
     with pytest.raises(SystemExit):
         main(["verify", "--repo", str(project.folder)])

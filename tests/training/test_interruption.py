@@ -21,7 +21,7 @@ from tests.training.tiny import script
 
 
 class Killed(io.BytesIO):
-    """A file in whose writing torch raises that a loader worker ended, as it can anywhere in the main thread."""
+    """A file. While it is written, torch raises that a loader worker ended. This can happen at any line."""
 
     def write(self, content: object) -> int:
         """Never returns."""

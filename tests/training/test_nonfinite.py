@@ -81,7 +81,7 @@ def test_a_saved_batch_whose_weights_are_not_finite_is_computed_again(where: Pro
 
 
 def test_a_fused_step_that_found_infinity_changes_nothing() -> None:
-    """The saved weights are right only because of this, also on CUDA."""
+    """So the saved weights are those that the step used, also on CUDA."""
     parameter = torch.nn.Parameter(torch.ones(3))
     optimizer: Any = torch.optim.AdamW([parameter], fused=True)
     parameter.grad = torch.full((3,), float("nan"))

@@ -168,7 +168,7 @@ def test_masks_can_be_scored_at_the_resolution_of_their_head(where: ProjectPaths
     results = module.validation_step(batch, 0)["regular"]
     assert {tuple(result["segmentation"]["size"]) for result in results} == {tuple(size)}
     assert isinstance(scoring, CocoScoring)
-    if coarse:  # the truth has the same resolution, and matches itself
+    if coarse:  # the masks of the truth have this resolution, too, so they match
         perfect = [annotation | {"score": 1.0} for annotation in scoring.masks["annotations"]]
         assert score(scoring.masks, perfect, "segm").map == 1
 

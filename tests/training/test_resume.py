@@ -281,7 +281,7 @@ def test_resuming_for_more_epochs_reports_the_rate_and_resets_early_stopping(
     assert "It had stopped early: early stopping counts again from 0." in printed
     assert len(longer["history.csv"].splitlines()) == 1 + 3 + 2
     (percentages,) = re.findall(r"The learning rate goes from (\d+)% to (\d+)% of its full value", printed)
-    parts = (5 / 12, 6 / 24)  # the last of 2 x 3 steps in a schedule of 2 x 6, the next step in one of 2 x 12
+    parts = (5 / 12, 6 / 24)  # step 5 (from 0) of the old schedule of 2 x 6 steps, step 6 of the new one of 2 x 12
     assert [int(number) for number in percentages] == [round(50 * (1 + math.cos(math.pi * part))) for part in parts]
 
 
@@ -323,7 +323,7 @@ def test_a_state_that_was_edited_is_not_resumed(where: ProjectPaths, output: Pat
     write_plain(path, content)
     assert (
         "starting from scratch, because" in record.state_to_resume(output, {})[1]
-    )  # written again, its digest is right
+    )  # the unchanged content still matches its digest
     name = sorted(content["model"])[0]
     content["model"][name] = 1.5 * content["model"][name]
     write_plain(path, content)

@@ -19,7 +19,7 @@ _FORMATS = (
     (yolo.LAYOUT, yolo.is_present, yolo.read),
 )
 _NAMED = "\n  COCO files of other names: name them in validate.coco of params.yaml"
-LABEL_SUFFIXES = (".json", ".txt", ".yaml", ".yml")  # of the files that a dataset has beside its images
+LABEL_SUFFIXES = (".json", ".txt", ".yaml", ".yml")  # suffixes of the files beside the images of a dataset
 
 
 def read_dataset(root: Path, findings: Findings) -> Dataset:

@@ -190,7 +190,7 @@ _Id = int | str
 
 @dataclass
 class _Ids:
-    """Reads ids. converted: how many were not integers but could be read. example: such an id, for a message."""
+    """Reads ids. converted: the number of ids that were converted to integers. example: such an id, for a message."""
 
     converted: int = 0
     example: str = ""
@@ -207,7 +207,7 @@ class _Ids:
         return None
 
     def integer_or_text(self, entry: Any, key: str = "id") -> _Id | None:
-        """The id as an integer if it is one; otherwise as text. None if it is neither."""
+        """The id as an integer if possible, otherwise as text. None if it is neither an integer nor a text."""
         value = self.integer(entry, key)
         if value is None and isinstance(entry, dict) and is_text(entry.get(key)):
             self._note(key, entry[key])

@@ -17,8 +17,8 @@ from rfdetr_core.ingest.geometry import bounds
 from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, Split, short_repr
 
 DEFINITIONS = ("data.yaml", "data.yml")
-# FiftyOne writes these names. Other tools use them too. So the file must have a key of YOLO. An unreadable
-# file counts too: `read` reports it.
+# Names of the definition file in exports of FiftyOne. Other tools use the same names for other content, so such a file
+# counts only if it has a key of YOLO. An unreadable file counts, too: `read` reports it.
 _OTHER_DEFINITIONS = ("dataset.yaml", "dataset.yml")
 LAYOUT = "YOLO: data.yaml (or data.yml, dataset.yaml) with train, val, test and names; images/ beside labels/"
 # An export from COCO adds this key to data.yaml: the category id of each class, in the order of `names`.
@@ -214,7 +214,7 @@ def _keypoints(content: dict[str, Any], place: Place, findings: Findings) -> int
 
 
 def _has_own_label_file(record: ImageRecord, owners: dict[str, str], findings: Findings) -> bool:
-    """Add the label file of an image to `owners`. False: another image has the same one, and this image is left out."""
+    """Add the label file of an image to `owners`. False: another image has the same label file; leave this one out."""
     label = label_path(record.path)
     owner = owners.setdefault(label, record.path)
     message = f"{label} is also the label file of {owner}"

@@ -39,8 +39,9 @@ _TONES = {"better": "good", "worse": "error"}  # Conclusion -> kind of the statu
 class FileComparison:
     """Two model files compared on the images of a split.
 
-    scores: the scores of both. seen: which of the images each model was trained on or chosen by. where: the folders of
-    the data. samples: the images, in the order of their ids. changes: what got better or worse.
+    scores: the scores of both. seen: for each model, the images on which it was trained or whose scores chose its
+    epoch. where: the folders of the data. samples: the images, in the order of their ids. changes: the objects and
+    errors by which the models differ.
     """
 
     scores: Comparison

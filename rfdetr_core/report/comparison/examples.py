@@ -21,10 +21,11 @@ ERRORS_ANCHOR, ALL_CHANGES, ALL_CLASSES = "changed-errors", "all changes", "all 
 class Change(NamedTuple):
     """An object that only one model finds, or a wrong detection that only one model makes.
 
-    change: one of CHANGES. image: row of the image. label: number of the class. score: of the detection. kind: TIDE's
-    kind of error of a wrong detection; else "". overlays: those of the model that finds the object or makes the wrong
-    detection. outlines: of the object and the detection. The last outline, of the thing that changed, is in the middle
-    of the crop.
+    change: one of CHANGES. image: row of the image. label: number of the class. score: of the detection.
+    kind: TIDE's kind of error of a wrong detection; else "".
+    overlays: the overlays of the model that finds the object or makes the wrong detection.
+    outlines: the outlines of the object and of the detection. The last outline is the one that changed; the crop is
+        centred on it.
     """
 
     change: str
@@ -89,20 +90,20 @@ class Pictures:
         ]
 
     def gallery(self, pictures: Sequence[Picture]) -> Gallery:
-        """The crops of objects found and lost, and of wrong detections gone and added."""
+        """The crops of the objects that only one model finds, and of the wrong detections that only one model makes."""
         cards = [Card(pictures[ticket], lines, facets) for ticket, lines, facets in self._cards]
         filters = {"change": ALL_CHANGES, "class": ALL_CLASSES}
         return Gallery(cards, GROUPS, filters, anchor=ERRORS_ANCHOR, noun="change", size=24, columns="thumbs")
 
 
 def changed_objects(changes: Changes, old: Overlays, new: Overlays, most: int) -> Iterator[Change]:
-    """Objects found and lost, the highest scores first.
+    """The objects that only one model finds, the highest scores first.
 
     Args:
         changes: The changes from the first model to the second.
         old: The shapes of the first model.
         new: The shapes of the second model.
-        most: The highest number of objects found, and of objects lost.
+        most: The highest number of objects for each model.
     """
     for row in _first(changes.objects, most):
         label, overlays = new.analysis.objects.loc[row.object], new if row.change == FOUND else old
@@ -111,13 +112,13 @@ def changed_objects(changes: Changes, old: Overlays, new: Overlays, most: int) -
 
 
 def changed_detections(changes: Changes, old: Overlays, new: Overlays, most: int) -> Iterator[Change]:
-    """Wrong detections gone and added, the highest scores first.
+    """The wrong detections that only one model makes, the highest scores first.
 
     Args:
         changes: The changes from the first model to the second.
         old: The shapes of the first model.
         new: The shapes of the second model.
-        most: The highest number of detections gone, and of detections added.
+        most: The highest number of detections for each model.
     """
     for row in _first(changes.detections, most):
         overlays = new if row.change == ADDED else old

@@ -88,7 +88,7 @@ def _classes(scores: Comparison) -> _Pictures:
     if not measured:
         return
     largest = sorted(measured, key=lambda row: (-abs(row[2] - row[1]), row[0].name))[:_CLASSES]
-    rows = sorted(largest, key=lambda row: (row[2] - row[1], row[0].name))  # from the bottom: the largest loss
+    rows = sorted(largest, key=lambda row: (row[2] - row[1], row[0].name))  # at the bottom: the largest decrease
     figure = Figure(figsize=(7, 1.3 + 0.27 * len(rows)), layout="constrained")
     axes = figure.subplots()
     places = range(len(rows))

@@ -32,7 +32,7 @@ def facts(name: str, side: Side, seen: Seen, images: Mapping[str, str]) -> dict[
     Args:
         name: "A" or "B".
         side: The model.
-        seen: The images that it was trained on or chosen by.
+        seen: The images on which it was trained, or whose scores chose its epoch.
         images: SHA-256 of the images of the split by path.
     """
     model = side.model

@@ -1,4 +1,4 @@
-"""The counts behind the tables and charts of the dataset report. Their size does not depend on the number of images."""
+"""The counts for the tables and charts of the dataset report. Their size does not depend on the number of images."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _PAIRS, _PAIR_SIDE = 24, 288  # the most pairs of copies, and the longer side of
 
 
 class PairOfCopies(NamedTuple):
-    """Two images that are equal or look the same. about: how alike they are."""
+    """Two images that are equal or look the same. about: a text that says how similar they are."""
 
     about: str
     in_two_splits: bool
@@ -63,7 +63,10 @@ def _shape(instance: Instance, image: CanonicalImage, scale: tuple[float, float]
 
 
 def choose(dataset: CleanDataset, number: int) -> Iterator[tuple[str, CanonicalImage]]:
-    """Choose `number` images. The splits take turns: each adds an image of its class with the fewest images so far."""
+    """Choose `number` images. The splits take turns.
+
+    In its turn, a split adds an image of the class that has the fewest chosen images of this split so far.
+    """
     chosen = {name: _spread(dataset.splits[name], number) for name in SPLITS}
     images: dict[str, list[CanonicalImage]] = {name: [] for name in SPLITS}
     while number > 0 and chosen:

@@ -125,7 +125,7 @@ def write_report(where: ProjectPaths, config: ReportConfig, reports: Path, run: 
     ]
     for kind_examples in examples:
         kind_examples.request_errors(config.crops)
-    main = examples[-1]  # those of masks, if there are masks
+    main = examples[-1]  # the pictures of masks, if there are masks
     main.request_images(config.images)
     suspects = main.request_suspects(5 * config.crops)
     pictures, brightness = requests.render()

@@ -19,10 +19,12 @@ from rfdetr_core.report.tables import Name
 from rfdetr_core.report.text import isolated
 
 _PAIRS = 200  # how many confusions have pictures: the most frequent ones
-_SEVERAL, _EACH = 40, 3  # the 40 most frequent confusions have three pictures each, the others have one
+_SEVERAL, _EACH = 40, 3  # the _SEVERAL most frequent confusions have _EACH pictures, the others have one
 # The most bytes for the pictures of a gallery. With these the page stays below 20 MB.
 _BUDGET = {"images": 6_000_000, "errors": 3_000_000, "suspects": 3_000_000}
-_PARTLY = ""  # kind of a missed object near a detection in the wrong place or class: the detection is the error
+# The empty kind: no detection matches the object, but it does not count as missed. A detection near it has the wrong
+# place or class, and this detection counts as the error.
+_PARTLY = ""
 
 
 class Pictures:
@@ -67,7 +69,7 @@ class Pictures:
         """Request crops of errors: of each kind the `most` with the highest scores, and some of each confusion."""
         detections, objects = self._kind.analysis.detections, self._kind.analysis.objects
         table = self._confusions
-        rows = table.detection.to_numpy()  # -1 (no detection) is the index of the values appended below
+        rows = table.detection.to_numpy()  # -1: no detection; reads the value that `append` adds
         kinds = np.append(detections.kind.to_numpy(), RIGHT)[rows]
         scores = np.append(detections.score.to_numpy(), np.nan)[rows]
         areas = np.append(objects.area.to_numpy(), 0.0)[table.object.to_numpy()]

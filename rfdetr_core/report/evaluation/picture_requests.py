@@ -23,7 +23,7 @@ _WHOLE, _CROP = 224, 160  # the longer side of the picture of a whole image and 
 _AROUND = 2.2  # the side of the square that a crop shows, as a multiple of the longer side of its box
 _LEAST = 40.0  # the shortest side of this square, in pixels of the image
 _STRIP = 2  # the height of the strips that a mask is drawn in, in pixels of the small picture
-QUALITY = 78  # of the JPEGs
+QUALITY = 78  # JPEG quality, 1 to 95
 
 
 @dataclass(frozen=True)
