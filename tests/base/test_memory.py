@@ -157,8 +157,8 @@ def test_a_prediction_without_memory_is_one_message(mebibytes: int, pictures: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_training_without_memory_says_what_to_lower(workers: int, paths: ProjectPaths, tmp_path: Path) -> None:
-    training = script(paths, tmp_path / "output", runtime={"num_workers": workers}, model={"resolution": 256})
+def test_a_training_without_memory_says_what_to_lower(workers: int, where: ProjectPaths, tmp_path: Path) -> None:
+    training = script(where, tmp_path / "output", runtime={"num_workers": workers}, model={"resolution": 256})
     imports, _, call = training.rpartition("train(ProjectPaths")
     program = f"""{imports}
 import rfdetr_core.training.module, rfdetr_core.observers.loggers

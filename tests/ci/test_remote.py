@@ -82,7 +82,7 @@ def test_the_message_says_why_the_remote_cannot_be_used(
         ({}, "there", "store", f"there are no credentials for the remote. Set {VARIABLES}"),
         ({"AWS_ACCESS_KEY_ID": "none"}, "there", "store", f"are incomplete. Set {VARIABLES}"),
         (KEYS, "refusing", "store", f"the remote refuses these credentials (403). Correct {VARIABLES}"),
-        (KEYS, "there", "absent", "no such bucket"),
+        (KEYS, "there", "absent", "the bucket does not exist"),
         (KEYS, "away", "store", "the remote cannot be reached. Correct the endpointurl"),
         (KEYS, "there", "store", "Was it pushed? Run: dvc push"),
     ]

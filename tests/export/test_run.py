@@ -168,9 +168,10 @@ def test_a_file_that_loses_more_ap_than_by_default_is_refused(
 ) -> None:
     lower(project, points=20)
     message = (
-        rf"^{name} is not exported, .*: on test it loses \d+\.\d\d points of AP \(boxes: 0\.\d+, the file 0\.\d+\), "
+        rf"^{name} is not exported, .*: on test it loses \d+\.\d\d points of AP "
+        r"\(boxes: checkpoint 0\.\d+, file 0\.\d+\), "
     )
-    check_nothing_changed(project, f"{message}more than export.max_drop, {limit:g}. Allow more", kind)
+    check_nothing_changed(project, f"{message}more than export.max_drop: {limit:g}. Allow more", kind)
 
 
 def test_max_drop_limits_what_a_file_may_lose(project: Project) -> None:

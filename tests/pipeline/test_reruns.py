@@ -457,7 +457,7 @@ def test_make_repro_says_which_stages_an_edit_of_code_reaches(project: Project) 
     add_statement(project.folder / "rfdetr_core" / "selection" / "select.py")
     add_prose(project.folder / "rfdetr_core" / "training" / "run.py")
     printed = project.run("python", "-m", "rfdetr_core", "check").stdout
-    assert " ".join(printed.split()) == "select_best runs, since its code changed: rfdetr_core/selection/select.py"
+    assert " ".join(printed.split()) == "select_best will run because its code changed: rfdetr_core/selection/select.py"
 
 
 def test_two_branches_that_changed_code_are_merged_with_the_command_of_the_page(project: Project) -> None:

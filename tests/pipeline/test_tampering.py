@@ -468,7 +468,7 @@ UNRUN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a key more in the statistics": (
         lambda folder: rewritten(folder / "reports/dataset/statistics.json", lambda content: content.update(sites=9)),
-        "reports/dataset/statistics.json, made again",
+        "reports/dataset/statistics.json, recomputed",
     ),
     "a score that the history does not have": (
         lambda folder: rewritten(
