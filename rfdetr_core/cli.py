@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.memory import explaining_shortage
+from rfdetr_core.base.memory import explaining_shortage, silence_shortages
 from rfdetr_core.base.printing import message_of, printable_output
 from rfdetr_core.commands import audit, models, project
 
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with printable_output(), explaining_shortage("Free some, or run on a machine with more."):
             options.run(options)
     except UserError as error:
+        silence_shortages()
         sys.exit(message_of(error))
     except BrokenPipeError:  # `| head` closes the pipe; without dup2, Python reports it again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

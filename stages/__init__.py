@@ -23,7 +23,7 @@ from rfdetr_core.base.code import FOLDER, ROOT, STAGE, Code
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.imports import Guard, shadowing_files
 from rfdetr_core.base.input_states import states_of
-from rfdetr_core.base.memory import explaining_shortage
+from rfdetr_core.base.memory import explaining_shortage, silence_shortages
 from rfdetr_core.base.printing import message_of
 from rfdetr_core.base.processes import end_with_parent
 from rfdetr_core.base.run_cache import keep_lock, save_run
@@ -56,6 +56,7 @@ def run(stage: Callable[[], None]) -> None:
                 journal = importlib.import_module("rfdetr_core.lineage.journal")
                 save_run(partial(journal.note, began=began))
     except UserError as error:
+        silence_shortages()
         sys.exit(f"{message_of(error)}\n{RESTORE}")
     except KeyboardInterrupt:
         print(f"\ninterrupted. {RESTORE}", file=sys.stderr)

@@ -334,16 +334,16 @@ PATCHES = {
 
                     def send(self, epoch: int, row: Mapping[str, float]) -> None:
                         """Keep the loss."""
-                        self.to.append((epoch, row["train/loss"]))
+                        self.connection.append((epoch, row["train/loss"]))
 
                     def close(self, failed: bool) -> None:
                         """Draw."""
                         from matplotlib.figure import Figure
 
                         figure = Figure()
-                        figure.subplots().plot(*zip(*self.to, strict=True))
-                        self.place.mkdir(parents=True, exist_ok=True)
-                        figure.savefig(self.place / "loss.svg")
+                        figure.subplots().plot(*zip(*self.connection, strict=True))
+                        self.local_folder.mkdir(parents=True, exist_ok=True)
+                        figure.savefig(self.local_folder / "loss.svg")
 
 
                 ''',

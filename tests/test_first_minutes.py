@@ -97,7 +97,7 @@ def test_training_starts_from_scratch_is_resumed_and_starts_from_the_best_weight
         "resuming after epoch 1 of runs/first/checkpoint.pth.",
         f"training from the weights of {user.folder}/runs/first/checkpoint_best_total.pth",
     ]
-    starts = [line for line in lines if line.startswith(("training from", "going on", "AP50"))]
+    starts = [line for line in lines if line.startswith(("training from", "resuming after", "AP50"))]
     assert [line[: len(start)] for line, start in zip(starts, expected, strict=True)] == expected
     for path in ("first/history.png", "first/evaluate/metrics.json", "first-second/checkpoint_best_total.pth"):
         assert (user.folder / "runs" / path).exists(), path

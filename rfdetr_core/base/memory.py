@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -45,3 +46,18 @@ def explaining_shortage(advice: str) -> Iterator[None]:
         if (shortage := shortage_message(error)) is None:
             raise
         raise UserError(f"{shortage}. {advice}") from error
+
+
+def silence_shortages() -> None:
+    """From here on, print nothing about an out-of-memory error that Python ignores.
+
+    For a process that ends because of such an error: exit handlers and finalizers of libraries need memory, too, and
+    Python prints a traceback for each that fails.
+    """
+    report = sys.unraisablehook
+
+    def report_others(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.exc_value is None or shortage_message(unraisable.exc_value) is None:
+            report(unraisable)
+
+    sys.unraisablehook = report_others

@@ -38,7 +38,6 @@ ERRORS = {
     MISSED: "Miss",
 }
 Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 _BOX = ["x", "y", "width", "height"]
 
 

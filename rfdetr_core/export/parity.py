@@ -138,9 +138,12 @@ def _run_with_tokens(detector: Detector, images: Array, chosen: Array) -> tuple[
             )
         apart = (scores.gather(1, own_tokens) - scores.gather(1, file_tokens)).abs()
         ties += int((own_tokens != file_tokens).sum())
-        if not bool((apart <= TOLERANCE).all()) or any(len(set(row)) < count for row in file_tokens.tolist()):
-            place = int((apart > TOLERANCE).any(0).nonzero()[:1].sum())
-            raise UserError(f"query {place} has no counterpart: the file starts it from another position in the image.")
+        if any(len(set(row)) < count for row in file_tokens.tolist()):
+            raise UserError("the file starts two queries of one image from the same position.")
+        if len(other := (apart > TOLERANCE).any(0).nonzero()):
+            raise UserError(
+                f"query {int(other[0])} has no counterpart: the file starts it from another position in the image."
+            )
         return file_tokens
 
     proposer: Any = detector.proposer

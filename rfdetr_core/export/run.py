@@ -304,8 +304,9 @@ def _compare_ap(path: Path, precision: str, config: ExportConfig, scores: Scores
         result[kind] = {"source": before, "file": after}
         if before and not (after is not None and 100 * (before - after) <= limit):
             lost = "has no AP" if after is None else f"loses {100 * (before - after):.2f} points of AP"
+            file_ap = "none" if after is None else f"{after:.4f}"
             raise UserError(
-                f"on {scores.split} it {lost} ({kind}: checkpoint {before:.4f}, file {after}), more than "
+                f"on {scores.split} it {lost} ({kind}: checkpoint {before:.4f}, file {file_ap}), more than "
                 f"export.max_drop: {limit:g}. Allow more, or remove the format from export.formats."
             )
     if all(before for before, _ in pairs.values()):

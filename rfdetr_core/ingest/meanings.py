@@ -1,6 +1,11 @@
-"""What each finding code means: one or two sentences for docs/findings.md, one entry for each rule of `rules.py`."""
+"""Writes docs/findings.md: the table of `rules.py`, with one or two sentences that say what each code means.
+
+No stage imports this module, so an edit of a sentence reruns nothing.
+"""
 
 from __future__ import annotations
+
+from rfdetr_core.ingest.rules import RULES
 
 MEANINGS = {
     # Files of labels.
@@ -107,3 +112,40 @@ MEANINGS = {
     "box-whole-image": "A box is the whole image.",
     "area-unlike-box": "The key area is larger than the box, less than half of the mask, or not a positive number.",
 }
+
+_EFFECTS = {"dataset": "stop always", "split": "stop or keep", "unusable": "leave out", "usable": "leave out or keep"}
+
+
+def markdown() -> str:
+    """docs/findings.md: `python -m rfdetr_core.ingest.meanings > docs/findings.md`."""
+    head = """# Findings of validation
+
+All codes that `validate` can report: what each code means, its default severity, its effect, and what to do. Which data
+is checked, and how: [data.md](data.md).
+
+By default (`validate.on_error: stop`), every error stops the pipeline before training. With `on_error: drop`, the
+column "effect" says what happens:
+
+| effect | if the finding is an error | if the finding is a warning |
+|---|---|---|
+| stop always | the pipeline stops; the severity cannot be changed | never a warning |
+| stop or keep | the pipeline stops | the pipeline continues, and nothing is left out |
+| leave out | the image, annotation, class or metadata is not used | as for an error |
+| leave out or keep | the image or annotation is not used | it is used |
+
+`validate.severities` in params.yaml sets another severity for a code: `error`, `warning` or `ignore`. An ignored
+finding has the effect of a warning, and is not reported.
+
+Written by `python -m rfdetr_core.ingest.meanings > docs/findings.md`.
+
+| code | meaning | severity | effect | what to do |
+|---|---|---|---|---|
+"""
+    rows = [
+        (rule.code, MEANINGS[rule.code], rule.severity, _EFFECTS[rule.scope], rule.advice) for rule in RULES.values()
+    ]
+    return head + "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

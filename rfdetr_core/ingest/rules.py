@@ -1,6 +1,6 @@
 """The table of all findings: code, severity, effect on the named image or object, and advice.
 
-`meanings.py` has the sentence that explains each code in docs/findings.md.
+`meanings.py` writes docs/findings.md: this table with a sentence that explains each code.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Literal
 
 from rfdetr_core.ingest import geometry
 from rfdetr_core.ingest.geometry import bounds, mask_area, numbers, polygon_area
-from rfdetr_core.ingest.meanings import MEANINGS
 from rfdetr_core.ingest.records import Annotation, short_repr
 
 Severity = Literal["error", "warning", "ignore"]
@@ -348,40 +347,3 @@ _OTHERS = (
     Rule("annotation-doubled", "warning", "usable", "Remove one of the two annotations."),
 )  # fmt: skip
 RULES = {rule.code: rule for rule in (*_OTHERS, *ANNOTATION_RULES)}
-
-_EFFECTS = {"dataset": "stop always", "split": "stop or keep", "unusable": "leave out", "usable": "leave out or keep"}
-
-
-def markdown() -> str:
-    """docs/findings.md: `python -m rfdetr_core.ingest.rules > docs/findings.md`."""
-    head = """# Findings of validation
-
-All codes that `validate` can report: what each code means, its default severity, its effect, and what to do. Which data
-is checked, and how: [data.md](data.md).
-
-By default (`validate.on_error: stop`), every error stops the pipeline before training. With `on_error: drop`, the
-column "effect" says what happens:
-
-| effect | if the finding is an error | if the finding is a warning |
-|---|---|---|
-| stop always | the pipeline stops; the severity cannot be changed | never a warning |
-| stop or keep | the pipeline stops | the pipeline continues, and nothing is left out |
-| leave out | the image, annotation, class or metadata is not used | as for an error |
-| leave out or keep | the image or annotation is not used | it is used |
-
-`validate.severities` in params.yaml sets another severity for a code: `error`, `warning` or `ignore`. An ignored
-finding has the effect of a warning, and is not reported.
-
-Written by `python -m rfdetr_core.ingest.rules > docs/findings.md`.
-
-| code | meaning | severity | effect | what to do |
-|---|---|---|---|---|
-"""
-    rows = [
-        (rule.code, MEANINGS[rule.code], rule.severity, _EFFECTS[rule.scope], rule.advice) for rule in RULES.values()
-    ]
-    return head + "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")

@@ -102,6 +102,7 @@ def validate_dataset(
     cache: Path | None = None,
     *,
     option: str = OPTION,
+    project: Path = Path(),
     metadata: Path | None = None,
     write_page: PageWriter | None = None,
 ) -> None:
@@ -114,6 +115,7 @@ def validate_dataset(
         manifests: gets <split>.json and classes.json.
         cache: a file that keeps the facts about images between runs. None: every image is decoded.
         option: the option that names `root`, for messages.
+        project: the folder of params.yaml, whose repository should track the dataset.
         metadata: gets <split>.csv with the metadata of each image. None: not written.
         write_page: writes index.html into `reports`, also if findings stop the run.
 
@@ -121,7 +123,7 @@ def validate_dataset(
         UserError: the folder is missing, empty, not tracked or in an unknown layout; or there are findings that stop
             the run. In the last case the findings are written, but no manifest.
     """
-    for warning in check_folder(root, LABEL_SUFFIXES, option):
+    for warning in check_folder(root, LABEL_SUFFIXES, option, project):
         if option == OPTION:
             say(f"warning: {warning}", file=sys.stderr)
     findings = Findings(config)

@@ -72,6 +72,7 @@ def check_dataset(report: Report, contents: Contents, pipeline: Pipeline, name: 
                     config,
                     output / "dataset",
                     manifests=output / "manifest",
+                    project=contents.root,
                     metadata=output / "metadata",
                     write_page=None if difference or not same else page_writer(),
                 )

@@ -179,3 +179,18 @@ def test_a_stage_without_memory_is_one_message() -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: memory ran out (MemoryError). Free some, or run on a machine with more.\n")
     assert "Traceback" not in done.stderr
+
+
+def test_after_a_shortage_a_failing_exit_handler_prints_only_errors_of_another_kind() -> None:
+    handlers = """
+import atexit, sys
+from stages import run
+atexit.register(lambda: bytearray(2**60))
+atexit.register(lambda: int("no number"))
+sys.argv[0] = "code"
+"""
+    done = run_short(f"{handlers}run(lambda: bytearray(2**60))")
+    assert done.stderr.startswith("error: memory ran out (MemoryError).")
+    assert "invalid literal" in done.stderr
+    assert done.stderr.count("MemoryError") == 1
+    assert run_short(handlers).stderr.count("MemoryError") == 1  # without a shortage before, Python prints it

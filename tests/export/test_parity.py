@@ -268,7 +268,7 @@ def test_a_file_that_starts_two_queries_from_one_token_fails(source: Source, mon
     tie(source, 0.0, monkeypatch)
     graph: Any = make_graph(source, "raw")
     graph.network.proposer.choose = lambda scores, count: best_tokens(scores, count)[:, [0, *range(count - 1)]]
-    with pytest.raises(UserError, match="has no counterpart"):
+    with pytest.raises(UserError, match="starts two queries of one image from the same position"):
         check(source, graph)
 
 

@@ -169,7 +169,7 @@ def test_a_file_that_loses_more_ap_than_by_default_is_refused(
     lower(project, points=20)
     message = (
         rf"^{name} is not exported, .*: on test it loses \d+\.\d\d points of AP "
-        r"\(boxes: checkpoint 0\.\d+, file 0\.\d+\), "
+        r"\(boxes: checkpoint 0\.\d{4}, file 0\.\d{4}\), "
     )
     check_nothing_changed(project, f"{message}more than export.max_drop: {limit:g}. Allow more", kind)
 

@@ -14,7 +14,8 @@ from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.manifest import SPLITS, read_manifest
 from rfdetr_core.ingest import geometry
 from rfdetr_core.ingest.formats import coco, yolo
-from rfdetr_core.ingest.rules import RULES, markdown
+from rfdetr_core.ingest.meanings import markdown
+from rfdetr_core.ingest.rules import RULES
 from tests.ingest.faults import FAULTS, LABEL, PNG, TRAIN, Fault, add, entry
 from tests.ingest.samples import MAKERS, make_coco, make_yolo, picture, places, validate
 
@@ -42,7 +43,7 @@ def test_a_fault_is_found_where_it_is_and_nothing_else(tmp_path: Path, fault: Fa
 def test_every_code_has_a_fault_in_the_catalogue_and_a_line_in_the_documentation() -> None:
     assert {fault.code for fault in FAULTS.values()} == RULES.keys()
     page = (ROOT / "docs" / "findings.md").read_text()
-    assert page == markdown(), "python -m rfdetr_core.ingest.rules > docs/findings.md"
+    assert page == markdown(), "python -m rfdetr_core.ingest.meanings > docs/findings.md"
 
 
 def test_messages_name_the_likely_cause(tmp_path: Path) -> None:

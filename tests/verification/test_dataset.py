@@ -69,6 +69,12 @@ def test_pixels_that_are_not_those_of_the_image_are_named(root: Path) -> None:
     assert "pixels of train/train_1.png in manifest/train.json" in named
 
 
+def test_a_dataset_in_the_verified_repository_raises_no_warning(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not root.is_relative_to(Path.cwd())  # as with verify --repo
+    check(root)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_manifest_that_is_older_than_pixel_digests_raises_no_alarm(root: Path) -> None:
     same_decoder(root)
     edit(root, lambda row: row.pop("pixels"))
