@@ -21,7 +21,7 @@ def chain_link(previous: str, row: str) -> str:
 
 
 def broken_link(text: str) -> int | None:
-    """The number (from 1) of the first line whose last cell does not match its own and the previous line.
+    """The number (from 1) of the first line whose last cell does not match the rest of the line and the previous line.
 
     None: all lines match.
     """

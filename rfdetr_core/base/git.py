@@ -37,8 +37,8 @@ COMMAND = (
     *("git", "--no-replace-objects", "--no-optional-locks"),
     *(word for pair in _SETTINGS.items() for word in ("-c", "=".join(pair))),
 )
-# Variables that point git to another repository or other objects than those of the folder. A git hook gets some of
-# them.
+# Variables that point git to another repository or other objects than those of the folder. When git runs a hook, it
+# sets some of them.
 _ELSEWHERE = (
     "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_ATTR_SOURCE", "GIT_COMMON_DIR", "GIT_DIR", "GIT_EXTERNAL_DIFF",
     "GIT_INDEX_FILE", "GIT_NAMESPACE", "GIT_OBJECT_DIRECTORY", "GIT_SHALLOW_FILE", "GIT_WORK_TREE",
@@ -85,7 +85,7 @@ def text(folder: Path, *arguments: str, stdin: str = "", errors: str = "surrogat
         folder: The folder that git runs in.
         arguments: The command after `git`.
         stdin: Text for its standard input.
-        errors: How bytes that are not UTF-8 are decoded. By default os.fsencode() gives the bytes of a name back.
+        errors: How bytes that are not UTF-8 are decoded. By default they are kept: os.fsencode() restores a name.
 
     Raises:
         UserError: git is not installed, the folder is in no repository, or the command fails.

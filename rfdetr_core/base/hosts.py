@@ -41,8 +41,9 @@ def _numbers(host: str, host_and_port: str) -> list[str]:
     """
     with suppress(ValueError):
         return [str(ipaddress.ip_address(host))]
+    # Other spellings of an IP address, such as 127.1, 2130706433 and 0x7f000001. A proxy accepts them, too.
     with suppress(OSError):
-        return [socket.inet_ntoa(socket.inet_aton(host))]  # 127.1, 2130706433, 0x7f000001: a proxy accepts them, too
+        return [socket.inet_ntoa(socket.inet_aton(host))]
     if "https" in urllib.request.getproxies() and not urllib.request.proxy_bypass(host_and_port):
         return ["127.0.0.1"] if host.rstrip(".") == "localhost" else []
     return [str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]

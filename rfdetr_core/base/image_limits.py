@@ -76,7 +76,7 @@ def check_parts(data: bytes) -> None:
     if parts <= _MOST_COVERED:
         return
     width, height = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
-    tiled = TiffImagePlugin.STRIPOFFSETS not in tags  # the rule of Pillow
+    tiled = TiffImagePlugin.STRIPOFFSETS not in tags  # Pillow decides by the same tag
     side = tags.get(TiffImagePlugin.TILEWIDTH, width) if tiled else width
     rows = tags.get(TiffImagePlugin.TILELENGTH if tiled else TiffImagePlugin.ROWSPERSTRIP, height)
     if parts * min(side, width) * min(rows, height) > _MOST_COVERED * width * height:

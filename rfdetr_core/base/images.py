@@ -23,8 +23,7 @@ MAX_PIXELS = 100_000_000
 # needs two more pictures of the same size with an alpha channel, about three times the memory of a JPEG of this size.
 _LIMIT_DIVISORS = {"WEBP": 2}
 # Warnings about the content of a decoded image. "": no warning. dark: the values of a 16-bit file need at most 14 bits,
-# so the 8-bit picture is very dark. veiled: most pixels
-# are half-transparent.
+# so the 8-bit picture is very dark. veiled: most pixels are half-transparent.
 DOUBTS = ("", "dark", "veiled")
 # The largest size of a file: an uncompressed pixel has four 16-bit channels, and 64 MiB are left for metadata.
 _BYTES_OF_PIXEL, _BYTES_OF_METADATA = 8, 64 * 2**20
@@ -136,7 +135,7 @@ def inspect_image(data: bytes, name: str, reduction: int = 1, max_pixels: int | 
 
 
 def _check_pixels(size: tuple[int, int], kind: str, max_pixels: int | None) -> int:
-    """The number of pixels of an image. Raises TooLargeError if it is above max_pixels; None: validation checked it."""
+    """The number of pixels of an image. Raises TooLargeError if it is above max_pixels (see `decode`)."""
     pixels = size[0] * size[1]
     if max_pixels is not None and pixels > (most := max_pixels // _LIMIT_DIVISORS.get(kind, 1)):
         hint = f" for {kind}: as JPEG or PNG it may have more" if most < max_pixels else ""

@@ -88,7 +88,7 @@ def read_manifest(path: Path) -> list[ManifestRow]:
 
 
 def row_of(values: Mapping[str, Any]) -> ManifestRow:
-    """A row from the fields of an older, this or a newer version. Raises KeyError if a required field is missing."""
+    """Make a row from values that this or another version wrote. Raises KeyError if a required field is missing."""
     return ManifestRow(**{name: values[name] for name in _ALWAYS}, pixels=values.get("pixels"))
 
 

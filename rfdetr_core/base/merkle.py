@@ -40,7 +40,7 @@ class Tree:
         self.root = self._levels[-1][0].hex() if self.leaves else _EMPTY
 
     def commitment(self) -> dict[str, Any]:
-        """The size and the root of the tree. Who has them can check a proof without the leaves."""
+        """The size and the root of the tree. With them, a proof can be checked without the leaves."""
         return {"size": self.size, "root": self.root}
 
     def prove(self, leaf: str) -> list[Position]:

@@ -46,7 +46,7 @@ Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
 def require(schema: type[FileSchema], value: Any, where: str, place: str = "") -> None:
-    """Compare the fields of a mapping with a schema. `checked` does this and `check_values`.
+    """Compare the fields of a mapping with a schema. `checked` calls `check_values` and this function.
 
     Args:
         schema: The fields that are read.

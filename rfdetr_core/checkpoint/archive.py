@@ -21,7 +21,7 @@ from rfdetr_core.base.schema import MOST_BYTES, short
 
 # Older files of upstream have `args` of these types instead of a dict. Both only hold values.
 _NAMESPACES: list[Any] = [argparse.Namespace, types.SimpleNamespace]
-_REPEATED = MOST_BYTES // 10_000  # bytes: the cost of each repeated use of a container. 10,000 reach the limit
+_REPEATED = MOST_BYTES // 10_000  # bytes that each further use of the same container counts: 10,000 reach the limit
 _MOST_PICKLED = 2**24  # the limit of data.pkl in bytes; a normal file has a hundredth of that
 # The classes and functions that a file may use. torch allows more, among them functions that allocate any amount of
 # memory that the file asks for.

@@ -149,7 +149,7 @@ def _complete(name: str, part: Path, check: Callable[[str], None]) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove the partial files of processes that were killed. A running download writes more often."""
+    """Remove partial files older than _ABANDONED. Their processes were killed: a running download writes more often."""
     for part in path.parent.glob(f".{path.name}.*"):
         with suppress(OSError):
             if time.time() - part.stat().st_mtime > _ABANDONED:

@@ -24,7 +24,10 @@ class Args(FileSchema):
 
 
 class ModelFields(FileSchema):
-    """Upstream's model_config: the fields that are read. encoder: upstream's name, or one made of its numbers."""
+    """Upstream's model_config: the fields that are read.
+
+    encoder: upstream's name, or a name made of the encoder's width, blocks and heads.
+    """
 
     encoder: Annotated[str, Field(max_length=100)]
     resolution: Resolution

@@ -14,7 +14,11 @@ from rfdetr_core.ingest.records import Category, Dataset, Split, is_text, short_
 
 @dataclass(frozen=True)
 class Classes:
-    """The class table, ordered by index; and by split, the entry of each category id: None if train lacks the class."""
+    """The class table, and the class of each category id.
+
+    entries: the table, ordered by index. by_id: split -> category id -> entry. The entry is None if train does not have
+        the class.
+    """
 
     entries: list[ClassEntry]
     by_id: dict[str, dict[int, ClassEntry | None]]

@@ -42,7 +42,7 @@ class ValidateConfig(Config):
         default_factory=dict, description="other severities for codes of findings, as {leakage: error}"
     )
     coco: dict[Literal["train", "valid", "test"], CocoFiles] | None = Field(
-        None, description="the files of each split, only for a COCO dataset whose files have other names (docs/data.md)"
+        None, description="the files of each split, if a COCO dataset has neither of the two layouts in docs/data.md"
     )
     split: SplitConfig | None = Field(
         None,

@@ -120,9 +120,11 @@ def owner(outs: dict[Path, str], path: Path) -> str | None:
 
 
 def _ignored(folder: Path, suffixes: tuple[str, ...], patterns: str) -> list[str]:
-    """The files below `folder` with these suffixes, and METADATA, that a pattern ignores and git does not track.
+    """The files below `folder` that a pattern ignores and git does not track: those with these suffixes, and METADATA.
 
-    patterns: the option of `git ls-files` that names the pattern file. .dvcignore has the syntax of .gitignore. Sorted.
+    The result is sorted.
+
+    patterns: the option of `git ls-files` that names the pattern file. .dvcignore has the syntax of .gitignore.
     """
     output = git.answer(folder, "ls-files", "--others", "--ignored", patterns, "-z", "--", ".")
     names = (output or "").split("\0")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 Box = tuple[float, float, float, float]
 Runs = npt.NDArray[np.int64]
 _LARGEST = 1e9
-# Pairs of sides that are compared for one polygon at most: a tenth of a second, 100 MB.
+# The most pairs of sides that are compared for one polygon. They take a tenth of a second and 100 MB.
 _MOST_PAIRS = 500_000
 # A compressed RLE has five bits per character, from character code 48 on, as in pycocotools' common/maskApi.c.
 _FIRST, _BITS, _CONTINUES, _SIGN = 48, 5, 0x20, 0x10

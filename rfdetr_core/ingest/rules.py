@@ -16,7 +16,7 @@ from rfdetr_core.ingest.records import Annotation, short_repr
 
 Severity = Literal["error", "warning", "ignore"]
 Scope = Literal["dataset", "split", "unusable", "usable"]
-# Tools round by up to half a pixel. So much over the edge is clipped without a finding.
+# Tools round by up to half a pixel. A box that goes over the edge by this or less is clipped without a finding.
 EDGE = 0.5
 # Pixels that a mask may reach out of its box: tools round masks and boxes in different ways.
 _LOOSE = 2.0

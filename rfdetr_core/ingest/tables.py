@@ -1,4 +1,4 @@
-"""The images and objects of a dataset as tables. Its statistics and its page count from them."""
+"""The images and objects of a dataset as tables, from which its statistics and its page are computed."""
 
 from __future__ import annotations
 

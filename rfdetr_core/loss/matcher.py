@@ -175,8 +175,8 @@ def detection_cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor,
     logits = logits.transpose(1, 2)[image, labels]  # (B, T, Q)
     boxes, truth = boxes[:, None], truth[:, :, None]
     # Computed in place, with each coordinate contiguous. On a CPU, large temporary tensors would take longer than the
-    # arithmetic.
-    probability, softplus_of_logits = (logits.sigmoid(), softplus(logits))  # -log(1 - p); minus the logit it is -log(p)
+    # arithmetic. For a logit x with probability p, softplus(x) is -log(1 - p), and softplus(x) - x is -log(p).
+    probability, softplus_of_logits = (logits.sigmoid(), softplus(logits))
     positive = (1 - probability).square_().mul_(softplus_of_logits - logits).mul_(config.focal_alpha)
     negative = probability.square_().mul_(softplus_of_logits).mul_(1 - config.focal_alpha)
     cost = positive.sub_(negative).mul_(config.set_cost_class)

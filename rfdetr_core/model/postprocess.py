@@ -25,7 +25,7 @@ def postprocess(
     """The detections of each image of a batch, on the CPU.
 
     A detection is a pair of query and class. Of equal scores, the lower query comes first, then the lower class. Boxes
-    are clipped to the image. Masks are large, so those of an image are computed only when it is reached.
+    are clipped to the image. Masks are large, so those of an image are computed only when the iteration reaches it.
 
     Args:
         output: of the detector, for the batch.
@@ -53,7 +53,7 @@ def postprocess(
 
 
 def resize_masks(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks (N, height, width) bool: logits (N, h, w), resized to size (height, width), above zero."""
+    """Masks (N, height, width) bool: True where the logits (N, h, w), resized to (height, width), are above zero."""
     masks = torch.empty(len(logits), *size, dtype=torch.bool, device=logits.device)
     for start in range(0, len(logits), MASKS_AT_ONCE):
         chunk = F.interpolate(logits[start : start + MASKS_AT_ONCE, None], size, mode="bilinear", align_corners=False)

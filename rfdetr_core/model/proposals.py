@@ -48,7 +48,8 @@ class ProposalHead(nn.Module):
 
     def scores(self, tokens: Tensor) -> Tensor:
         """The best class logit (B, S) of each token (B, S, C), without gradients."""
-        # Detached instead of no_grad: autocast would cache casts made under no_grad, and use them for the gradients.
+        # Detached instead of no_grad: autocast would cache the casts that are made under no_grad, and use them again
+        # where gradients are needed.
         project, norm, classify = (
             (layer.weight.detach(), layer.bias.detach()) for layer in (self.project, self.norm, self.class_head)
         )
@@ -64,7 +65,8 @@ def best_tokens(scores: Tensor, count: int) -> Tensor:
 class Proposer(nn.Module):
     """The proposal heads of all groups. Each group proposes its best `limit` tokens.
 
-    A comparison of two models replaces `choose`, so that both choose the same tokens even if scores are nearly equal.
+    To compare two models, `choose` is replaced by a function that gives both the same tokens, even if scores are nearly
+    equal.
 
     Args:
         width, class_head, box_head: see `ProposalHead`.
@@ -88,7 +90,7 @@ class Proposer(nn.Module):
         chosen = [self.choose(head.scores(tokens), min(self.limit, count)) for head in heads]
         picked = torch.cat(chosen, dim=1)[..., None]  # (B, G*k, 1)
         anchors = anchors.expand(batch, -1, -1).gather(1, picked.expand(-1, -1, 4))
-        # Scored above over all tokens; only the picked ones need the heads with gradients.
+        # All tokens are scored above, without gradients. Only the picked tokens pass through the heads with gradients.
         rows = _swap(tokens.gather(1, picked.expand(-1, -1, width)), len(heads))  # (G, B*k, C)
         rows = grouped_linear(rows, [head.project for head in heads])
         rows = grouped_norm(rows, [head.norm for head in heads])

@@ -45,9 +45,10 @@ class SegmentationHead(nn.Module):
         return masks
 
     def factors(self, pixels: Tensor, queries: Tensor) -> MaskFactors:
-        """Masks of queries (B, Q, C) on pixels (B, C, h, w), without a `PixelBlock`.
+        """Masks of queries (B, Q, C) on pixels (B, C, h, w). No `PixelBlock` is applied here.
 
-        The masks of the proposals are made directly by this method.
+        `forward` calls this with the pixels after each block. For the proposals, the detector calls it with the
+        pixels before all blocks.
         """
         return MaskFactors(self.pixel_projection(pixels), self.query_projection(self.query_block(queries)), self.bias)
 

@@ -41,7 +41,7 @@ _LESS_MEMORY = (
     "runtime.num_workers, or set model.gradient_checkpointing."
 )
 _SEMAPHORES = "multiprocessing/synchronize.py"
-# To ask the other ranks, a rank has to wait for its accelerator.
+# Steps after which the ranks ask each other whether one has to stop. To ask, a rank has to wait for its accelerator.
 _STEPS_BETWEEN_QUESTIONS = 20
 
 
@@ -147,7 +147,7 @@ class StopSignals(Callback):
 
 
 def _text_of(error: BaseException) -> str:
-    """The text of an error. For an error of a semaphore, which is in shared memory, the text says so."""
+    """The text of an error. That of a semaphore begins with "semaphore: ": semaphores are in shared memory."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{'semaphore: ' if frames and frames[-1].filename.endswith(_SEMAPHORES) else ''}{error}"
 

@@ -89,7 +89,7 @@ class TrainingModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Any]:
         """The loss of a batch at the size of this optimiser step; with compute_train_metrics also the output."""
         config, epoch, groups = self.config, self.current_epoch, self.architecture.groups
-        batch = batch.normalised()  # a loader that is not of TrainingData has not done it
+        batch = batch.normalised()  # TrainingData has done it; other loaders have not
         if (mode := config.multi_scale) != "off" and self.sizes:
             batch = resize_to_drawn_size(batch, self.sizes, mode, config.seed, epoch=epoch, step=self.global_step)
         output = self.detector(batch.images, batch.padding)
@@ -135,7 +135,7 @@ class TrainingModule(LightningModule):
             return
         if gradient_clip_val:
             self._watch.check(torch.nn.utils.clip_grad_norm_(self._trained, gradient_clip_val))
-        cast(Any, optimizer).found_inf = self._watch.bad  # then AdamW does not change the weights
+        cast(Any, optimizer).found_inf = self._watch.bad  # if it is 1, AdamW changes no weight
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop if the loss or gradient of a step is not finite, before its weights are scored or saved."""

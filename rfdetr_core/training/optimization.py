@@ -88,7 +88,7 @@ def build_optimizer(detector: nn.Module, config: TrainConfig, *, fused: bool = F
     Args:
         detector: the network.
         config: the section `train`.
-        fused: use torch's AdamW of one kernel. It does not work with a GradScaler (16-mixed).
+        fused: use torch's fused AdamW, which runs in one kernel. It does not work with a GradScaler (16-mixed).
 
     Raises:
         UserError: the class does not exist or does not take optimizer_kwargs.

@@ -218,7 +218,7 @@ def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State
     changed = differences(run["fingerprint"], fingerprint)
     recorded = state.finished and _recorded(run.get("result", ()))
     if changed and state.finished and not recorded:
-        # DVC has restored another result since, so the differences are not those from the user's last run.
+        # DVC has since restored the result of another training, so these differences would mislead the user.
         return None, f"starting from scratch: {path} belongs to another training than dvc.lock."
     if changed:
         kind = "finished" if state.finished else "interrupted"

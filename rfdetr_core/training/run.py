@@ -140,7 +140,7 @@ def _fit(
     except (UserError, Stopped, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        # Lightning's own part of the state has no schema.
+        # Lightning's own part of the state has no schema, so an error in it is found only here.
         if state is None or signals.training or explained(error, signals):
             raise
         raise UserError(f"{state.path}: its state cannot be restored ({type(error).__name__}: {error}).") from error

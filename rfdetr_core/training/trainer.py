@@ -104,8 +104,8 @@ def devices_per_node(config: TrainConfig) -> int:
 def launcher() -> ClusterEnvironment:
     """The launcher that started the processes of this training. LightningEnvironment: Lightning starts them itself.
 
-    A single task of SLURM is one process, however many nodes are allocated: a batch script that does not call srun, an
-    interactive shell, or `srun --ntasks=1`.
+    A SLURM job with a single task is one process, even if several nodes are allocated. Such jobs are a batch script
+    that does not call srun, an interactive shell, or `srun --ntasks=1`.
     """
     tasks = os.environ.get("SLURM_NTASKS", "1") if "SLURM_STEP_ID" in os.environ else "1"  # set only by srun
     if TorchElasticEnvironment.detect():

@@ -36,7 +36,7 @@ PLAIN_LAYOUT = (
 _PLAIN = re.compile(r"instances_((train|val|test|default)[^/]*)\.json", re.IGNORECASE)
 _SPLITS = {"val": "valid", "default": "train"}
 _KEYS = ("images", "annotations", "categories")
-# After parsing, it takes several times as much memory.
+# The most bytes of an annotation file. After parsing, it takes several times as much memory.
 MOST_BYTES = 2 * 2**30
 _LARGEST_ID = 2**53
 

@@ -110,7 +110,7 @@ def _count_unlabelled(root: Path, name: str, records: list[ImageRecord], place: 
 def _check_unused_label_files(root: Path, owners: dict[str, str], findings: Findings) -> set[str]:
     """Find label files without an image. Returns the images whose label file has another spelling.
 
-    owners: label file -> its image, for label files that exist and that do not.
+    owners: label file -> its image. It also has the label files that do not exist.
     """
     missing = [label for label in owners if not (root / label).exists()]
     spelt = {plain_name(label): label for label in missing}
@@ -190,7 +190,7 @@ def _base_folder(root: Path, entry: Any, place: Place, findings: Findings) -> st
             findings.add("labels-outside", place, message)
             return None
     else:
-        # Ultralytics starts a path like ../datasets/coco8 at another folder.
+        # For Ultralytics, a path like ../datasets/coco8 is relative to another folder.
         below = joined(".", entry).replace("../", "")
         if not name_problem(f"x/{below}") and not (root / below).exists():
             message = (
@@ -286,7 +286,10 @@ def _read_images(root: Path, base: str, entries: Any, place: Place, findings: Fi
 
 
 def label_path(image: str) -> str:
-    """The label file of an image: `labels` replaces the last folder `images` of its path; without one, beside it."""
+    """The label file of an image: in the path, `labels` replaces the last folder `images`.
+
+    Without a folder `images`, the label file is beside the image.
+    """
     folders = image.split("/")[:-1]
     if "images" in folders:
         folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
@@ -328,7 +331,7 @@ def _numbers(line: str) -> tuple[int | None, list[float]]:
         class_id = (
             int(first_word) if first_word.lstrip("+-").isdecimal() else int(category) if category.is_integer() else None
         )
-        # Only Python reads 1_0 as 10, and digits of other scripts.
+        # Python also reads 1_0 as 10, and digits of other scripts. Other readers do not, so such a line is malformed.
         return class_id if line.isascii() and "_" not in line else None, [float(word) for word in other_words]
     except (ValueError, OverflowError):
         return None, []
