@@ -68,6 +68,6 @@ def _scaled(name: str, value: Tensor, noise: Tensor) -> Tensor:
         return noise
     if value.ndim == 1:
         return 0.1 * noise + (1 if name.endswith("weight") else 0)
-    # exp() makes sizes of the last box layer's outputs, and mask logits are sums of products.
+    # Smaller, because exp() turns the outputs of the last box layer into sizes, and mask logits are sums of products.
     tame = 0.3 if "bbox_embed" in name and "layers.2" in name else 0.2 if "features_proj" in name else 1.0
     return tame * noise / value[0].numel() ** 0.5

@@ -196,7 +196,7 @@ def test_tables_are_pandas_and_pandas_is_imported_only_where_they_are_made() -> 
     paths = [path for folder in ("rfdetr_core", "stages", "ci", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
     trees = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in paths}
     assert not [name for name, tree in trees.items() if "csv" in imported(ast.walk(tree))]
-    # An analysis consists of tables. Its modules are imported where one is made.
+    # An analysis consists of tables, so its modules import pandas. They are imported only where an analysis is made.
     apart = tuple(f"rfdetr_core/evaluation/{name}.py" for name in ("analysis", "slices", "suspects"))
     apart += ("rfdetr_core/report/evaluation/",)
     early = [str(name) for name, tree in trees.items() if "pandas" in imported(tree.body)]

@@ -45,7 +45,7 @@ def section(text: str, heading: str) -> str:
 
 
 def glossary() -> list[list[str]]:
-    """The rows of the glossary: word, meaning, words that it replaces. Those of its second table have no meaning."""
+    """The rows of the glossary: word, meaning, words that it replaces. The second table has no meanings."""
     lines = section(CONTRIBUTING.read_text(), GLOSSARY).splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     assert [row[-1] for row in rows].count(REPLACED) == 2

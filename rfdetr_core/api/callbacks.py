@@ -259,7 +259,7 @@ class BestModelCallback(RunFiles):
         run_test: At the end, evaluate the winner on test, or on valid where test has no image.
         skip_best_epochs: See TrainConfig.
         smooth_alpha: See TrainConfig.
-        evaluates_base_model: Upstream's name for: evaluate the regular weights. Must be True: both tracks always are.
+        evaluates_base_model: An argument of upstream. Must be True: the regular weights are always evaluated, too.
     """
 
     changing: ClassVar[tuple[str, ...]] = (

@@ -60,8 +60,8 @@ def custom_part(
     """The part `custom` of a training record. It is empty if only the parameters determine the result.
 
     The keys, each present only if it has a value:
-    classes: the SHA-256 of the defining file of each class that is neither the project's nor Lightning's, among module,
-        data module, strategy, precision and accelerator.
+    classes: the SHA-256 of the file that defines the class of the module, data module, strategy, precision or
+        accelerator. Only classes that are neither the project's nor Lightning's are listed.
     attributes: attributes of module, data module and callbacks that changed after their construction.
     callbacks: callbacks beyond `configured`, with their arguments or the SHA-256 of their file.
     missing: callbacks of `configured` that were removed.
@@ -156,7 +156,7 @@ def _attributes(component: Any) -> dict[str, Any]:
 
 
 def _snapshot(value: Any) -> tuple[str | None, Any]:
-    """(text, None) if a text describes the value, else (None, the value; a list is copied). For `_is_unchanged`."""
+    """A value for `_is_unchanged`: (text, None) if a text describes it, else (None, value). A list is copied."""
     text = _plain(value)
     return text, None if text is not None else list(value) if isinstance(value, list) else value
 

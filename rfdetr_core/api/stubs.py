@@ -179,7 +179,7 @@ def _takes_bool(config: type[Config], key: str) -> bool:
 
 
 def _type(kind: Any) -> str:
-    """A type in Python syntax, as `parse` takes it: also a list for a tuple, and a mapping for a config."""
+    """A type in Python syntax. As `parse` does, it accepts a list for a tuple, and a mapping for a config."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any or kind is JsonValue:
         return "Any"

@@ -34,7 +34,7 @@ class Condition:
         """Read a condition such as licence=CC0-1.0, date<2024-01-01 or height>=2.5.
 
         Raises:
-            UserError: It has another form, or it orders by a value that is neither a date nor a number.
+            UserError: The text has another form, or a sign other than = has a value that is not a date or number.
         """
         match = _FORM.fullmatch(text)
         column, sign, value = (part.strip() for part in match.groups()) if match else ("", "", "")

@@ -47,7 +47,10 @@ def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _matches(checkpoint: Checkpoint, runs: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether one of these lineages has the digest of the file's description, or is too old to have a digest."""
+    """Whether the file's description has the digest that one of these lineages names.
+
+    A lineage that is too old to name a digest matches every description.
+    """
     from rfdetr_core.lineage.compose import description_digest
 
     return any(run["lineage"].get("description") in (None, description_digest(checkpoint)) for run in runs)

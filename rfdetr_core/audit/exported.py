@@ -78,7 +78,7 @@ def found_by(exported: Exported) -> str:
 
 
 def limits(exported: Exported, found_by: str | None, path: Path) -> Iterator[str]:
-    """Notes on the statements of an exported file that the history cannot confirm.
+    """Notes on what the history cannot confirm about an exported file.
 
     Args:
         exported: The file.

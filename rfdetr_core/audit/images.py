@@ -41,8 +41,8 @@ def images_of(traced: Trace, archive: Archive, *, own: bool = False, where: Sequ
         traced: The model.
         archive: The history of the project.
         own: Leave out the images of its ancestors. The images of its own training and evaluation stay.
-        where: Conditions such as KEY=VALUE. Only images that meet all of them are listed. The metadata is that of the
-            commit of the model (or ancestor) that the image was used for.
+        where: Conditions such as KEY=VALUE. Only images that meet all of them are listed. The metadata is read
+            from the commit of the model or ancestor that used the image.
 
     Raises:
         UserError: The training of the file is not known, or no image has the column or value of a condition.
@@ -201,7 +201,7 @@ def commit_of_training(training: dict[str, Any], tensors: str | None, archive: A
 
 
 def commit_of_file(traced: Trace, archive: Archive) -> Commit | None:
-    """The commit that added a file, or else the model of its training; None if no commit here did."""
+    """The commit that added a file, else the commit that added the model of its training; None if there is neither."""
     commit = archive.first_with(traced.record["file"]["md5"] if traced.record else traced.md5)
     return commit or (commit_of_training(traced.training, traced.tensors, archive) if traced.training else None)
 

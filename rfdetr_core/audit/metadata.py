@@ -19,7 +19,7 @@ Place = tuple[Commit | None, str]  # a commit and a split
 
 
 class Selection:
-    """The images of any commit that meet all conditions.
+    """Selects the images that meet all conditions, in any commit.
 
     Args:
         conditions: Texts such as KEY=VALUE.
@@ -43,7 +43,7 @@ class Selection:
     def select(self, places: Iterable[Place]) -> Iterator[tuple[Place, Set[str] | str]]:
         """The paths of the selected images at each place, or a text: why they are not known.
 
-        The next step may change the set in place. If you need the paths later, copy the set.
+        The next iteration may change the yielded set in place. If you need the paths later, copy the set.
 
         Args:
             places: Commits and splits. Places in the order of the history are faster.

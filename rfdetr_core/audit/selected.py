@@ -122,9 +122,9 @@ def _count_selected(
 
 
 def _matching_manifests(places: Sequence[Place], archive: Archive) -> dict[Place, str]:
-    """The manifest of each place that lists exactly the images of the place's metadata table.
+    """For each place, the git blob of the manifest that has the same images as the place's metadata table.
 
-    This is known if the dvc.lock names only one manifest of the split: then one run of validate wrote both files.
+    It is known only if the dvc.lock names a single manifest of the split: then one run of validate wrote both files.
     """
     history = archive.history
     committed = [

@@ -258,7 +258,7 @@ def _dataset_digests(traced: Trace) -> dict[str, str]:
 
 
 def _dataset_commit(traced: Trace, archive: Archive) -> list[Commit]:
-    """The last commit that changed the dataset before the model was committed; empty if there is none.
+    """The last commit that changed the dataset, up to the commit of validate's result; empty if there is none.
 
     A commit counts if it changed a file in the dataset's folder, or the .dvc file of that folder.
     """

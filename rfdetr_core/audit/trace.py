@@ -74,7 +74,7 @@ class Trace:
         record: Its run record. None if there is none, or if `runs` has several.
         runs: Several run records that may belong to the file: they have its weights, and the file does not say which
             run it is from.
-        children: Tensor digests of the models that were trained from it.
+        children: Weights digests of the models that were trained from it.
         notes: The limits of the answer, as sentences.
         contradicted: Whether the file contradicts its record or its own weights.
         exported: The content of an exported file.
@@ -375,7 +375,7 @@ def _outs_in(deps: dict[str, str], outs: Mapping[str, str]) -> set[str]:
 
 
 def _in_folder(md5: str, archive: Archive) -> Link | None:
-    """The link of a folder out that contains this content, if DVC's cache here has the listing of the folder."""
+    """The folder (an out of a stage) that contains this content, found by the folder listings in DVC's cache here."""
     for digest in archive.commits_by_md5:
         if digest.endswith(".dir"):
             listing = cache_path(archive.history.root, digest)
@@ -396,5 +396,5 @@ def _name_matches(path: str, record: dict[str, Any]) -> bool:
 
 
 def _parents(record: dict[str, Any]) -> set[str]:
-    """Tensor digests of the models that a record's model started from."""
+    """Weights digests of the models that a record's model started from."""
     return {parent["tensors"] for parent in (record["lineage"]["training"].get("parents") or {}).values()}

@@ -81,7 +81,7 @@ def _is_truncated(content: bytes) -> bool:
     """Whether the content is the beginning of a dvc.lock. A file with merge conflicts, for example, is not."""
     if not content.startswith(_FIRST[: len(content)]):
         return False
-    try:  # the complete lines are valid YAML, though DVC needs more of them
+    try:  # in a truncated file, the complete lines are valid YAML, but not enough for DVC
         yaml.safe_load(content[: content.rfind(b"\n") + 1])
     except (yaml.YAMLError, ValueError, RecursionError):
         return False

@@ -101,8 +101,8 @@ class Analysis:
         row: index in the results. image: row of `images`. label, score, x, y, width, height, area.
         object: row of the object that it matches; -1: none.
         kind: RIGHT or one of ERRORS.
-        near: row of the object that it matches, or that the error concerns: the object with the largest IoU (of its
-            class, of another class or of any, by `kind`). -1: it overlaps none.
+        near: row of the object that it matches. For an error, the row of the object with the largest IoU. Depending on
+            `kind`, only objects of its class, of another class, or all objects are considered. -1: it overlaps none.
         overlap: IoU with `near`.
     class_confusions: a row for each pair of a detection and an object of another class with an IoU of 0.5 or more.
         Columns: detection and object (rows), overlap (IoU).

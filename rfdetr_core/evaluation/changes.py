@@ -147,7 +147,8 @@ def error_counts(compared: Comparison) -> pd.DataFrame:
 def slice_changes(compared: Comparison, brightness: Floats, metadata: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
     """A row for each slice of the split, with AP and F1 of both sides.
 
-    Columns: slice, value, images, objects, and for map and f1 each old_, new_ and change_ (NaN: not measured).
+    Columns: slice, value, images, objects, and old_map, new_map, change_map, old_f1, new_f1, change_f1 (NaN: not
+    measured).
 
     Args:
         compared: The two sides.
@@ -160,7 +161,7 @@ def slice_changes(compared: Comparison, brightness: Floats, metadata: Mapping[st
     )
     order = new.index.tolist()
     for before, key in zip([None, *old.index], old.index, strict=False):
-        if key not in order:  # the new table lacks a slice without objects if only the old model has a detection in it
+        if key not in order:  # a slice without objects, in which only the old model has a detection
             order.insert(order.index(before) + 1 if before is not None else 0, key)
     old, new = old.reindex(order), new.reindex(order)
     table = new[["images", "objects"]].fillna(old[["images", "objects"]]).astype(int)

@@ -26,8 +26,9 @@ class ClassMatches:
     image: index of the image, (N,). score: (N,).
     right_at_50: whether the detection is right at IoU 0.5, (N,).
     counted_at_50: whether the detection counts at IoU 0.5, (N,). COCO ignores detections that match a crowd region.
-    right, counted: the same at COCO's T IoU thresholds, (T, M). The first M detections end with the last detection that
-        is right at any threshold. Later detections are cut off: they do not change the interpolated precision.
+    right, counted: like right_at_50 and counted_at_50, at each of COCO's T IoU thresholds, for only the first M
+        detections, (T, M). M is the rank of the last detection that is right at any threshold: later detections do not
+        change the interpolated precision.
     owners: indices of the images that have objects of the class. instances: the number of objects in each of them.
     """
 
@@ -158,7 +159,7 @@ def intervals(
     """The 95 % bootstrap interval of each of SCORES. None: nothing was measured.
 
     Args:
-        statistic: Computes the scores of a draw from how often it has each image.
+        statistic: Computes the scores of a draw. Its argument says how often the draw has each image.
         images: The number of images.
         resamples: The number of draws.
         seed: The seed of the draws.

@@ -57,7 +57,7 @@ def slices(
         results: All detections.
         threshold: The score threshold of each class for precision, recall and F1, (K,).
         brightness: The mean brightness of each image, 0 to 255, (I,).
-        metadata: For the path of an image the values by metadata column.
+        metadata: Path of an image -> metadata column -> value.
     """
     scorer = _SliceScorer(analysis, annotations, results, threshold)
     detections = _all_detections(analysis, annotations, results)

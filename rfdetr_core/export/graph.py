@@ -143,9 +143,9 @@ def _round_sum(upper: Tensor, lower: Tensor) -> Tensor:
 def _weights(length: int, side: int) -> tuple[Tensor, Tensor]:
     """The upper and the lower 11 bits of the weight (side, length) of each source pixel in each target pixel.
 
-    A weight falls linearly with the distance. It is zero from a distance of the reduction factor on, or of 1 if the
-    image is enlarged. It is computed with whole numbers, by long division, since the rounding of its last bit decides
-    exact halves.
+    A weight falls linearly with the distance. It is zero at distances of the reduction factor or more; if the image is
+    enlarged, at distances of 1 or more. It is computed with whole numbers, by long division, since the rounding of its
+    last bit decides how exact halves are rounded.
     """
     sources = torch.arange(length) * 2 + 1
     targets = torch.arange(side) * 2 + 1

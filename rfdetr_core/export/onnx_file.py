@@ -1,7 +1,7 @@
 """From a torch module to an ONNX file. Equal modules and packages give equal bytes.
 
-torch's current exporter (`dynamo=True`) is used, since it keeps the batch size symbolic. The older exporter traces, and
-writes sizes that Python computed as constants.
+torch's current exporter (`dynamo=True`) is used, since it keeps the batch size symbolic. The older exporter traces:
+it writes each size that Python computed into the file as a constant.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.postprocess import postprocess, resize_masks
 from rfdetr_core.ops.structures import Detections, DetectorOutput
 
-PRECISIONS = {"fp32": "f32", "int8": "int8"}  # precision in a description -> in its session
+PRECISIONS = {"fp32": "f32", "int8": "int8"}  # precision in a description -> precision of its session
 
 
 class ExportedPredictor(BasePredictor):

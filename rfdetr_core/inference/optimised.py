@@ -38,7 +38,7 @@ class OptimisedDetector(nn.Module):
         encoder.position_embeddings.data = resize_positions(
             encoder.position_embeddings, resolution // patch[0], resolution // patch[1]
         )
-        needed = list(encoder.blocks)[: encoder.feature_indexes[-1]]  # no feature is taken after the later blocks
+        needed = list(encoder.blocks)[: encoder.feature_indexes[-1]]  # no feature comes from the later blocks
         encoder.blocks = nn.ModuleList(FoldedBlock(block) for block in needed)
         copied.encoder = nn.Sequential(_Cast(dtype), encoder.to(dtype))
         copied.projector = nn.Sequential(copied.projector.to(dtype), _ToFloat())

@@ -107,7 +107,8 @@ def _add_scores(run: TrackedRun, model: Any, datasets: Mapping[str, str], scores
             continue
         logged = run.client.get_metric_history(run.id, name)
         timestamps = [metric.timestamp for metric in logged if (metric.step, metric.value) == (score.step, score.value)]
-        # A model has one value for each metric, step and timestamp, but two datasets can have equal scores.
+        # A model has only one value for each metric, step and timestamp. So equal scores of two datasets need different
+        # timestamps.
         free = [timestamp for timestamp in timestamps if (name, score.step, timestamp) not in times]
         links = {"model_id": model.model_id, "dataset_name": dataset[0], "dataset_digest": dataset[1]}
         metrics.append(Metric(name, score.value, max(free, default=now), score.step, **links))

@@ -57,7 +57,7 @@ class EpochLogger(Checkpoint):
 
     @property
     def local_folder(self) -> Path:
-        """A folder for local files. It is in the project, since DVC deletes the copy of a temporary experiment."""
+        """A folder for local files. It is in the project, not in a temporary experiment's copy, which DVC deletes."""
         return main_repository() / self.folder / self.key
 
     def open(self) -> Any:

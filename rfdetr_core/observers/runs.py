@@ -25,8 +25,8 @@ from rfdetr_core.observers.history import fingerprint, main_repository
 
 _LONGEST = 250
 _END = 32
-# The escaped characters, in the order of the pattern. Except for the first, they would change if MLflow normalises the
-# name as a path.
+# The escaped characters, in the order of the pattern. The last three items are escaped because they would change if
+# MLflow normalises the name as a path.
 # - characters that MLflow refuses, and the colon, which begins an escape;
 # - the first dot of a path part "." or "..";
 # - the first of two dots at the start;

@@ -135,7 +135,7 @@ def _text(cell: Any, column: Column) -> str:
 
 
 def sort_value(cell: Any) -> Any:
-    """The value that a cell is sorted by. None: it comes last among numbers, else it is sorted by its text."""
+    """The value that a cell is sorted by. None: last in a column of numbers; in other columns, its text is used."""
     value: Any = cell
     if isinstance(cell, Cell):
         value = cell.value

@@ -1,4 +1,4 @@
-"""The command `attest`: write and check a statement of how a model file was made, and sign both. Works offline.
+"""The command `attest`: write, sign and check a statement of how a model file was made; sign the file. Offline.
 
 Weights, lineage and history can be rewritten so that they still agree with each other. Only an earlier signature then
 shows the change. The user's key makes two signatures: one over the statement (DSSE), which openssl can also verify, and

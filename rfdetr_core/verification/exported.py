@@ -128,7 +128,7 @@ def _source(exported: Exported, archive: Archive, runs: list[dict[str, Any]]) ->
 def _check_source(report: Report, exported: Exported, source: Path | None, *, confirmed: bool) -> None:
     """Export the source checkpoint again, in memory, and compare each constant.
 
-    confirmed: git has the digest of the file. Then a different graph comes from different code in this project.
+    confirmed: git has the digest of the file. Then another graph is not a mismatch: this project's code has changed.
     """
     name, description = f"{exported.path}, {_AGAIN}", exported.description
     if is_derived(exported):

@@ -269,7 +269,7 @@ class CodeDigests:
         if path in self.stages:
             compared = {path: entry.deps[path]}
         elif stage == STAGE and path in PACKAGES and entry.outs.keys() <= self.stages.keys():
-            # If the folders match dvc.lock, DVC will not run `code`. A difference is then a contradiction in the entry.
+            # If the folders match dvc.lock, DVC will not run `code`. If outs then differ, the entry contradicts itself.
             source = source if self.will_run(entry) else f"the folders of code in {LOCK}"
             compared = entry.outs
         else:

@@ -252,7 +252,7 @@ def test_upstreams_callbacks_work_in_a_trainer_of_lightning(data: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_a_state_of_train_and_one_of_the_parts_are_the_same(trained: Path, data: Path, tmp_path: Path) -> None:
+def test_the_custom_api_resumes_a_state_of_train_to_the_same_bytes(trained: Path, data: Path, tmp_path: Path) -> None:
     config_pair = model_config(), train_config(data, tmp_path, epochs=3, resume=trained / "checkpoint.pth")
     build_trainer(*config_pair[::-1]).fit(RFDETRModelModule(*config_pair), RFDETRDataModule(*config_pair))
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 1 + 3

@@ -179,7 +179,7 @@ def test_the_pixels_of_a_file_lead_to_the_models_that_had_them_in_other_bytes(
 
     first, again = files.sha256_file(tmp_path / "a.png"), sha256_of("saved again")
     assert same(tmp_path / "a.png") == {first: "bytes", again: "pixels"}
-    # The manifest at HEAD also has the pixels of an image. Images in older commits only are found by their bytes.
+    # The manifest at HEAD also has the pixels of an image. An image that only older commits have is found by its bytes.
     assert same(again) == same("train/a.png") == {first: "pixels", again: "bytes"}
     assert same(first) == {first: "bytes"}
     Image.open(tmp_path / "a.png").save(tmp_path / "b.bmp")

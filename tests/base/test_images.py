@@ -298,7 +298,7 @@ def test_no_image_expands_beyond_the_limit_whatever_its_header_claims(tmp_path: 
     sides = {"PNG": 60_000, "BMP": 60_000, "TIFF": 60_000, "JPEG": 60_000, "WEBP": 16_000}
     for kind, side in sides.items():
         (tmp_path / kind).write_bytes(claiming(kind, side))
-    bomb = zlib.compress(bytes(30_000 * 30_001 // 8), 9)  # 1 bit a pixel: 112 MB, of which 110 kB are left
+    bomb = zlib.compress(bytes(30_000 * 30_001 // 8), 9)  # 1 bit a pixel: 112 MB, compressed to 110 kB
     head = struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
     (tmp_path / "bomb").write_bytes(png((b"IHDR", head), (b"IDAT", bomb)))
     code = f"""

@@ -225,7 +225,8 @@ def test_zizmor_finds_nothing_of_medium_or_high_severity_as_an_auditor() -> None
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     findings = [(finding["ident"], finding["determinations"]["severity"]) for finding in json.loads(done.stdout)]
     assert [finding for finding in findings if finding[1] in ("Medium", "High")] == []
-    # The low finding is the job `deliver`, which must not wait. The others say that a job has no name besides its key.
+    # Low: the job `deliver` has no limit of concurrency, because it must not wait. Informational: a job has no name
+    # besides its key.
     assert set(findings) <= {("concurrency-limits", "Low"), ("anonymous-definition", "Informational")}
 
 

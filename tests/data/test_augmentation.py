@@ -109,7 +109,7 @@ def test_masks_and_boxes_agree_after_every_change(seed: int) -> None:
     for mask, box in zip(target.masks, corners(target.boxes, side), strict=True):
         rows, columns = mask.any(dim=1).nonzero().flatten(), mask.any(dim=0).nonzero().flatten()
         around = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-        assert (around - box).abs().max() <= 1.0  # the pixels' own width: masks are resized to the nearest
+        assert (around - box).abs().max() <= 1.0  # one pixel: masks are resized to the nearest pixel
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -149,7 +149,7 @@ def test_the_same_generator_gives_the_same_example_and_the_global_one_is_not_use
 
 
 def test_crops_keep_the_part_of_the_short_side_that_upstreams_do() -> None:
-    """The smallest crop has 384 of 600 pixels. So a box in the centre is never lost and magnified 600 / 384 at most."""
+    """The smallest crop has 384 of 600 pixels. So a box in the centre stays, at most 600 / 384 times as large."""
     labels, boxes = np.zeros(1, dtype=np.int64), np.array([[140.0, 95, 20, 10]])
     middle = Sample("a.png", "", 300, 200, 1, labels, boxes, (None,), np.zeros(1, dtype=np.bool_))
     heights = []

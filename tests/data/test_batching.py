@@ -77,7 +77,7 @@ def test_a_batch_holds_its_items_in_order(tmp_path: Path) -> None:
     assert moved.samples == batch.samples
 
 
-# The expanded lists that upstream computes (shared facts 2.5), as first, last and distance.
+# The sizes of multi_scale with expanded_scales that upstream computes, as first, last and distance.
 UPSTREAMS = {
     "nano": (224, 544, 32),
     "small": (352, 672, 32),

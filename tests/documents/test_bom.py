@@ -160,7 +160,7 @@ def test_packages_have_the_hashes_of_the_recorded_lock_alone(repository: Reposit
         for name, component in by_name.items()
         if name in HASHES and "externalReferences" in component
     }
-    # The training ran with another scipy than its lock asks for, so that the hashes of the lock are not of its files.
+    # The training ran with another version of scipy than the lock has. So the hashes in the lock are of other files.
     assert locked == ({name: HASHES[name] for name in ("numpy", "torch")} if has_lock else {})
 
 

@@ -17,7 +17,7 @@ from tests.audit.repository import Images, Repository
 from tests.documents.scored import IMAGES, LICENCES, evaluate, scored_repository
 
 MODEL = "output/checkpoint_best_total.pth"
-DATA = "data/my [set]"  # what a pattern of file names would read as one of three letters
+DATA = "data/my [set]"  # in a pattern of file names, [set] means one of three letters
 NOT_KNOWN = {"version", "datePublished"}  # facts of a dataset that are not recorded
 
 
@@ -71,7 +71,7 @@ def test_mlcroissant_reads_images_objects_and_classes_from_the_project(repositor
         for path, pixels in pictures.items():
             with Image.open(repository.folder / DATA / path) as image:
                 assert (pixels == np.asarray(image.convert("RGB"))).all()
-    # The record of the fake training names the manifests; that of the evaluation the annotations of its split, too.
+    # The fake training's record names only the manifests. The evaluation's lineage also names its split's annotations.
     truth = files.read_json(repository.folder / "annotations" / "test.json")
     records = rows(dataset, "test/objects")
     assert [row["box"] for row in records] == [annotation["bbox"] for annotation in truth["annotations"]]
@@ -117,7 +117,7 @@ def test_a_dataset_outside_of_the_project_has_no_paths_of_that_machine(repositor
 def test_it_is_valid_without_history_and_evaluation(repository: Repository, tmp_path: Path) -> None:
     (tmp_path / "alone").mkdir()
     alone = Path(shutil.copy(repository.folder / MODEL, tmp_path / "alone" / "model.pth"))
-    # Without the manifests mlcroissant cannot read them, but it can tell whether the document is right.
+    # mlcroissant cannot read the missing manifests, but it can check whether the document is valid.
     dataset = loaded(alone.parent, alone)
     assert {file.sha256 for file in dataset.metadata.file_objects} == {
         files.sha256_file(repository.manifest(split)) for split in ("train", "valid")

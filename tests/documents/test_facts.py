@@ -246,7 +246,7 @@ def test_documents_are_equal_from_two_runs_and_from_a_clone_in_another_folder(
 def test_documents_are_equal_from_processes_with_other_hashes_and_differ_by_the_remote_alone(
     repository: Repository, tmp_path: Path
 ) -> None:
-    """A set of texts has another order with another seed."""
+    """With another seed of Python's hashes, a set of texts has another order."""
     written = []
     for seed, remote in (("1", "a"), ("2", "a"), ("2", "b")):
         subprocess.run(["git", "remote", "remove", "origin"], cwd=repository.folder, check=False, capture_output=True)

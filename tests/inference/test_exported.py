@@ -199,7 +199,7 @@ def test_a_file_has_the_fields_of_its_checkpoint(exports: Exports, tmp_path: Pat
     fields = read_exported(path).description.checkpoint
     other = redescribed(path, tmp_path / "other.onnx", checkpoint=fields | {"threshold": 0.37})
     assert load_predictor(other, device="cpu").threshold == 0.37
-    # A tiny model has no variant, which would say how wide its layers are within a block.
+    # feedforward_width comes from the variant of the file, and the tiny model has no variant.
     expected = exports.checkpoint.architecture
     assert replace(predictor.architecture, feedforward_width=expected.feedforward_width) == expected
 

@@ -71,7 +71,7 @@ def test_a_detection_is_kept_where_its_score_is_above_the_threshold_of_its_class
 ) -> None:
     everything = predictor.predict(path, threshold=0.0)
     middle = {name: everything.confidence[everything.class_id == index] for index, name in enumerate(NAMES)}
-    # A score itself is not above it.
+    # Each threshold equals a score of its class. This score is not above the threshold.
     by_class = {name: float(np.sort(scores)[len(scores) // 2]) for name, scores in middle.items()}
     limits = np.array([*by_class.values(), max(by_class.values())], np.float32)  # the last: a row without a class
     expected = everything[everything.confidence > limits[everything.class_id]]

@@ -187,7 +187,7 @@ def test_the_artifacts_of_a_temporary_experiment_outlive_its_folder(
 def test_store_and_page_work_for_any_path_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "a%20b?c#d"
     folder.mkdir()
-    (tmp_path / "a b").mkdir()  # the path as it is quoted in an address
+    (tmp_path / "a b").mkdir()  # the folder that `a%20b` would mean if it were an address
     (folder / "scores.json").write_text("{}")
     monkeypatch.setenv("DVC_ROOT", str(folder))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

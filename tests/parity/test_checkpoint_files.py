@@ -94,7 +94,7 @@ def trained() -> tuple[nn.Module, dict[str, Any]]:
 
 
 def _content(layout: str, model: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Any]:
-    """The content of a file as version 1.11.2 or an older version writes it (upstream-facts 1.11)."""
+    """The content of a file as upstream's version 1.11.2 or an older version writes it."""
     args = TrainConfig(dataset_dir="/data/set", output_dir="/runs/1", class_names=CLASSES).model_dump()
     old = argparse.Namespace(num_classes=3, num_queries=20, group_detr=3, class_names=CLASSES, lr=1e-4)
     if layout == "published":

@@ -15,7 +15,7 @@ from rfdetr_core.model.config import Architecture
 from tests.parity.reference import SMALL, pair, recorded_order, replayed_order
 from tests.parity.test_forward_batches import SEGMENTER
 
-from rfdetr.detr import RFDETR  # isort: skip - after what skips without upstream
+from rfdetr.detr import RFDETR  # isort: skip - after the import that skips this module without upstream
 from rfdetr.models.postprocess import PostProcess  # isort: skip
 
 NAMES = ["a", "b", "c", "d", "e"]

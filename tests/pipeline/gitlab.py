@@ -108,7 +108,7 @@ def prepare(clone: Project, api: Api, bare_repository: Path) -> None:
     (environment / "lib").mkdir(parents=True)
     for name in ("bin", "pyvenv.cfg", *(f"lib/{path.name}" for path in (installed / "lib").iterdir())):
         (environment / name).symlink_to(installed / name)
-    # By this file make sees that the project is installed. The environment of the test does not get it.
+    # make takes this file as the sign that the project is installed. The test's own environment does not get the file.
     marker = environment / "lib" / "none" / "site-packages" / "__editable__.rfdetr_dvc-0.pth"
     marker.parent.mkdir(parents=True)
     for path in (marker, environment / ".runtime", environment / ".project"):

@@ -1,7 +1,7 @@
 """The commands in docs/audit.md and docs/retention.md are run in order, and print what the pages show.
 
-In a page `...` stands for any lines. A digest stands for the same digest in the whole page. Dates and counts are not
-compared.
+On a page, `...` stands for any lines. A digest on the page stands for one digest of the test's project, the same in
+the whole page. Dates and counts are not compared.
 """
 
 from __future__ import annotations

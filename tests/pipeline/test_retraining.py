@@ -515,7 +515,7 @@ def test_the_plan_is_what_dvc_status_says_with_all_the_data(developer: Project) 
     for change in changes:
         change()
         expected, changed = developer.changed_stages(), changed_stages(developer.folder)
-        if "code" in expected:  # only after running code does DVC know what code writes
+        if "code" in expected:  # DVC knows what the stage code writes only when that stage has run
             developer.repro("code")
             expected = developer.changed_stages() | ({"code"} if "code" in changed else set())
             written = developer.run("git", "diff", "--quiet", "digests", check=False).returncode == 1

@@ -26,7 +26,7 @@ def test_every_trained_parameter_is_in_one_group(variant: str) -> None:
 
 
 def test_nano_has_the_documented_rates() -> None:
-    # upstream-facts 2.3.
+    # The number of groups and the rates are those of upstream.
     groups = parameter_groups(make_detector("nano"), TrainConfig())
     rates = {name: group["lr"] for group in groups for name, _ in group["params"]}
     assert len(groups) == 28

@@ -68,7 +68,7 @@ def edit_in_a_commit(journal: Journal) -> None:
 
 
 def rewrite_all(journal: Journal) -> None:
-    """Another history, in which the first entry is forged and each after it names it correctly."""
+    """Another history: the first entry is forged, and each later entry has the digest of the entry before it."""
     journal.repository.git("checkout", "-q", "--orphan", "forged")
     journal.repository.git("branch", "-D", "main")
     edit(journal)

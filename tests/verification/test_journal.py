@@ -149,7 +149,7 @@ FORGERIES: dict[str, tuple[Callable[[Runs], object], str]] = {
 def test_a_forgery_is_named(runs: Runs, forgery: str) -> None:
     forge, expected = FORGERIES[forgery]
     forge(runs)
-    if "rewritten history" in forgery:  # a clone with the honest branch can read it there
+    if "rewritten history" in forgery:  # else the honest branch would still have it
         runs.git("branch", "-q", "-D", "main")
         runs.git("reflog", "expire", "--expire=now", "--all")
     wrong, _ = runs.printed_lines()
@@ -157,7 +157,7 @@ def test_a_forgery_is_named(runs: Runs, forgery: str) -> None:
 
 
 def test_a_history_that_is_rewritten_up_to_its_end_shows_in_the_heads_alone(runs: Runs) -> None:
-    """The heads that `attest` signs."""
+    """`verify` prints nothing about it. But the heads, which `attest` signs, are different."""
     before = journal.heads(runs.folder)
     last = entry(runs, "evaluate")
     assert before.keys() == {f"journal/{last.name}"}
@@ -334,7 +334,7 @@ def a_custom_stage(runs: Runs) -> None:
 
 
 def shallow(runs: Runs) -> None:
-    """A clone without the older commits: what is in them is in the working tree, but for what was reverted there."""
+    """A shallow clone. Its working tree has the files of the missing commits, except those that were reverted."""
     runs.git("revert", "--no-edit", "HEAD")
     runs.run(5)
     runs.commit()

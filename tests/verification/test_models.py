@@ -70,7 +70,7 @@ def test_what_a_file_says_of_its_model_is_covered(
     write_checkpoint(model, replace(checkpoint, **values))
     subject = "best_total_source" if "best_total_source" in change else "classes and configuration"
     assert f"{subject} of {model}" in verify(capsys, repository, model)
-    # The record knows it too, where the lineage was taken away.
+    # Without the lineage in the file, the run record shows the change, except that of best_total_source.
     write_checkpoint(model, replace(read_checkpoint(model), lineage=None))
     assert verify(capsys, repository, model) == ([] if "best_total_source" in change else [f"{subject} of {model}"])
 

@@ -47,7 +47,7 @@ PARAMS: dict[str, Any] = {
     "train": {"lr": 0.0005, "epochs": 10, "optimizer_kwargs": {"betas": [0.9, 0.999]}},
     "evaluate": {"pictures": 9},
 }
-SECONDS = {"validate": 3.0, "train": 2400.0, "evaluate": 60.0}  # report: of an older version, without a journal
+SECONDS = {"validate": 3.0, "train": 2400.0, "evaluate": 60.0}  # report has no journal entry, as in an older version
 
 
 class Small:
@@ -123,7 +123,7 @@ def after(small: Small, name: str, text: str) -> None:
 
 
 def gone_and_back(small: Small) -> None:
-    """Another learning rate, run, and then the first one again: DVC has that model."""
+    """Run with another learning rate, then set the first one again: DVC's cache has its model."""
     small.params("train", lr=0.0004)
     small.dvc("repro", "-q")
     small.params("train", lr=0.0005)
@@ -316,8 +316,8 @@ def test_a_training_takes_as_long_as_its_epochs_by_its_record(tmp_path: Path) ->
 
     assert seconds(3, epochs_here=3) == 70
     assert seconds(6, epochs_here=3) == 130
-    assert seconds(3, epochs_here=1) == 190  # its last process trained one epoch, after two were interrupted
-    assert seconds(6) == 70  # of an older version
+    assert seconds(3, epochs_here=1) == 190  # the last process trained only one of the three epochs
+    assert seconds(6) == 70  # a record of an older version has no epochs_here
     content["stages"]["train"]["params"]["params.yaml"]["train"]["epochs"] = 100  # and it stopped early, after 3
     (project.folder / "dvc.lock").write_text(yaml.safe_dump(content))
     note(project.folder, "train", 300.0, 70.0)

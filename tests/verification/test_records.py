@@ -134,7 +134,7 @@ def test_after_a_lineage_was_forged_the_audit_of_bare_weights_is_in_doubt(
         audit(capsys, repository, *arguments, status=1)
     assert "one of them was forged" in audit(capsys, repository, model, status=1)
     answer = json.loads(audit(capsys, repository, model, "--json", status=1))
-    assert answer["lineage"]["training"]["machine"] == {"device": "cpu"}  # as the file, whose bytes are known, has it
+    assert answer["lineage"]["training"]["machine"] == {"device": "cpu"}  # as in the file: the history has its bytes
 
 
 def merged(repository: Repository) -> None:

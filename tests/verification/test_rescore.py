@@ -112,7 +112,7 @@ def _row(project: Trained, column: str) -> list[str]:
 
 
 def a_score(project: Trained) -> None:
-    """Another score of each track in its best epoch, in history and scores, so that another track may ship."""
+    """Raise the score of both tracks in every epoch of history.csv."""
     path = project.folder / "output" / "history.csv"
     lines = [line.split(",") for line in path.read_text().splitlines()]
     for column in ("val/mAP_50_95", "val/ema_mAP_50_95"):
@@ -123,7 +123,7 @@ def a_score(project: Trained) -> None:
 
 
 def weights(project: Trained) -> None:
-    """The best file of the average has the weights of the other track, and says the same of itself."""
+    """Put the regular weights into the best file of the EMA track. The other content of the file stays."""
     regular, ema = (project.folder / f"output/checkpoint_best_{track}.pth" for track in ("regular", "ema"))
     checkpoint = read_checkpoint(ema)
     write_checkpoint(ema, replace(checkpoint, weights=read_checkpoint(regular).weights))

@@ -134,7 +134,7 @@ def slice_table(compared: Comparison, brightness: Floats, metadata: Mapping[str,
     Args:
         compared: The two models.
         brightness: The mean brightness of each image, 0 to 255, (I,).
-        metadata: For the path of an image the values by metadata column.
+        metadata: Path of an image -> metadata column -> value.
     """
     table = slice_changes(compared, brightness, metadata)
     for name in ("map", "f1"):

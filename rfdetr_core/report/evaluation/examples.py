@@ -69,7 +69,7 @@ class Pictures:
         """Request crops of errors: of each kind the `most` with the highest scores, and some of each confusion."""
         detections, objects = self._kind.analysis.detections, self._kind.analysis.objects
         table = self._confusions
-        rows = table.detection.to_numpy()  # -1: no detection; reads the value that `append` adds
+        rows = table.detection.to_numpy()  # -1 (no detection) reads the last value, which np.append adds below
         kinds = np.append(detections.kind.to_numpy(), RIGHT)[rows]
         scores = np.append(detections.score.to_numpy(), np.nan)[rows]
         areas = np.append(objects.area.to_numpy(), 0.0)[table.object.to_numpy()]

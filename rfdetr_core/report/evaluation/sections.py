@@ -258,7 +258,7 @@ def slice_table(
         annotations: The canonical annotations.
         results: All detections.
         brightness: The mean brightness of each image, 0 to 255, (I,).
-        metadata: For the path of an image the values by metadata column.
+        metadata: Path of an image -> metadata column -> value.
     """
     table = slices(kind.analysis, annotations, results, kind.thresholds, brightness, metadata)
     columns = {
