@@ -107,7 +107,7 @@ def test_every_digest_has_a_proof_of_what_the_manifests_say(
             sentences = {
                 sentence
                 for sentence in proven
-                if sentence.startswith(f"{split} of {through}") and sentence.endswith("these bytes")
+                if sentence.startswith(f"the {split} split of {through}") and sentence.endswith("these bytes")
             }
             assert [f"has {is_in} image" in sentence for sentence in sentences] == [True]
 

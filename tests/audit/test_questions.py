@@ -56,7 +56,7 @@ def test_labels_distinguish_models_before_and_after_a_correction(
 ) -> None:
     answer = audit_json(capsys, repository, "--image", sha256_of("a"))
     assert [use["labels"] for use in answer["uses"]] == [sha256_of("labels corrected"), sha256_of("labels wrong")]
-    assert any("labels were changed" in note for note in answer["notes"])
+    assert any("labels changed between these uses" in note for note in answer["notes"])
     assert not audit_json(capsys, repository, "--image", sha256_of("c"))["notes"]
     assert f"labels  {sha256_of('labels wrong')}" in audit(capsys, repository, "--image", sha256_of("a"))
 
