@@ -40,8 +40,8 @@ class Condition:
         column, sign, value = (part.strip() for part in match.groups()) if match else ("", "", "")
         if not (column and value):
             raise UserError(
-                f"--where {text} is not KEY=VALUE (as in --where licence=CC0-1.0) and not KEY<VALUE (as in "
-                "--where 'date<2024-01-01'). The signs are = < <= > >=."
+                f"--where {text} is not a condition. Write KEY=VALUE, such as licence=CC0-1.0, or KEY<VALUE, such as "
+                "'date<2024-01-01'. The signs are = < <= > >=."
             )
         condition = cls(column_name(column), cast(Sign, sign), value)
         if sign != "=" and condition._span(value) is None:

@@ -11,7 +11,7 @@ from rfdetr_core.base.provenance import flattened
 if TYPE_CHECKING:
     from rfdetr_core.checkpoint.files import Checkpoint
 
-_CHANGED = "detections may get other class names, or be computed differently"
+_CHANGED = "its detections may have other class names, or be computed differently"
 
 
 def contradictions_of(
@@ -27,17 +27,17 @@ def contradictions_of(
     lineage, training = (checkpoint.lineage, checkpoint.training_record) if checkpoint else (None, None)
     if lineage is None:
         if training is not None and runs and all(training != run["lineage"]["training"] for run in runs):
-            yield "no run that produced these weights had the training that the file names"
+            yield "the training record in the file differs from those in the run records of its weights"
         elif checkpoint and checkpoint.model_config and training is None and runs and not _matches(checkpoint, runs):
-            yield f"classes or configuration in the file are not those of its record: {_CHANGED}"
+            yield f"classes or configuration in the file differ from those of its run record, so {_CHANGED}"
     elif lineage["tensors"] != tensors:
-        yield "the weights are not those that its lineage names: one of the two was changed"
+        yield "the weights in the file differ from those that its lineage names: weights or lineage were changed"
     elif checkpoint and not _matches(checkpoint, [{"lineage": lineage}]):
-        yield f"classes or configuration in the file are not those that its lineage names: {_CHANGED}"
+        yield f"classes or configuration in the file differ from those that its lineage names, so {_CHANGED}"
     elif len(runs) > 1 and all(lineage != run["lineage"] for run in runs):
-        yield "no run that produced these weights has the lineage that the file carries"
+        yield "the lineage in the file differs from those in the run records of its weights"
     elif runs and (keys := differing_keys(flattened(runs[0]["lineage"]), flattened(lineage))):
-        yield f"the answer comes from its record; the file has other values of {listed(keys)}"
+        yield f"the file and its run record have different values of {listed(keys)}. The answer is from the run record"
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -89,14 +89,14 @@ def limits(exported: Exported, found_by: str | None, path: Path) -> Iterator[str
         constants = exported.description.constants.items()
         unchanged = len(constants & exported.constants.items())
         yield (
-            "derived: its graph is not the exported one. An optimiser or quantiser changed it, so the agreement with "
-            f"the checkpoint that was measured at export does not apply to it ({unchanged} of the {len(constants)} "
-            "exported constants are unchanged)"
+            "derived: an optimiser, a quantiser or another tool changed its graph after the export. Its agreement with "
+            "the checkpoint was measured before that change, so it does not apply to this file. "
+            f"{unchanged} of the {len(constants)} exported constants are unchanged"
         )
     elif found_by == "description":
         yield (
             "only the file itself says that it was exported from these weights: no export in this history has its "
-            f"bytes. Compare it with its source: python -m rfdetr_core verify {path}"
+            f"bytes. Compare the file with its checkpoint: python -m rfdetr_core verify {path}"
         )
 
 
@@ -109,7 +109,7 @@ def contradictions(exported: Exported, runs: Sequence[dict[str, Any]] = ()) -> I
     """
     if not is_derived(exported) and exported.changed_constants:
         changed = listed(exported.changed_constants)
-        yield f"its graph is the exported one, but these constants were changed: {changed}"
+        yield f"its graph is unchanged since the export, but these constants were changed: {changed}"
     for fact, expected, actual in claims(exported, runs):
         if expected != actual:
             yield f"its description says {fact} {actual}, but its source says {expected}"

@@ -180,10 +180,10 @@ class History:
     def why_missing(self, blob: str) -> str:
         """Why this clone lacks a manifest that a record names by its git blob."""
         if self.shallow:
-            return "not in this shallow clone: git fetch --unshallow"
+            return "it is not in this shallow clone. Run git fetch --unshallow"
         if any(blob in commit.changed.values() for commit in self.commits):
-            return f"git's object {blob} is lost: git fsck"
-        return f"never committed: no commit here has git blob {blob}"
+            return f"its git blob {blob} is lost. Run git fsck"
+        return f"it was never committed, so no commit here has its git blob {blob}"
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
         """The contents of git objects, one at a time; None for a missing object.
@@ -235,9 +235,7 @@ class NoHistory(History):
 
     def why_missing(self, blob: str) -> str:
         """Where the manifest is, and how to name a clone that has it."""
-        return (
-            f"it is git blob {blob} of the project, and this folder is in no git repository. Name a clone: --repo DIR"
-        )
+        return f"this folder is not in a git repository. Name a clone that has its git blob {blob}: --repo DIR"
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
         """None for every name."""

@@ -51,16 +51,16 @@ def images_of(traced: Trace, archive: Archive, *, own: bool = False, where: Sequ
     training, images = _training_of(traced), Images([], [], [])
     _add(images, _manifests(training, traced, archive), traced, archive, selection)
     for ancestor in () if own else ancestors_of(training, archive):
-        owner = f"its ancestor {ancestor.name}, tensors {ancestor.through[-1]}"
+        owner = f"its ancestor {ancestor.name} (tensors {ancestor.through[-1]})"
         if ancestor.training is not None:
             commit = commit_of_training(ancestor.training, ancestor.through[-1], archive)
             blobs = training_manifests(ancestor.training).items()
             manifests = [Manifest(split, blob, commit, owner, ancestor.through[-1]) for split, blob in blobs]
             _add(images, manifests, traced, archive, selection)
         elif ancestor.published:
-            images.notes.append(note_on_published([ancestor.name]))
+            images.notes.append(f"this model {note_on_published([ancestor.name])}")
         else:
-            images.unknown.append(f"the images of {owner}: no record here says which training produced it")
+            images.unknown.append(f"the images of {owner}: no run record here names the training that produced it")
     if selection:
         selection.require_known()
     return images
@@ -68,7 +68,7 @@ def images_of(traced: Trace, archive: Archive, *, own: bool = False, where: Sequ
 
 def note_on_published(names: list[str]) -> str:
     """The note for models that started from published weights."""
-    return f"started from published weights, {', '.join(names)}: the images that upstream trained them on are not known"
+    return f"started from published weights, {', '.join(names)}. The images that upstream trained them on are not known"
 
 
 def _training_of(traced: Trace) -> dict[str, Any]:
@@ -83,14 +83,16 @@ def _training_of(traced: Trace) -> dict[str, Any]:
     if traced.training is not None:
         return traced.training
     if not traced.runs:
-        raise UserError("the file carries no lineage, and no record of it was found: its images are not known.")
+        raise UserError(
+            "the file carries no lineage, and this history has no run record of it. So its images are not known."
+        )
     trainings = [record["lineage"]["training"] for record in traced.runs]
     inputs = [
         (training_manifests(training), {key: parent["sha256"] for key, parent in training["parents"].items()})
         for training in trainings
     ]
     if any(other != inputs[0] for other in inputs):
-        raise UserError(f"its images are not known, since {traced.notes[0]}")
+        raise UserError(f"the images of this file are not known: {traced.notes[0]}")
     return dict(trainings[0])
 
 
@@ -125,7 +127,8 @@ def _add(
         if content is None and is_beside_model:
             content = files.read_bytes(dataset / name)
         if content is None:
-            images.unknown.append(f"{name} of {manifest.owner}: {archive.history.why_missing(manifest.blob)}")
+            reason = archive.history.why_missing(manifest.blob)
+            images.unknown.append(f"{name} of {manifest.owner} is missing: {reason}")
             continue
         rows = rows_of(content, f"{name} (git blob {manifest.blob})")
         if selection:
@@ -134,7 +137,7 @@ def _add(
             else:
                 selected = selection.images(manifest.commit, manifest.split)
             if isinstance(selected, str):
-                images.unknown.append(f"which images of {name} of {manifest.owner} have {selection}: {selected}")
+                images.unknown.append(f"which images in {name} of {manifest.owner} have {selection}: {selected}")
                 continue
             rows = [row for row in rows if row["path"] in selected]
         images.rows.extend({"split": manifest.split, **row, "through": manifest.through} for row in rows)
@@ -210,12 +213,12 @@ def _manifests(training: dict[str, Any], traced: Trace, archive: Archive) -> lis
     """The manifest of each split. That of test comes from an evaluation of this file, or else of its weights."""
     commit = commit_of_file(traced, archive) or commit_of_training(training, traced.tensors, archive)
     manifests = {
-        split: Manifest(split, blob, commit, "this run", "") for split, blob in training_manifests(training).items()
+        split: Manifest(split, blob, commit, "this model", "") for split, blob in training_manifests(training).items()
     }
     for evaluation in evaluations_of(traced, archive)[:1]:
         commit = next(commit for commit, lineage in archive.evaluations if lineage == evaluation)
         blobs = evaluation_manifests(evaluation).items()
-        manifests |= {split: Manifest(split, blob, commit, "this run", "") for split, blob in blobs}
+        manifests |= {split: Manifest(split, blob, commit, "this model", "") for split, blob in blobs}
     return list(manifests.values())
 
 

@@ -54,7 +54,7 @@ class Selection:
         tables: dict[str, _Table] = {}
         for (commit, split), name in zip(places, names, strict=True):
             if commit is None:
-                yield (commit, split), f"it is not known which commit had its {_file_name(split)}"
+                yield (commit, split), f"it is not known which commit has the {_file_name(split)} of its images"
                 continue
             content = next(contents)[1] if name else None
             path = self._history.root / _file_name(split)
@@ -71,7 +71,7 @@ class Selection:
 
     def images_of(self, path: Path) -> Set[str] | str:
         """The paths of the selected images in a table on disk, or a text: why they are not known."""
-        return _Table(self).select(files.read_bytes(path), str(path)) if path.is_file() else f"there is no {path}"
+        return _Table(self).select(files.read_bytes(path), str(path)) if path.is_file() else f"{path} does not exist"
 
     def note(self, columns: Iterable[str], values: dict[str, set[str]]) -> None:
         """Remember what a table contains, for `require_known`.
@@ -102,12 +102,12 @@ class Selection:
         """Why a table cannot be used: it is missing, or dvc.lock names another one; "" if it can be used."""
         title = _title(commit, split)
         if content is None:
-            return f"there is no {title}: it is older than metadata, or was committed without"
+            return f"there is no {title}: the model is older than the folder metadata/, or was committed without it"
         blob, name = commit.changed.get(LOCK), _file_name(split)
         if blob is not None and digests_in(self._history.lock_texts.get(blob, b""), name) != {files.md5_bytes(content)}:
             lock = self._history.lock(blob)
             if lock and lock.out(name) not in (None, files.md5_bytes(content)):
-                return f"{title} is not the one that {LOCK} names there"
+                return f"{title} differs from the one that {LOCK} names there"
         return ""
 
 
@@ -159,7 +159,7 @@ class _Table:
             elif False not in answers:
                 condition = conditions[answers.index(None)]
                 actual = f"{condition.column} {row[condition.column]!r}"
-                self._undecided[path] = f"whether {condition} holds for {actual} is not certain"
+                self._undecided[path] = f"{actual} may or may not meet {condition}"
 
 
 def _changed_lines(old: bytes, new: bytes) -> tuple[bytes, bytes] | None:

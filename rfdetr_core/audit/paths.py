@@ -65,11 +65,11 @@ def withdrawal_error(image: str, history: History) -> UserError | None:
     later = (git.answer(history.root, *query) or "").split()
     if later:
         date = git.text(history.root, "log", "-1", "--format=%aI", later[0]).strip()
-        reason = f"it was withdrawn in commit {later[0]} (dated {date})"
+        reason = f"commit {later[0]} (dated {date}) withdrew it"
     else:
         reason = f"commit {last.commit.id} has it, but that commit is not an ancestor of HEAD"
     return UserError(
-        f"{image} is in no manifest at HEAD: {reason}. Ask for its last bytes: audit --image {last.sha256}"
+        f"{image} is not in a manifest at HEAD: {reason}. Ask for its last bytes: audit --image {last.sha256}"
     )
 
 

@@ -84,7 +84,9 @@ def prove(image: Image, traced: Trace, archive: Archive) -> Proof:
     images = images_of(traced, archive)
     training = traced.training or traced.runs[0]["lineage"]["training"]
     if not training.get("roots"):
-        raise UserError(f"the training of {traced.file} is older than Merkle roots. Train again to get proofs.")
+        raise UserError(
+            f"{traced.file} is too old: its training record has no Merkle roots. Train again to get proofs."
+        )
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in images.rows:
         rows.setdefault((row["through"], row["split"]), []).append(row)
@@ -92,14 +94,15 @@ def prove(image: Image, traced: Trace, archive: Archive) -> Proof:
     for through, roots in roots_of(training).items():
         if roots is None:
             unknown.append(
-                f"the images of {training_name(through)}: its record is not in the file, or has no Merkle roots"
+                f"the images of {training_name(through)}: its training record is not in the file, or has no Merkle "
+                "roots"
             )
         for split, commitments in (roots or {}).items():
             split_rows = rows.get((through, split), [])
             split_trees = trees(map(row_of, split_rows))
             if commitments != {name: tree.commitment() for name, tree in split_trees.items()}:
-                source = f"{split} of {training_name(through)}"
-                unknown.append(f"{source}: its manifest is not the one that its Merkle roots were computed from")
+                source = f"the {split} split of {training_name(through)}"
+                unknown.append(f"{source}: its Merkle roots were computed from another manifest")
                 continue
             for name, leaf in _leaves(image, split_rows, split_trees):
                 positions = [asdict(position) for position in split_trees[name].prove(leaf)]
@@ -143,4 +146,4 @@ def proof_sentence(through: str, split: str, tree: str, leaf: str, *, is_in: boo
         is_in: Whether the tree has the leaf.
     """
     parts = {"images": "bytes", "labelled": f"bytes and labels {leaf.partition(' ')[2]}", "pixels": "pixels"}
-    return f"{split} of {training_name(through)} has {'an' if is_in else 'no'} image with these {parts[tree]}"
+    return f"the {split} split of {training_name(through)} has {'an' if is_in else 'no'} image with these {parts[tree]}"

@@ -57,7 +57,7 @@ def _images(images: Content, content: Content) -> list[str]:
     lines = ["#### Images", "", row("", "images", "by source", "names"), "|---|---|---|---|"]
     for kind, rows in images.items():
         sources = content["sources"].get(kind, {}).items()
-        by_source = _list_names([f"{code(source) or 'without'} {count}" for source, count in sources])
+        by_source = _list_names([f"{code(source) or 'no source'} {count}" for source, count in sources])
         names = [code(image["path"]) + (f" (was {code(image['was'])})" if "was" in image else "") for image in rows]
         lines.append(row(_KINDS.get(kind, kind), str(len(rows)), by_source or "-", _list_names(names)))
     return lines

@@ -47,7 +47,8 @@ def seen_by(models: Sequence[Path], root: Path = Path()) -> list[Seen]:
         UserError: Git refuses to read the repository.
     """
     if git.answer(root, "rev-parse", "--git-dir") is None:
-        return [Seen({}, ["there is no git repository here to read the manifests of its training from"])] * len(models)
+        reason = "this folder is not in a git repository, so the manifests of its training cannot be read"
+        return [Seen({}, [reason])] * len(models)
     archive = Archive(History(root, working_tree=True))
     return [_seen(model, archive) for model in models]
 

@@ -73,7 +73,7 @@ def uses_where(selection: Selection, archive: Archive) -> Answer[SelectedUse]:
                 continue
             count = counts[(commit, split), None]
             if not isinstance(count, str) and manifest_md5 != lock.out(name):
-                count = f"{name} of commit {commit.id} is not the one that {stage} read"
+                count = f"{stage} read another {name} than the one in commit {commit.id}"
             if isinstance(count, str):
                 row = {"role": ROLES[split], "tensors": None, "md5": md5, "manifest": None, "ancestor": None}
                 unknown[md5, split] = row | {"through": [], "reason": count}
@@ -154,7 +154,7 @@ class _ManifestPaths:
                 del self._paths[next(iter(self._paths))]
             ((_, content),) = self._history.read([blob])
             if content is None:
-                self._paths[blob] = f"its manifest is {self._history.why_missing(blob)}"
+                self._paths[blob] = f"its manifest is missing: {self._history.why_missing(blob)}"
             else:
                 self._paths[blob] = {row["path"] for row in rows_of(content, f"a manifest (git blob {blob})")}
         return self._paths[blob]

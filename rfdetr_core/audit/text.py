@@ -30,7 +30,7 @@ _FOUND = {
     "description": "by the description that it carries, not by its bytes",
     "derived": "by the description that it kept: another tool changed its graph",
     "rounded": "by its weights: they are those of the file named below, rounded",
-    None: "in no dvc.lock of this history",
+    None: "nowhere: no dvc.lock in this history names it",
 }
 _WORD_OF_GIT = "authors and dates are copied from git, where a committer can write any author and date"
 _CERTAIN = {
@@ -44,9 +44,9 @@ _CERTAIN = {
 }
 _THESE_BYTES = "  (only these bytes were searched; give the image file, to search its pixels too)"
 _THESE_PIXELS = (
-    "  (these bytes and these pixels were searched; a resized copy, or one saved with loss, is another image)"
+    "  (these bytes and these pixels were searched; a copy that was resized or saved with loss is another image)"
 )
-_WITHOUT_PIXELS = "{} models are older than pixel digests: only the bytes of their images were compared"
+_WITHOUT_PIXELS = "{} older models have no pixel digests: only the bytes of their images were compared"
 
 
 def certainty(traced: Trace) -> str:
@@ -148,8 +148,8 @@ def answer_uses(image: str | None, where: Sequence[str], archive: Archive) -> tu
         question: dict[str, Any] = {"sha256": sha256, "pixels": pixels, "other_bytes": other_bytes}
         lines, pronoun = [f"image {sha256}"], "it"
         remarks = [_THESE_PIXELS if pixels else _THESE_BYTES]
-        remarks += ["  note: {path} had other bytes in commit {commit}: audit --image {sha256}".format_map(version)
-                    for version in other_bytes]  # fmt: skip
+        remarks += ["  note: {path} had other bytes in commit {commit}. Search for them, too: audit --image {sha256}"
+                    .format_map(version) for version in other_bytes]  # fmt: skip
         older = sum(not has_pixels(record["lineage"]["training"]) for record in archive.runs)
         notes = [_WITHOUT_PIXELS.format(older)] if pixels and older else []
     else:
@@ -161,8 +161,8 @@ def answer_uses(image: str | None, where: Sequence[str], archive: Archive) -> tu
     lines += [line for use in answer.uses for line in _use_lines(use)]
     labels = Counter(use.labels for use in answer.uses if isinstance(use, Use))
     if len(labels) > 1:
-        counts = ", ".join(f"{digest} in {count}" for digest, count in labels.items())
-        notes.append(f"its labels were changed between these uses; label digests, newest first: {counts}")
+        counts = ", ".join(f"{digest} {count}" for digest, count in labels.items())
+        notes.append(f"its labels changed between these uses. Number of uses by label digest, newest first: {counts}")
     plain = {"uses": rows, "unknown": answer.unknown, "published": answer.published, "notes": archive.notes + notes}
     lines += [*_unknown_lines(answer, pronoun), *remarks, *(f"  note: {note}" for note in plain["notes"])]
     return question | plain, lines
@@ -188,9 +188,9 @@ def _unknown_lines(answer: Answer[Any], pronoun: str) -> list[str]:
     lines = []
     for row in answer.unknown:
         lines += [f"  unknown    {'tensors' if row['tensors'] else 'md5    '} {row['tensors'] or row['md5']}"]
-        reason = row.get("reason") or f"the manifest, git blob {row['manifest']}, was never committed"
+        reason = row.get("reason") or f"its manifest (git blob {row['manifest']}) was never committed"
         if row["ancestor"]:
-            reason = f"no record here says which training produced {row['ancestor']}"
+            reason = f"no run record here names the training that produced {row['ancestor']}"
         lines += [f"{'':13}perhaps {row['role']} on {pronoun}: {reason}", *_ancestor_lines(row["through"])]
     if not answer.uses:
         other = "other " if answer.unknown else ""

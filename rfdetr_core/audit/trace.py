@@ -186,8 +186,8 @@ class Archive:
             for commit in self.history.commits
         )
         damaged = self._damaged + [f"{LOCK} {_commit_name(commit)}" for commit, lock in parsed if lock is None]
-        notes = [f"not readable, and left out: {listed(damaged)}"] if damaged else []
-        return notes + [f"{old} and {new} are records of one file with different lineages: one of them was forged"
+        notes = [f"the answer ignores these files, which cannot be read: {listed(damaged)}"] if damaged else []
+        return notes + [f"{old} and {new} are records of the same file with different lineages: one of them was forged"
                        for old, new in self.contradictions]  # fmt: skip
 
     def first_link(self, md5: str) -> Link | None:
@@ -323,15 +323,15 @@ def _notes(traced: Trace, archive: Archive) -> Iterator[str]:
     if isinstance(archive.history, NoHistory):
         yield (
             "this folder is not in a git repository, so no commit confirms what the file says about itself. Name a "
-            "clone of the project that it is from: --repo DIR"
+            "clone of the file's project: --repo DIR"
         )
         return
     if traced.runs:
         lineages = [flattened(run["lineage"]) for run in traced.runs]
         keys = dict.fromkeys(key for lineage in lineages[1:] for key in differing_keys(lineages[0], lineage))
         yield (
-            f"{len(traced.runs)} runs produced these weights, and it is not known which of them produced this file: "
-            f"{listed(map(title_of, traced.runs))}; they differ in {listed(keys)}"
+            f"{len(traced.runs)} runs produced these weights: {listed(map(title_of, traced.runs))}. They differ in "
+            f"{listed(keys)}. It is not known which of them produced this file"
         )
     elif traced.record is not None:
         runs = [run for run in archive.runs if run["lineage"]["tensors"] == traced.tensors and run != traced.record]
@@ -340,7 +340,7 @@ def _notes(traced: Trace, archive: Archive) -> Iterator[str]:
     elif traced.found_by == "training":
         yield "only the file itself says that its training produced these weights: no record and no dvc.lock has them"
     elif traced.lineage or (traced.training and traced.found_by is None):
-        yield "only the file itself says what produced it: this history has no record of its weights"
+        yield "only the file itself says what produced it: no run record in this history has its weights"
     if traced.found_by in (None, "description", "derived") or not traced.links:
         yield "no dvc.lock in this history names this file"
 

@@ -85,11 +85,14 @@ def limits(search: Search | None) -> Iterator[str]:
         return
     if search.likeness and search.likeness.rounded:
         types = listed(search.likeness.rounded)
-        yield f"its weights are rounded to {types}: the scores that were measured before do not apply to it"
+        yield (
+            f"its weights are rounded to {types}. The recorded scores were measured with the unrounded weights, so "
+            "they do not apply to this file"
+        )
     elif search.likeness is None and search.missing + search.skipped:
         yield (
             f"its weights were not compared with every model file of this history: {search.missing} are not in DVC's "
-            f"cache here (dvc fetch --all-commits), and {search.skipped} older ones were skipped"
+            f"cache here, and {search.skipped} older ones were skipped. To fetch all: dvc fetch --all-commits"
         )
 
 

@@ -30,13 +30,14 @@ def audit(options: argparse.Namespace) -> None:
     questions += ["where"] * bool(options.where and not (options.images and options.file))
     if len(questions) != 1:
         raise UserError(
-            "audit takes one of FILE, --image PATH_OR_SHA256, --diff A B, --where; or FILE --images --where."
+            "audit answers one question at a time. Give one of FILE, --image PATH_OR_SHA256, --diff A B or --where "
+            "KEY=VALUE. Only FILE --images can have --where, too."
         )
     # Without --repo, files are traced outside of a repository, too. A --repo that is not a repository is an error.
     outside_git = options.repo == Path() and git.answer(options.repo, "rev-parse", "--git-dir") is None
     of_files = questions[0] in ("file", "diff") and not options.where and options.prove is None
     if options.markdown and (options.diff is None or options.json):
-        raise UserError("--markdown needs audit --diff A B, without --json.")
+        raise UserError("--markdown needs --diff A B, and cannot be combined with --json.")
     archive = Archive(NoHistory(options.repo) if outside_git and of_files else History(options.repo, working_tree=True))
     if questions[0] in ("image", "where"):
         _audit_uses(options, archive)
@@ -119,7 +120,10 @@ def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
         if traced.runs and traced.training is None:
             raise UserError(f"{path} cannot be compared: {traced.notes[0]}")
         if traced.training is None:
-            raise UserError(f"{path} has no lineage, and no run record of it was found. It cannot be compared.")
+            raise UserError(
+                f"{path} cannot be compared: it has no lineage, and this history has no run record of it. Name a clone "
+                "that has one: --repo DIR"
+            )
     changes = compare_lineages(*(traced.lineage or {"training": traced.training} for traced in traces))
     before, after = (images_of(traced, archive, own=True) for traced in traces)
     unknown = before.unknown + after.unknown

@@ -127,7 +127,7 @@ def test_an_unknown_ancestor_is_named_and_published_weights_are_a_note(
     answer = audit_json(capsys, repository, "--image", sha256_of("x"), status=1)
     (unknown,) = answer["unknown"]
     assert (unknown["tensors"], unknown["ancestor"]) == (tensors_of(child), "stranger.pth")
-    assert "no record here says which training produced stranger.pth" in audit(
+    assert "no run record here names the training that produced stranger.pth" in audit(
         capsys, repository, "--image", sha256_of("x"), status=1
     )
     assert "train/person.jpg" in audit(capsys, repository, child, "--images", status=1)

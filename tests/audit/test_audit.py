@@ -124,7 +124,7 @@ def test_an_unknown_file_and_one_with_changed_weights_are_reported(
     torch.save(content, copies / "changed.pth")
     answer = audit_json(capsys, repository, copies / "changed.pth", status=1)
     assert answer["found_by"] is None
-    assert any("was changed" in note for note in answer["notes"])
+    assert any("weights or lineage were changed" in note for note in answer["notes"])
     with pytest.raises(SystemExit, match=r"nowhere\.pth does not exist"):
         main(["audit", str(copies / "nowhere.pth"), "--repo", str(repository.folder)])
     with pytest.raises(SystemExit, match="no git history"):
@@ -210,7 +210,7 @@ def test_a_model_older_than_pixel_digests_is_searched_by_bytes_and_a_note_says_s
     repository.commit("older")
     Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
     (note,) = audit_json(capsys, repository, "--image", tmp_path / "a.png")["notes"]
-    assert "1 models are older than pixel digests" in note
+    assert "1 older models have no pixel digests" in note
     assert len(audit_json(capsys, repository, "--image", sha256_of("b"))["uses"]) == 1
 
 
@@ -334,7 +334,7 @@ def test_a_damaged_or_forged_record_does_not_hide_a_use(
     assert [use["role"] for use in answer["uses"]] == ["validated"]
     assert f"of commit {commit}" in answer["notes"][0]
     assert audit_json(capsys, repository, copies / "1.pth", status=1)["found_by"] == "bytes"
-    assert "left out: records/" in audit(capsys, repository, copies / "1.pth", status=1)
+    assert "which cannot be read: records/" in audit(capsys, repository, copies / "1.pth", status=1)
 
 
 @pytest.mark.slow
@@ -397,7 +397,7 @@ def test_other_classes_or_another_configuration_in_a_file_are_reported(
         write_checkpoint(copies / "swapped.pth", replace(checkpoint, **changes))
         answer = audit_json(capsys, repository, copies / "swapped.pth", status=1)
         assert answer["found_by"] == "tensors"
-        assert "classes or configuration in the file are not those" in answer["notes"][0]
+        assert "classes or configuration in the file differ from those" in answer["notes"][0]
     write_checkpoint(copies / "same.pth", replace(checkpoint, lineage=None))
     assert audit_json(capsys, repository, copies / "same.pth")["found_by"] == "tensors"
 
@@ -472,7 +472,9 @@ def test_a_manifest_that_was_never_committed_is_named_and_the_others_are_listed(
     listed = list(csv.DictReader(io.StringIO(printed.out)))
     assert [row["path"] for row in listed] == ["test/d.jpg"]
     for split in ("train", "valid"):
-        assert re.search(rf"^unknown: manifest/{split}\.json of this run: .*never committed", printed.err, re.MULTILINE)
+        assert re.search(
+            rf"^unknown: manifest/{split}\.json of this model is missing: .*never committed", printed.err, re.MULTILINE
+        )
     assert "train/e.jpg" in audit(capsys, repository, second, "--images")
     # The first run again: its manifest is that of the working tree.
     repository.train(1, FIRST, notes="one")

@@ -129,9 +129,9 @@ def other_record(content: dict[str, Any]) -> None:
     ("change", "note"),
     [
         (swapped, "its description says class names ["),
-        (other_weights, "the weights are not those that its lineage names"),
-        (other_rate, "the file has other values of training.params.train.lr"),
-        (other_classes, "classes or configuration in the file are not those that its lineage names"),
+        (other_weights, "the weights in the file differ from those that its lineage names"),
+        (other_rate, "the file and its run record have different values of training.params.train.lr"),
+        (other_classes, "classes or configuration in the file differ from those that its lineage names"),
         (other_variant, "its description says variant RFDETRLarge, but its source says TinyDetector"),
         (other_size, "its description says resolution 64, but its source says 32"),
         (other_record, "its description says record 1.json, but its source says"),
@@ -175,7 +175,7 @@ def test_an_optimised_file_is_traced_as_derived(
     assert (
         answer["lineage"] == audit_json(capsys, repository, repository.folder / "output/export/model.onnx")["lineage"]
     )
-    assert answer["notes"][0].startswith("derived: its graph is not the exported one")
+    assert answer["notes"][0].startswith("derived: an optimiser, a quantiser or another tool changed its graph")
     text = audit(capsys, repository, path, status=1)
     assert "found by the description that it kept" in text
 

@@ -43,7 +43,8 @@ def test_a_path_whose_image_was_replaced_is_answered_with_the_bytes_that_it_had(
     assert [use["commit"] for use in answer["uses"]] == [second]
     assert answer["other_bytes"] == [{"path": "train/a.jpg", "sha256": sha256_of("a"), "commit": first}]
     lines = audit(capsys, repository, "--image", image, status=1).splitlines()
-    assert f"  note: train/a.jpg had other bytes in commit {first}: audit --image {sha256_of('a')}" in lines
+    search = f"Search for them, too: audit --image {sha256_of('a')}"
+    assert f"  note: train/a.jpg had other bytes in commit {first}. {search}" in lines
     assert "had other bytes" not in audit(capsys, repository, "--image", sha256_of("a"))
 
 
@@ -62,7 +63,7 @@ def test_a_path_that_was_withdrawn_is_an_error_that_says_since_when(repository: 
     repository.commit("later")
     commit, date = repository.git("log", "--format=%H %aI", "-1", "HEAD~1").split()
     expected = (
-        rf"{image} is in no manifest at HEAD: it was withdrawn in commit {commit} \(dated {date.replace('+', '.')}\). "
+        rf"{image} is not in a manifest at HEAD: commit {commit} \(dated {date.replace('+', '.')}\) withdrew it. "
         f"Ask for its last bytes: audit --image {sha256_of('b')}"
     )
     with pytest.raises(SystemExit, match=expected):

@@ -88,11 +88,11 @@ def test_an_image_of_an_ancestor_is_proven_there_and_absent_elsewhere(
     labels = row("", "person").labels
     ancestor, model = f"the ancestor with tensors {models.tensors}", "this model's training"
     assert models.proven(models.prove(capsys, sha256_of("person"))) == {
-        f"train of {ancestor} has an image with these bytes",
-        f"train of {ancestor} has an image with these bytes and labels {labels}",
-        f"valid of {ancestor} has no image with these bytes",
-        f"train of {model} has no image with these bytes",
-        f"valid of {model} has no image with these bytes",
+        f"the train split of {ancestor} has an image with these bytes",
+        f"the train split of {ancestor} has an image with these bytes and labels {labels}",
+        f"the valid split of {ancestor} has no image with these bytes",
+        f"the train split of {model} has no image with these bytes",
+        f"the valid split of {model} has no image with these bytes",
     }
 
 
@@ -107,7 +107,7 @@ def test_every_digest_has_a_proof_of_what_the_manifests_say(
             sentences = {
                 sentence
                 for sentence in proven
-                if sentence.startswith(f"{split} of {through}") and sentence.endswith("these bytes")
+                if sentence.startswith(f"the {split} split of {through}") and sentence.endswith("these bytes")
             }
             assert [f"has {is_in} image" in sentence for sentence in sentences] == [True]
 
@@ -118,8 +118,8 @@ def test_the_pixels_of_an_image_at_head_are_proven_with_its_bytes(
     path = models.prove(capsys, "train/a.jpg")
     assert files.read_json(path)["image"] == {"sha256": sha256_of("a"), "pixels": pixels_of("a")}
     proven = models.proven(path)
-    assert "train of this model's training has an image with these pixels" in proven
-    assert "valid of this model's training has no image with these pixels" in proven
+    assert "the train split of this model's training has an image with these pixels" in proven
+    assert "the valid split of this model's training has no image with these pixels" in proven
 
 
 def test_a_proof_needs_neither_the_project_nor_the_model(
@@ -129,7 +129,7 @@ def test_a_proof_needs_neither_the_project_nor_the_model(
     statement = Path(shutil.copy(models.folder / "second.pth.intoto.json", tmp_path / "statement.json"))
     main(["verify", "--proof", str(proof), str(statement), "--repo", str(tmp_path)])
     output = capsys.readouterr().out
-    assert "train of this model's training has no image with these bytes" in output
+    assert "the train split of this model's training has no image with these bytes" in output
     assert "not checked: signature" in output
     assert "not checked: the image of" in output
     assert "0 mismatches" in output
@@ -296,7 +296,7 @@ def test_a_model_older_than_merkle_roots_is_an_error(tmp_path: Path, capsys: pyt
     repository = Repository(tmp_path / "clone")
     model = repository.train(1, NEW, older=True)
     repository.commit("older")
-    with pytest.raises(SystemExit, match="older than Merkle roots"):
+    with pytest.raises(SystemExit, match="is too old: its training record has no Merkle roots"):
         main(["audit", str(model), "--prove", sha256_of("a"), "--repo", str(repository.folder)])
     (statement,) = attest(model, root=repository.folder)
     assert "roots" not in statement.read_text()
@@ -343,4 +343,4 @@ def test_a_manifest_that_is_not_in_git_proves_nothing(tmp_path: Path, capsys: py
         main(["audit", str(model), "--prove", sha256_of("z"), "--repo", str(repository.folder)])
     printed = capsys.readouterr()
     assert "never committed" in printed.err
-    assert "train of this model's training" not in printed.out
+    assert "the train split of this model's training" not in printed.out

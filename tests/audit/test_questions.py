@@ -56,7 +56,7 @@ def test_labels_distinguish_models_before_and_after_a_correction(
 ) -> None:
     answer = audit_json(capsys, repository, "--image", sha256_of("a"))
     assert [use["labels"] for use in answer["uses"]] == [sha256_of("labels corrected"), sha256_of("labels wrong")]
-    assert any("labels were changed" in note for note in answer["notes"])
+    assert any("labels changed between these uses" in note for note in answer["notes"])
     assert not audit_json(capsys, repository, "--image", sha256_of("c"))["notes"]
     assert f"labels  {sha256_of('labels wrong')}" in audit(capsys, repository, "--image", sha256_of("a"))
 
@@ -71,7 +71,7 @@ def test_models_of_images_from_before_a_date_are_found(
     assert uses[0]["tensors"] != after[0]["tensors"]
     late = audit_json(capsys, repository, "--where", "date<2023-05-01T12:00", status=1)
     assert [row["reason"].rpartition(": ")[2] for row in late["unknown"]] == [
-        "whether date<2023-05-01T12:00 holds for date '2023-05-01' is not certain"
+        "date '2023-05-01' may or may not meet date<2023-05-01T12:00"
     ]
 
 
@@ -119,7 +119,8 @@ def test_without_a_repository_the_needed_manifests_are_named(alone: Alone) -> No
     assert (status, len(text.splitlines())) == (1, 1)
     for split in ("train", "valid"):
         blob = lineage["training"]["files"][f"manifest/{split}.json"]["git"]
-        assert f"manifest/{split}.json of this run: it is git blob {blob} of the project" in errors
+        assert f"manifest/{split}.json of this model is missing: this folder is not in a git repository" in errors
+        assert f"Name a clone that has its git blob {blob}: --repo DIR" in errors
     status, text, _ = alone.audit("--diff", "1.pth", "2.pth")
     assert status == 1
     assert "train.lr: 0.001 -> 0.002" in text

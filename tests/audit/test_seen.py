@@ -53,7 +53,7 @@ def test_unknown_images_have_a_reason(tmp_path: Path) -> None:
     write_checkpoint(changed, lying)
     for path, root, reason in (
         (other, repository.folder, "carries no lineage"),
-        (changed, repository.folder, "the weights are not those that its lineage names"),
+        (changed, repository.folder, "the weights in the file differ from those that its lineage names"),
         (model, tmp_path, "git repository"),
     ):
         (seen,) = seen_by([path], root)
@@ -63,7 +63,7 @@ def test_unknown_images_have_a_reason(tmp_path: Path) -> None:
     repository.manifest("train").unlink()
     (seen,) = seen_by([model], repository.folder)
     assert set(seen.by_sha256.values()) == {CHOSEN}
-    assert "manifest/train.json of this run" in seen.unknown[0]
+    assert "manifest/train.json of this model is missing" in seen.unknown[0]
 
 
 def test_an_image_is_found_by_its_bytes_under_any_name(tmp_path: Path) -> None:

@@ -162,7 +162,10 @@ def test_a_model_that_is_older_than_metadata_is_unknown_and_named(
     assert {(row["role"], row["tensors"]) for row in answer["unknown"]} == {
         (role, clone.tensors["old"]) for role in ("trained", "validated", "tested")
     }
-    assert all(f"of commit {commit}: it is older than metadata" in row["reason"] for row in answer["unknown"])
+    assert all(
+        f"of commit {commit}: the model is older than the folder metadata/" in row["reason"]
+        for row in answer["unknown"]
+    )
     assert "unknown" in clone.audit(capsys, "--where", "source=siteB", status=1)
     assert clone.images(capsys, "old", "source=siteB", status=1) == set()
     assert clone.images(capsys, "old") == KNOWN.keys()
@@ -197,8 +200,8 @@ def test_metadata_other_than_the_lock_names_is_not_used(tmp_path: Path, capsys: 
         ),
         (["source=siteZ"], r"no image had this value when its model was committed\. Values of source: siteA, siteB\."),
         (["licence=CC0-1.0", "license=MIT"], r"--where licence=MIT: .* Values of licence: CC-BY-4\.0, CC0-1\.0\."),
-        (["source"], r"--where source is not KEY=VALUE"),
-        (["=siteA"], r"--where =siteA is not KEY=VALUE"),
+        (["source"], r"--where source is not a condition\. Write KEY=VALUE"),
+        (["=siteA"], r"--where =siteA is not a condition\. Write KEY=VALUE"),
     ],
 )
 def test_a_condition_that_no_image_can_meet_is_one_message(clone: Clone, where: list[str], message: str) -> None:
@@ -213,7 +216,7 @@ def test_conditions_stand_alone_or_with_the_images_of_a_file(clone: Clone) -> No
     file, digest = str(clone.folder / "first.pth"), "0" * 64
     for more in ([file], ["--images"], ["--image", digest], ["--diff", file, file]):
         if more != ["--images"]:
-            with pytest.raises(SystemExit, match="audit takes one of FILE"):
+            with pytest.raises(SystemExit, match="Give one of FILE"):
                 main(["audit", "--where", "source=siteA", *more, "--repo", str(clone.repository.folder)])
 
 
