@@ -502,7 +502,7 @@ def test_a_dataset_that_changed_is_prepared_again(data: Path, tmp_path: Path) ->
     labels.write_text(labels.read_text() + "\n")
     new_module = RFDETRModelModule(*config_pair)
     assert new_module.preparation is not before[0].preparation
-    with pytest.raises(UserError, match="Make module, data module and trainer again"):
+    with pytest.raises(UserError, match="Build module, data module and trainer again"):
         before[2].fit(new_module, before[1])
 
 
