@@ -322,7 +322,7 @@ class BestModelCallback(RunFiles):
         for distinct in {id(candidate): candidate for candidate in candidates if candidate is not None}.values():
             if not distinct.is_current():
                 raise UserError(
-                    "The dataset has changed since the module was built. Build module, data module and trainer again."
+                    "The dataset has changed since the module was made. Make module, data module and trainer again."
                 )
         custom = custom_part(trainer, module, data, configured, resumed=state is not None)
         inputs, self.record = preparation.start(state, custom, trainer.max_epochs or 0)
