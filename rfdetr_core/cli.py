@@ -56,8 +56,8 @@ def _refuse_another_clone(program: str) -> None:
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         program,
-        description="RF-DETR, trained reproducibly. `dvc repro` trains; these commands check the project, use its "
-        "result and show its lineage.",
+        description="Train RF-DETR reproducibly. `dvc repro` trains the model. These commands check the project, use "
+        "the trained model and show its lineage.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -75,9 +75,11 @@ def _parser(program: str) -> argparse.ArgumentParser:
     score.add_argument(
         "--threshold",
         type=_number(float, 0, 1),
-        help="keep objects with a higher score (default: the number in CHECKPOINT, else 0.5)",
+        help="keep objects with a score above this number (default: the threshold in CHECKPOINT; if it has none, 0.5)",
     )
-    of_class = "a thresholds.json with a threshold for each class; `recommended`: the file that belongs to CHECKPOINT"
+    of_class = (
+        "a thresholds.json with a threshold for each class. `recommended` takes the file that belongs to CHECKPOINT"
+    )
     score.add_argument("--thresholds", dest="threshold", metavar="FILE", help=of_class)
     predict.add_argument(
         "--output",
@@ -98,21 +100,27 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     plan.add_argument("--json", action="store_true", help="print JSON")
     plan.add_argument("--repo", type=Path, default=Path(), metavar="DIR", help="the project (default: this folder)")
-    preview = add("preview", project.preview, "draw training batches after augmentation; list boxes that are too small")
+    preview = add(
+        "preview", project.preview, "draw training batches after augmentation; list boxes that are smaller than a patch"
+    )
     preview.add_argument(
-        "--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="default: params.yaml"
+        "--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="the parameters (default: params.yaml)"
     )
     preview.add_argument("--split", choices=("train", "valid"), default="train", help="default: train")
     preview.add_argument("--count", type=_number(int, 1), default=16, help="number of images (default 16)")
-    preview.add_argument("--epoch", type=_number(int, 1), default=1, help="epoch to draw, from 1 (default 1)")
+    preview.add_argument("--epoch", type=_number(int, 1), default=1, help="the epoch, counted from 1 (default 1)")
     preview.add_argument(
-        "--out", type=Path, default=Path("reports/preview"), metavar="DIR", help="default: reports/preview"
+        "--out",
+        type=Path,
+        default=Path("reports/preview"),
+        metavar="DIR",
+        help="folder for the pictures (default: reports/preview)",
     )
     export = add("export", project.export, "convert a dataset (not a model): COCO to YOLO, YOLO to COCO")
     export.add_argument("source", type=Path, metavar="SOURCE", help="a dataset folder in any supported layout")
     export.add_argument("destination", type=Path, metavar="DESTINATION", help="a new or empty folder")
     export.add_argument("--format", choices=("yolo", "coco"), required=True)
-    ways = "copy (default); hardlink; symlink (`validate` refuses symbolic links); none: write only the labels"
+    ways = "copy (default), hardlink or symlink the images (`validate` refuses symbolic links); none: write only labels"
     export.add_argument("--images", choices=("copy", "hardlink", "symlink", "none"), default="copy", help=ways)
     labels = add("suspects", models.suspects, "list suspected label errors, the most suspicious first")
     labels.add_argument(
@@ -149,9 +157,14 @@ def _parser(program: str) -> argparse.ArgumentParser:
     speed.add_argument(
         "--batch", type=_number(int, 1), nargs="+", default=[1], metavar="N", help="images per batch (default 1)"
     )
-    speed.add_argument("--images", type=Path, metavar="DIR", help="images to read (default: noise of 640 x 480)")
     speed.add_argument(
-        "--threads", type=_number(int, 1), metavar="N", help="default: the number of cores of this process"
+        "--images", type=Path, metavar="DIR", help="folder of images (default: random noise of 640 x 480)"
+    )
+    speed.add_argument(
+        "--threads",
+        type=_number(int, 1),
+        metavar="N",
+        help="CPU threads (default: the number of cores of this process)",
     )
     speed.add_argument(
         "--seconds", type=_number(float, 0, 3600), default=5, help="seconds for each measurement (default 5)"
@@ -175,7 +188,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
         help="default: output/checkpoint_best_total.pth",
     )
     publish = add("publish", project.publish, "send the pipeline's result to MLflow; a second call changes nothing")
-    publish.add_argument("--register", metavar="NAME", help="also register it as a version of this model")
+    publish.add_argument(
+        "--register", metavar="NAME", help="also register the result as a version of the MLflow model NAME"
+    )
     trace = add("audit", audit.audit, "trace a file to its training and images, or find the models that used an image")
     trace.add_argument(
         "file", type=Path, nargs="?", metavar="FILE", help="a model file, or another file that DVC tracks"
@@ -185,7 +200,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     trace.add_argument("--image", metavar="PATH_OR_SHA256", help="list every model that used this image")
     where = "a condition on a column of metadata/. With FILE --images: list only images that meet it. Without FILE: "
-    where += "list every model that used such images. Repeat it for more conditions. Dates and numbers are also "
+    where += "list every model that used such images. Repeat --where for more conditions. Dates and numbers are also "
     where += "compared with < <= > >=, such as 'date<2024-01-01'"
     trace.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help=where)
     proof = "prove that an image was, or was not, used to train FILE. Whoever has FILE.intoto.json can check the proof"
@@ -195,9 +210,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
         "--diff", type=Path, nargs=2, metavar=("A", "B"), help="show how the trainings of two models differ"
     )
     trace.add_argument("--markdown", action="store_true", help="with --diff: Markdown for a pull request")
-    verify = add(
-        "verify", audit.verify, "check that data, code and results are those that were recorded at the training"
-    )
+    verify = add("verify", audit.verify, "check that data, code and results equal those that the training recorded")
     verify.add_argument(
         "file", type=Path, nargs="?", metavar="FILE", help="check only this model file (default: check the project)"
     )
@@ -221,7 +234,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
         "--proof",
         type=Path,
         metavar="PROOF.json",
-        help="check a proof. FILE is the model, with its statement beside it, or FILE.intoto.json",
+        help="check a proof. FILE: the model, with its statement FILE.intoto.json in the same folder; or the statement",
     )
     verify.add_argument("--image", type=Path, metavar="IMAGE", help="with --proof: the image that the proof is about")
     for command in (trace, verify):
@@ -249,13 +262,15 @@ def _parser(program: str) -> argparse.ArgumentParser:
     attest.add_argument(
         "--own-word",
         action="store_true",
-        help="also attest a file whose lineage is in no commit. The statement says that no commit confirms it",
+        help="also attest a file whose lineage is in no commit. The statement says that no commit confirms the file",
     )
     for command, help_text in ((trace, "the clone to search"), (verify, "the project"), (attest, "the project")):
         command.add_argument(
             "--repo", type=Path, default=Path(), metavar="DIR", help=f"{help_text} (default: this folder)"
         )
-    documents = "document a model: model card, bill of materials, metadata of the dataset, EU AI Act Annex IV"
+    documents = (
+        "write documents about a model: model card, bill of materials, metadata of the dataset, EU AI Act Annex IV"
+    )
     document = add("document", audit.document, documents)
     document.add_argument(
         "file",

@@ -144,7 +144,7 @@ def test_predict_overwrites_only_its_own_results_and_does_not_read_them(
         assert sorted(path.name for path in (folder / "found").iterdir()) == [
             *("one.json", "one.png", "two.json", "two.png")
         ]
-    assert "no image except pictures that predict has drawn" in fails(capsys, "predict", checkpoint, folder / "found")
+    assert "/found are pictures that predict has drawn" in fails(capsys, "predict", checkpoint, folder / "found")
 
 
 def test_predict_takes_equal_images_that_are_links_to_one_file(

@@ -52,8 +52,8 @@ class RFDETREMACallback(WeightAveraging):
         check_numbers("RFDETREMACallback", numbers, {"decay": decay, "tau": tau})
         if not 0 <= decay < 1 or tau < 0 or update_interval_steps < 1:
             raise UserError(
-                f"RFDETREMACallback: decay {decay} must be from 0 to below 1, tau {tau} at least 0, "
-                f"update_interval_steps {update_interval_steps} at least 1."
+                f"RFDETREMACallback: decay is {decay}, tau {tau}, update_interval_steps {update_interval_steps}. decay "
+                "must be at least 0 and below 1, tau at least 0, update_interval_steps at least 1."
             )
         super().__init__(decay, tau, update_interval_steps)
         self.arguments = {"decay": decay, "tau": tau, "update_interval_steps": update_interval_steps}
@@ -112,7 +112,7 @@ class COCOEvalCallback(CocoScoring):
         check_flags("COCOEvalCallback", segmentation=segmentation, log_per_class_metrics=log_per_class_metrics)
         if max_dets < 1 or eval_interval < 1:
             raise UserError(
-                f"COCOEvalCallback: max_dets {max_dets} and eval_interval {eval_interval} must be at least 1."
+                f"COCOEvalCallback: max_dets is {max_dets}, eval_interval {eval_interval}. Both must be at least 1."
             )
         nothing: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
         super().__init__(nothing, segmentation, eval_interval, max_dets=max_dets, per_class=log_per_class_metrics)
@@ -180,8 +180,8 @@ class RFDETREarlyStopping(EarlyStopping):
         check_flags("RFDETREarlyStopping", use_ema=use_ema, verbose=verbose)
         if patience < 1 or min_delta < 0 or skip_best_epochs < 0:
             raise UserError(
-                f"RFDETREarlyStopping: patience {patience} must be at least 1, min_delta {min_delta} and "
-                f"skip_best_epochs {skip_best_epochs} at least 0."
+                f"RFDETREarlyStopping: patience is {patience}, min_delta {min_delta}, skip_best_epochs "
+                f"{skip_best_epochs}. patience must be at least 1, min_delta and skip_best_epochs at least 0."
             )
         super().__init__("", patience, min_delta, use_ema)
         self.keys = [monitor_ema] if use_ema else [monitor_regular, monitor_ema]
@@ -230,7 +230,7 @@ class DropPathCallback(Callback):
         refuse("DropPathCallback", refused)
         check_numbers("DropPathCallback", {}, {"drop_path": drop_path})
         if not 0 <= drop_path < 1:
-            raise UserError(f"DropPathCallback: drop_path {drop_path} must be from 0 to below 1.")
+            raise UserError(f"DropPathCallback: drop_path is {drop_path}. It must be at least 0 and below 1.")
         self.drop_path, self.arguments = drop_path, {"drop_path": drop_path}
         store_initial_attributes(self)
 
@@ -288,8 +288,8 @@ class BestModelCallback(RunFiles):
             )
         if skip_best_epochs < 0 or not 0 <= smooth_alpha < 1:
             raise UserError(
-                f"BestModelCallback: skip_best_epochs {skip_best_epochs} must be at least 0, and smooth_alpha "
-                f"{smooth_alpha} from 0 to below 1."
+                f"BestModelCallback: skip_best_epochs is {skip_best_epochs}, smooth_alpha {smooth_alpha}. "
+                "skip_best_epochs must be at least 0, smooth_alpha at least 0 and below 1."
             )
         folder = as_path(output_dir, "output_dir")
         super().__init__(folder, key, _no_checkpoint_outside_fit, skip=skip_best_epochs, smooth=smooth_alpha)
@@ -330,7 +330,7 @@ class BestModelCallback(RunFiles):
         if state is None and record.first_process() and _is_unfinished(self.folder / record.STATE_FILE):
             say(
                 f"{self.folder} has the state of an unfinished training. To resume it, give ckpt_path="
-                f'"{self.folder / record.STATE_FILE}"; This training starts from scratch.'
+                f'"{self.folder / record.STATE_FILE}". This training starts from scratch.'
             )
         self.describe = partial(inputs.describe, self.record)
         self.fingerprint, self.interval = record.fingerprint(self.record), inputs.runtime.checkpoint_interval

@@ -237,7 +237,8 @@ class ConfiguredTrainer(Trainer):
         for name, preparation in zip(("module", "data module"), preparations, strict=True):
             if preparation is not None and preparation.plan != self.preparation.plan:
                 raise UserError(
-                    f"The {name} was built from other configs than the trainer. Give all three the same two objects."
+                    f"The {name} was built from other configs than the trainer. Build module, data module and "
+                    "trainer from the same model_config and train_config."
                 )
 
 
@@ -279,12 +280,12 @@ def build_trainer(*arguments: Any, **keywords: Any) -> Trainer:
     names = ("train_config", "model_config")
     _check_callbacks(keywords.get("callbacks"))
     if not arguments and not keywords.keys() & {*names, "config"}:
-        raise UserError("build_trainer takes (train_config, model_config), and options by their names.")
+        raise UserError("build_trainer takes train_config and model_config, in this order. Give other options by name.")
     if len(arguments) < 2 and not keywords.keys() & set(names):
         return training.build_trainer(*arguments, **keywords)
     options = dict(zip(names, arguments, strict=False)) | keywords
     if len(arguments) > 2 or not options.keys() >= set(names):
-        raise UserError("build_trainer takes (train_config, model_config), and options by their names.")
+        raise UserError("build_trainer takes train_config and model_config, in this order. Give other options by name.")
     train_config, model_config = (options.pop(name) for name in names)
     check_configs("build_trainer", model_config, train_config)
     return _configured(prepare(model_config, train_config), **options)

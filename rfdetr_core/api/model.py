@@ -343,7 +343,7 @@ class RFDETR(UpstreamMembers):
         if dataset is not None:
             check_dataset(dataset)
         if unused := sorted({*unused, *unused_training_keys} - {"device", "resolution"}):
-            say(f"evaluate() does not use {', '.join(unused)}")
+            say(f"evaluate() ignores {', '.join(unused)}")
         with sole_writer(output):
             if dataset is not None:
                 data = prepare_dataset(dataset, output / "dataset")

@@ -187,7 +187,7 @@ def preparation_for(call: str, arguments: tuple[Any, ...], keywords: Mapping[str
         return None
     configs = dict(zip(names, arguments, strict=False)) | dict(keywords)
     if configs.keys() != set(names) or len(arguments) > 2:
-        raise UserError(f"{call} takes exactly (model_config, train_config).")
+        raise UserError(f"{call} takes exactly two arguments: model_config and train_config.")
     check_configs(call, configs["model_config"], configs["train_config"])
     return prepare(configs["model_config"], configs["train_config"])
 

@@ -125,7 +125,7 @@ def _next_steps(prefix: str) -> Iterator[str]:
         yield f"{prefix}dvc push"
     else:
         remote = f"{prefix}dvc remote add -d store URL"
-        yield f"{remote} && {prefix}dvc push   # URL: a folder or bucket. Models are only here now"
+        yield f"{remote} && {prefix}dvc push   # URL: a folder or bucket. Until you push, the models are only here"
     yield f"{prefix}python -m rfdetr_core publish"
 
 
@@ -154,7 +154,9 @@ def ui(options: argparse.Namespace) -> None:
 
     server = os.environ.get("MLFLOW_TRACKING_URI")
     if server:
-        raise UserError(f"Runs are tracked at {server} (MLFLOW_TRACKING_URI); Unset it to see the local runs.")
+        raise UserError(
+            f"Runs are tracked at {server}, since MLFLOW_TRACKING_URI is set. Unset it to see the local runs."
+        )
     database = main_repository() / "mlflow.db"
     if not database.exists():
         raise UserError(f"{database} does not exist, since no run was tracked here yet. Run: make repro")

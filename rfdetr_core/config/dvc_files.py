@@ -59,10 +59,10 @@ def _repair_lock(root: Path) -> Iterator[str]:
     restored = backup.exists() and _is_valid(backup)
     committed = git.answer(root, "cat-file", "-e", f"HEAD:./{LOCK}") is not None
     if not (path.is_file() and _is_truncated(files.read_bytes(path))) or (committed and not restored):
-        remedy = f"Restore what was committed: git restore {LOCK}" if committed else f"Correct or remove it ({path})"
+        remedy = f"Restore the committed file: git restore {LOCK}" if committed else "Correct or remove this file"
         raise UserError(
-            f"{path} is damaged, so DVC does not start. {remedy}; then run dvc repro. Stages that ran since then come "
-            "back from DVC's cache"
+            f"{path} is damaged, so DVC does not start. {remedy}. Then run: dvc repro. DVC restores the results of "
+            "finished stages from its cache"
         )
     _refuse_while_dvc_runs(path, root)
     part = backup.with_name(f"{LOCK}.cut")
@@ -72,9 +72,11 @@ def _repair_lock(root: Path) -> Iterator[str]:
     else:
         path.unlink()
     outcome = (
-        "was restored from the last start of a stage or of `check`" if restored else "was removed: it was the first"
+        "was replaced by the copy from the last start of a stage or of `check`"
+        if restored
+        else "was removed, since there was no earlier one"
     )
-    yield f"{path}, truncated by a killed `dvc`, {outcome}. The truncated file is {part}"
+    yield f"a killed `dvc` truncated {path}. The file {outcome}. The truncated file is now {part}"
 
 
 def _is_truncated(content: bytes) -> bool:
@@ -91,8 +93,8 @@ def _is_truncated(content: bytes) -> bool:
 def _refuse_while_dvc_runs(path: Path, root: Path) -> None:
     if processes := list(_processes(root.resolve())):
         raise UserError(
-            f"{path} is damaged, and DVC may be running: process {', '.join(map(str, processes))}. Wait until it has "
-            "ended, or end it; then run this command again"
+            f"{path} is damaged, and DVC may be running (process {', '.join(map(str, processes))}). Wait until DVC has "
+            "ended, or end it. Then run this command again"
         )
 
 
@@ -117,7 +119,7 @@ def _repair_rwlock(root: Path) -> Iterator[str]:
             path.unlink()
     except LockError:
         return  # DVC is running and writes the file
-    yield f"removed {path}, truncated by a killed `dvc`"
+    yield f"a killed `dvc` truncated {path}. The file was removed"
 
 
 def _processes(root: Path) -> Iterator[int]:

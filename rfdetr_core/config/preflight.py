@@ -96,9 +96,9 @@ def check_packages(lock: Path) -> list[str]:
     built = {name: difference for name, difference in wrong.items() if own_build and name.startswith(_COMPUTE)}
     if wrong := {name: difference for name, difference in wrong.items() if name not in built}:
         raise UserError(
-            f"installed packages differ from {lock}, which training records name: {', '.join(wrong.values())}. "
-            f"Install the locked versions: pip install --require-hashes --no-deps -r {lock}. To use other versions on "
-            "purpose, update the lock: make lock"
+            f"installed packages differ from {lock}: {', '.join(wrong.values())}. Training records name this "
+            f"lock file. Install its versions: pip install --require-hashes --no-deps -r {lock}. To use other versions "
+            "on purpose, update the lock: make lock"
         )
     versions = ", ".join((harmless | built).values())
     return [f"installed packages that do not affect numbers differ from {lock}: {versions}"] if versions else []
@@ -130,7 +130,8 @@ def _check_dataset(root: Path, name: str, model: ModelConfig) -> list[str]:
         results = (root / result).resolve()
         if resolved.is_relative_to(results) or results.is_relative_to(resolved):
             raise UserError(
-                f"data.dir is {name!r}, which contains results or is in {result}/. Use a separate folder for the data."
+                f"data.dir is {name!r}, but stages write results to {result}/. Use a folder that is not in {result}/ "
+                "and does not contain it."
             )
     if folder.is_dir():
         from rfdetr_core.ingest.formats import LABEL_SUFFIXES
@@ -146,7 +147,9 @@ def _check_dataset(root: Path, name: str, model: ModelConfig) -> list[str]:
         if stage is not None:
             return [f"data.dir is {name!r}: the stage {stage} of dvc.yaml will create it"]
     remedy = f"Get it: dvc pull {tracked}" if tracked else "Put the dataset there, or name another folder."
-    raise UserError(f"data.dir is {name!r}: {'no folder' if folder.exists() else 'it does not exist'}. {remedy}")
+    raise UserError(
+        f"data.dir is {name!r}: {'it is not a folder' if folder.exists() else 'it does not exist'}. {remedy}"
+    )
 
 
 def _check_regular(folder: Path) -> None:
@@ -206,7 +209,9 @@ def _check_weights(root: Path, key: str, name: str | None, model: ModelConfig) -
             (variant for variant, architecture in VARIANTS.items() if architecture.weights_file == name), model.variant
         )
         if owner != model.variant:  # from the name alone: a check of the content would download it
-            raise UserError(f"{key}: {name!r} has weights of model.variant {owner}, not of {model.variant}.")
+            raise UserError(
+                f"{key}: {name!r} has weights of model.variant {owner}, not of {model.variant}. Change one of the two."
+            )
         return
     try:
         path = resolve_weights(name, folder)
@@ -279,7 +284,8 @@ def _check_memory(model: ModelConfig, train: TrainConfig) -> None:
             f"train.batch_size is {train.batch_size}: a batch needs at least {(images + activations) / 1e9:,.0f} GB"
         )
         raise UserError(
-            f"{problem}, but only {available / 1e9:,.0f} GB exist. Lower it and raise train.grad_accum_steps instead."
+            f"{problem}, but only {available / 1e9:,.0f} GB exist. Lower train.batch_size and raise "
+            "train.grad_accum_steps instead."
         )
 
 

@@ -78,7 +78,7 @@ class SmallBoxes:
         """A table of the classes with small boxes, the smallest box, and resolutions at which they are large enough."""
         patch, side = self.architecture.patch_size, self.architecture.resolution
         small = self.sides < patch
-        where = f"under a patch of {patch} pixels at {side} x {side}"
+        where = f"smaller than a patch ({patch} pixels) at {side} x {side}"
         if not small.any():
             return f"{split}: none of {len(small)} boxes is {where}"
         lines = [f"{split}: {small.sum()} of {len(small)} boxes ({small.mean():.1%}) are {where}"]
@@ -94,7 +94,8 @@ class SmallBoxes:
         lines.append(f"smallest: {self.sides[least]:.1f} pixels, {name} in {self.paths[least]}")
         for_half, most, every = (self.resolution_for(share) for share in (0.5, 0.9, 1.0))
         lines.append(
-            f"To make half of them as large as a patch: model.resolution {for_half}; nine tenths: {most}; all: {every}"
+            f"To make small boxes as large as a patch, set model.resolution: {for_half} for half of them, {most} for "
+            f"nine tenths, {every} for all"
         )
         return "\n".join(lines)
 
@@ -134,7 +135,7 @@ def preview(params: Path, split: Literal["train", "valid"], count: int, epoch: i
         if left <= 0:
             break
     if auto:
-        pages.append(f"train.batch_size is auto: drawn in batches of {CPU_BATCH_SIZE}")
+        pages.append(f"train.batch_size is auto, so the preview has batches of {CPU_BATCH_SIZE} images")
     samples = (data.train_set if split == "train" else data.valid_set).samples
     return "\n".join([*pages, SmallBoxes.measure(samples, names, architecture).describe(split)])
 

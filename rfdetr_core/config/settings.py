@@ -136,7 +136,11 @@ def refuse_absent(section: str, keys: Iterable[str], where: str) -> None:
         keys: The keys to check.
         where: The beginning of the message, such as params.yaml: train.
     """
-    messages = [f"{where}.{key} is not here: {ABSENT[section][key]}." for key in keys if key in ABSENT.get(section, {})]
+    messages = [
+        f"{where}.{key} is not an option here: {ABSENT[section][key]}."
+        for key in keys
+        if key in ABSENT.get(section, {})
+    ]
     if messages:
         raise UserError("\n".join(messages))
 

@@ -322,9 +322,9 @@ def _model(
 def _require_common_class(first: str, first_classes: list[str], second: str, second_classes: list[str]) -> None:
     """Raise a NotComparableError if two class tables have no name in common."""
     if not set(first_classes) & set(second_classes):
-        classes = f"{listed(first_classes) or 'none'}; {listed(second_classes) or 'none'}"
+        classes = f"The first has {listed(first_classes) or 'none'}; the second has {listed(second_classes) or 'none'}"
         raise NotComparableError(
-            f"{first} and {second} have no class in common: {classes}. Classes are matched by name. Compare models "
+            f"{first} and {second} have no class in common. {classes}. Classes are matched by name. Compare models "
             "with the same classes, on a dataset with these classes."
         )
 

@@ -74,14 +74,16 @@ def predict_files(
     """
     images = list({key: image for argument in paths for key, image in _images_of(argument)}.values())
     if not images:
-        raise UserError(f"{listed(map(str, paths))}: there is no image except pictures that predict has drawn.")
+        raise UserError(
+            f"all images of {listed(map(str, paths))} are pictures that predict has drawn. Name other images."
+        )
     _require_free(images, output)
     predictor = load_predictor(model, device=device)
     score_threshold, note = _threshold(predictor, threshold)
     yield note
     unread = []
     for source in images:
-        with explaining_shortage(f"It was at {source.title}. Free some, or make the image smaller."):
+        with explaining_shortage(f"The image was {source.title}. Free some memory, or make the image smaller."):
             if (picture := _read(source.image, alone=len(images) == 1)) is None:
                 unread.append(source.title)
                 continue

@@ -168,10 +168,10 @@ def write_yolo(folder: Path, splits: Splits, categories: list[Category], linking
         for annotation in labelled
     )
     lost = {
-        "crowds, left out": crowds,
-        "boxes that reached over the edge of their image, cut": cut,
-        "masks, left out (YOLO needs one polygon per object, with the bounds of its box, and for all objects)": masks,
-        "areas that differ from the area of the polygon or box, left out": areas,
+        "crowds left out": crowds,
+        "boxes cut at the edge of their image": cut,
+        "masks left out, since YOLO needs one polygon for every object, with the bounds of its box": masks,
+        "areas left out, since they differ from the area of the polygon or box": areas,
     }
     return [f"{description}: {count}" for description, count in lost.items() if count]
 
@@ -231,7 +231,7 @@ def export_dataset(source: Path, destination: Path, to: Format, linking: Linking
         raise UserError(f"{source} {problem}. Name the folder of a dataset; unpack an archive first.")
     if destination.resolve().is_relative_to(source.resolve()):
         raise UserError(
-            f"{destination} is inside {source}, and would change that dataset. Name a folder outside of it."
+            f"{destination} is inside {source}, so the export would change that dataset. Name a folder outside of it."
         )
     findings = Findings(ValidateConfig())
     dataset = read_dataset(source, findings)
@@ -250,10 +250,16 @@ def export_dataset(source: Path, destination: Path, to: Format, linking: Linking
             + f": {finding.message} ({finding.code})"
             for finding in findings.stopping[:_NAMED]
         ]
-        head = f"{source} has {len(findings.stopping)} errors. Correct them first; validate lists all of them:"
+        head = (
+            f"{source} has {len(findings.stopping)} errors. Correct them first. The stage validate lists all of them; "
+            "these are the first:"
+        )
         raise UserError(head + "".join(places))
     unused_parents = bare_parents(dataset.values())
-    notes = [f"{n} x {code}: see validate" for code, n in Counter(finding.code for finding in findings.all).items()]
+    notes = [
+        f"{n} x {code}: the stage validate lists them"
+        for code, n in Counter(finding.code for finding in findings.all).items()
+    ]
     notes += [
         f"class {category.name!r} is the parent of others and has no objects, so it is left out"
         for category in unused_parents
@@ -278,10 +284,8 @@ def _class_table(dataset: Dataset) -> dict[int, Category]:
         for category in split.categories:
             earlier = table.setdefault(category.id, category)
             if earlier.name != category.name:
-                problem = (
-                    f"class id {category.id} is {short_repr(earlier.name)}, but in {name} {short_repr(category.name)}"
-                )
-                raise UserError(f"{problem}. Give all splits the same classes.")
+                problem = f"{short_repr(earlier.name)} in one split, but {short_repr(category.name)} in {name}"
+                raise UserError(f"class id {category.id} is {problem}. Give all splits the same classes.")
             if not is_text(category.name):
                 raise UserError(
                     f"the name of class id {category.id} is {short_repr(category.name)}, not text. Give it a name."

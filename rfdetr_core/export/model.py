@@ -44,7 +44,9 @@ def export_model(
     config = _config(remaining)
     if "onnx-int8" in config.formats and calibration is None:
         if data is None:
-            raise UserError("onnx-int8 needs images to measure ranges on: give calibration_data, a folder of them.")
+            raise UserError(
+                "onnx-int8 needs images, to measure value ranges. Give calibration_data, a folder of images."
+            )
         calibration = Calibration.of_train(data, config.calibration_images)
     source = _source(predictor)
     scores = None
@@ -62,15 +64,15 @@ def _config(arguments: dict[str, Any]) -> ExportConfig:
     kind, quantization = arguments.pop("format", "onnx"), arguments.pop("quantization", None)
     if not isinstance(kind, str) or kind not in NAMES:
         raise UserError(
-            f"format is {kind!r}: it must be one of {', '.join(NAMES)}. Convert the ONNX file with other tools."
+            f"format is {kind!r}. Give one of {', '.join(NAMES)}. For others, convert the ONNX file with other tools."
         )
     if quantization not in (None, "int8") or (quantization and kind == "openvino"):
-        raise UserError(f"quantization is {quantization!r}: it must be None, or 'int8' with the format onnx.")
+        raise UserError(f"quantization is {quantization!r}. Give None, or 'int8' with the format onnx.")
     size, dynamic = arguments.pop("batch_size", 1), arguments.pop("dynamic_batch", False)
     if "formats" in arguments:
-        raise UserError("export() has no formats. Give one format.")
+        raise UserError("export() has no argument formats. Give one format: format='onnx'.")
     if not isinstance(dynamic, bool):
-        raise UserError(f"dynamic_batch is {dynamic!r}: it must be True or False.")
+        raise UserError(f"dynamic_batch is {dynamic!r}. Give True or False.")
     values = {"formats": ["onnx-int8" if quantization else kind], "batch_size": None if dynamic else size}
     return parse(ExportConfig, values | arguments, "export()")
 
@@ -78,8 +80,8 @@ def _config(arguments: dict[str, Any]) -> ExportConfig:
 def _require_shape(shape: Any, resolution: int) -> None:
     if shape not in (None, (resolution, resolution), [resolution, resolution]):
         raise UserError(
-            f"shape is {shape!r}: a file has the resolution of its model, {(resolution, resolution)}. Build the model "
-            "with another resolution, and train it."
+            f"shape is {shape!r}, but this model is exported only with its own resolution, {(resolution, resolution)}. "
+            "For another resolution, build the model with it and train it."
         )
 
 
@@ -88,10 +90,10 @@ def _calibration(folder: Any, most: Any) -> Calibration | None:
     if folder is None:
         return None
     if not isinstance(folder, str | Path) or not Path(folder).is_dir():
-        raise UserError(f"calibration_data is {folder!r}: it must be the path of a folder of images.")
+        raise UserError(f"calibration_data is {folder!r}. Give the path of a folder of images.")
     names = list(listing(Path(folder), ""))[: require_positive_int("max_images", most)]
     if not names:
-        raise UserError(f"calibration_data is {str(folder)!r}, which has no images.")
+        raise UserError(f"calibration_data is {str(folder)!r}. This folder has no images.")
     digests = {name: files.sha256_file(Path(folder) / name) for name in names}
     return Calibration.of_folder(Path(folder), digests)
 
@@ -99,7 +101,7 @@ def _calibration(folder: Any, most: Any) -> Calibration | None:
 def _source(predictor: Predictor) -> Source:
     """The file of a predictor. UserError: the model in memory differs from the one in the file."""
     if predictor.source is None:
-        raise UserError("export() needs a model that was read from a file, or trained. This one is new.")
+        raise UserError("This model is new. export() needs a model that was trained, or read from a file.")
     source, problem = Source.read(predictor.source), f"the model differs from its file {predictor.source}"
     if source.architecture != predictor.architecture:
         in_memory, in_file = vars(predictor.architecture), vars(source.architecture)

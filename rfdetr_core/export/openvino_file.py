@@ -87,7 +87,9 @@ def _import_openvino() -> Any:
     try:
         import openvino
     except ImportError as error:
-        raise UserError(f"export.formats has openvino, which is not installed. Install it: {OPENVINO_EXTRA}") from error
+        raise UserError(
+            f"export.formats has openvino, but the package is not installed. Install it: {OPENVINO_EXTRA}"
+        ) from error
     return openvino
 
 

@@ -179,7 +179,9 @@ def export_files(
         draft, extra = export_draft(source, config, kind), dict[str, Any]()
         if kind == "onnx-int8":
             if calibration is None or not calibration.digests:
-                raise UserError("onnx-int8 needs images of train to measure ranges on, but there are none.")
+                raise UserError(
+                    "onnx-int8 needs images of train, to measure value ranges. The split train has no image."
+                )
             batches = _calibration_batches(calibration, config, architecture)
             draft = OnnxDraft(NAMES[kind], quantise.to_int8(draft.model, batches), quantise.PACKAGES)
             extra = {"calibration": {"method": quantise.METHOD, "images": dict(calibration.digests)}}
@@ -293,7 +295,7 @@ def _measure(
 def _compare_ap(path: Path, precision: str, config: ExportConfig, scores: Scores | None) -> dict[str, Any]:
     """The AP of a file and of its checkpoint. UserError: the file's is lower by more than max_drop."""
     if scores is None:
-        return {"proven": False, "reason": "no split to score it on was given"}
+        return {"proven": False, "reason": "no split was given to score the file on"}
     limit = config.max_drop if config.max_drop is not None else FP32_DROP if precision == "fp32" else OTHER_DROP
     file_scores = scores.of_predictor(ExportedPredictor.from_file(path, device="cpu"))
     result: dict[str, Any] = {"split": scores.split, "images": len(scores.samples), "max_drop": limit}
@@ -312,7 +314,7 @@ def _compare_ap(path: Path, precision: str, config: ExportConfig, scores: Scores
     if all(before for before, _ in pairs.values()):
         return result | {"proven": True}
     measured = all(before is not None for before, _ in pairs.values())
-    reason = "the checkpoint itself has an AP of 0 there" if measured else "there is no object to measure an AP on"
+    reason = "the checkpoint has an AP of 0 on this split" if measured else "the split has no object"
     return result | {"proven": False, "reason": reason}
 
 

@@ -94,10 +94,11 @@ def publish(register: str | None = None, documents: Callable[[Path], Sequence[Pa
         except Exception as error:
             failure, reason = mlflow_failure(error)
             raise UserError(f"{failure}. Nothing is lost: publish again later. {reason}") from error
-    lines += [f"note: no documents: {failed}"] if failed else []
+    lines += [f"note: the run has no documents: {failed}"] if failed else []
     if tags.get("git.dirty") == "true":
         lines.append(
-            f"note: commit {tags['mlflow.source.git.commit'][:10]} lacks the uncommitted changes of this project"
+            f"note: the run names commit {tags['mlflow.source.git.commit'][:10]}, which lacks the uncommitted changes "
+            "of this project"
         )
     return lines
 
@@ -129,8 +130,8 @@ def publish_benchmark(paths: Sequence[Path], figures: Mapping[str, Any], table: 
         fingerprint(model_record) for model_record in map(read_any_training_record, paths) if model_record
     ]:
         raise UserError(
-            f"None of the measured files comes from the training of {CHECKPOINT}, so its run cannot have the results. "
-            "Also measure that file, or leave out --mlflow."
+            f"None of the measured files comes from the training of {CHECKPOINT}, so the results do not belong to the "
+            f"MLflow run of that training. Also measure {CHECKPOINT}, or leave out --mlflow."
         )
     runtime, rows = read_section(RuntimeConfig, "runtime"), read_history(HISTORY)
     try:
@@ -190,7 +191,7 @@ def _track(where: ProjectPaths, output: Path, report: Path, runtime: RuntimeConf
             say(f"tracked as run {run_address(run)}")
     except Exception as error:  # noqa: BLE001 - an error of MLflow must not lose a result
         failed, reason = mlflow_failure(error)
-        message = f"{failed}, so its run lacks this {part}. Send it later: `python -m rfdetr_core publish`"
+        message = f"{failed}, so the MLflow run lacks this {part}. Send it later: `python -m rfdetr_core publish`"
         warnings.warn(f"{message}. {reason}", stacklevel=3)
 
 
@@ -198,7 +199,7 @@ def _record(checkpoint: Path) -> dict[str, Any]:
     """The training record of a checkpoint. UserError: the checkpoint has none."""
     record = read_checkpoint(checkpoint).training
     if record is None:
-        raise UserError(f"{checkpoint} has no training record. Train with this version: dvc repro")
+        raise UserError(f"{checkpoint} has no training record. Train again, with this version: dvc repro")
     return record
 
 

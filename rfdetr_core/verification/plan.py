@@ -182,7 +182,8 @@ def _notes(contents: Contents, pipeline: Pipeline) -> list[str]:
     for path, md5 in contents.pointers.items():
         if path in present and contents.md5(path) != md5:
             notes.append(
-                f"{path} differs from {path}.dvc. Run dvc add {path}, or to restore the old files: dvc checkout {path}"
+                f"{path} differs from {path}.dvc. To keep the new files: dvc add {path}. To restore the old files: dvc "
+                f"checkout {path}"
             )
     return notes
 

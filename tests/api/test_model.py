@@ -531,7 +531,7 @@ def test_a_wrong_argument_of_export_is_named(
 
 
 def test_only_an_unchanged_model_is_exported(trained: api.RFDETR, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="This one is new"):
+    with pytest.raises(UserError, match="This model is new"):
         rfdetr_core.RFDETRPico(**SMALL).export(tmp_path)
     path = folder / "output" / "checkpoint_best_total.pth"
     larger = rfdetr_core.RFDETRPico(pretrain_weights=path, resolution=96, device="cpu")

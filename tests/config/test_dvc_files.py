@@ -88,7 +88,7 @@ def test_a_lock_that_dvc_refuses_is_repaired(project: Path) -> None:
             except DvcException:
                 refused += 1
                 (message,) = check_dvc_files(project)
-                assert "was restored from the last start" in message
+                assert "was replaced by the copy from the last start" in message
                 assert lock.read_bytes() == backup  # with stage one only: the backup was written when two began
                 assert (project / KEPT_LOCK).with_name("dvc.lock.cut").read_bytes() == complete[:length]
             else:
@@ -152,7 +152,7 @@ def test_a_committed_lock_is_restored(project: Path) -> None:
     run(project, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "result")
     lock.write_bytes(complete[:30])
     (project / KEPT_LOCK).unlink()  # as in another clone
-    with pytest.raises(UserError, match=r"git restore dvc\.lock; then run dvc repro"):
+    with pytest.raises(UserError, match=r"git restore dvc\.lock\. Then run: dvc repro"):
         list(check_dvc_files(project))
     assert run(project, "git", "restore", "dvc.lock").returncode == 0
     assert list(check_dvc_files(project)) == []
@@ -179,7 +179,7 @@ def test_a_truncated_rwlock_is_removed_when_no_dvc_is_running(project: Path, con
         dvc.wait()
 
     (message,) = check_dvc_files(project)
-    assert message.startswith(f"removed {rwlock}")
+    assert message == f"a killed `dvc` truncated {rwlock}. The file was removed"
     assert not rwlock.exists()
     assert run(project, "dvc", "repro", "--force", "one").returncode == 0
     assert list(check_dvc_files(project)) == []

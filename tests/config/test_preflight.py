@@ -56,7 +56,9 @@ def check(project: Path, section: str, values: str) -> list[str]:
 def test_a_folder_of_results_is_not_a_dataset(project: Path, name: str) -> None:
     (project / "output" / "data").mkdir(parents=True)
     (project / "link").symlink_to("output", target_is_directory=True)
-    with pytest.raises(UserError, match=rf"params\.yaml: data\.dir is '{name}', which contains results"):
+    with pytest.raises(
+        UserError, match=rf"params\.yaml: data\.dir is '{name}', but stages write results to \w+/\. Use a folder that"
+    ):
         check(project, "data", f"{{dir: '{name}'}}")
 
 
@@ -108,7 +110,7 @@ def test_a_folder_that_validate_would_refuse_is_refused(project: Path) -> None:
 
 
 def test_a_file_is_not_a_dataset(project: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.dir is 'weights/here\.pth': no folder"):
+    with pytest.raises(UserError, match=r"data\.dir is 'weights/here\.pth': it is not a folder"):
         check(project, "data", "{dir: weights/here.pth}")
 
 

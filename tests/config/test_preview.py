@@ -108,7 +108,7 @@ def test_the_resolution_for_a_share_of_the_boxes_is_the_least(share: float) -> N
     sample = Sample("a.png", "", 384, 384, 1, np.zeros(count, dtype=np.int64), boxes, (None,) * count, crowd)
     architecture = VARIANTS["nano"]
     small = SmallBoxes.measure([sample], ["tree"], architecture)
-    assert "4 of 6 boxes (66.7%) are under a patch of 16 pixels at 384 x 384" in small.describe("train")
+    assert "4 of 6 boxes (66.7%) are smaller than a patch (16 pixels) at 384 x 384" in small.describe("train")
     under = widths[widths < architecture.patch_size]
     lifted = {
         side: float((under * side / 384 >= architecture.patch_size).mean())

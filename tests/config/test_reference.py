@@ -34,9 +34,9 @@ def test_absent_options_are_not_fields_and_differing_defaults_are() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train: {fp16_eval: true}", "train.fp16_eval is not here: it has no effect upstream"),
+        ("train: {fp16_eval: true}", "train.fp16_eval is not an option here: it has no effect upstream"),
         ("train: {num_workers: 2}", "train.num_workers belongs to the section runtime"),
-        ("model: {amp: true}", "model.amp is not here: renamed to train.amp_dtype"),
+        ("model: {amp: true}", "model.amp is not an option here: renamed to train.amp_dtype"),
         ("train: {epoch: 3}", r"Did you mean epochs\?"),
         ("model: {num_channels: 4}", "num_channels"),
         ("train: {resume: a.pth}\nmodel: {pretrain_weights: b.pth}", "Remove one"),
@@ -52,7 +52,7 @@ def test_mistakes_are_found_before_anything_is_loaded(tmp_path: Path, text: str,
 def test_train_refuses_absent_and_contradicting_options(tmp_path: Path) -> None:
     model = RFDETRPico(resolution=64, num_queries=4, group_detr=1, device="cpu")
     for settings, message in (
-        ({"fp16_eval": True}, "fp16_eval is not here"),
+        ({"fp16_eval": True}, "fp16_eval is not an option here"),
         ({"epoch": 1}, "Did you mean epochs"),
         ({"mask_dice_loss_coef": 1.0}, "finds no masks"),
     ):

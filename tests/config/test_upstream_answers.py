@@ -72,7 +72,7 @@ def test_an_absent_member_of_the_class_names_its_replacement() -> None:
     with pytest.raises(AttributeError, match="'RFDETRPico' object has no attribute 'predct'") as caught:
         getattr(model, "predct")  # noqa: B009
     assert (caught.value.name, caught.value.obj) == ("predct", model)  # Python suggests `predict` from these
-    with pytest.raises(UserError, match="trust_checkpoint is not here: code in a model file is never run"):
+    with pytest.raises(UserError, match="trust_checkpoint is not an option here: code in a model file is never run"):
         RFDETRPico(trust_checkpoint=True)
 
 

@@ -121,7 +121,12 @@ def test_detections_of_real_models_are_compared_by_class_names(scene: Scene, tmp
 
 def test_models_without_a_common_class_or_image_are_refused(scene: Scene, tmp_path: Path) -> None:
     cats = write_tiny_checkpoint(tmp_path / "cats.pth", class_names=("cat", "dog", "mouse"))
-    with pytest.raises(NotComparableError, match=r"cats\.pth have no class in common: class0.*; cat, dog, mouse\. "):
+    with pytest.raises(
+        NotComparableError,
+        match=r"cats\.pth have no class in common\. The first has class0.*; the second has cat, dog, mouse\. ",
+    ):
         compare_models(scene.checkpoint, cats, scene.where, "test", 20)
-    with pytest.raises(NotComparableError, match=r"cats\.pth and the dataset .* have no class in common: cat, dog"):
+    with pytest.raises(
+        NotComparableError, match=r"cats\.pth and the dataset .* have no class in common\. The first has cat, dog"
+    ):
         compare_models(cats, cats, scene.where, "test", 20)

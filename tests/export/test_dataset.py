@@ -158,9 +158,9 @@ def test_what_yolo_cannot_hold_is_named(tmp_path: Path) -> None:
     summary = export_dataset(source, tmp_path / "yolo", "yolo", "none")
     lost = dict(line.strip().rsplit(": ", 1) for line in summary.splitlines()[1:] if line[-1].isdigit())
     assert {description.split()[0]: count for description, count in lost.items()} == {
-        "crowds,": "1",
+        "crowds": "1",
         "boxes": "1",
-        "masks,": "1",
+        "masks": "1",
         "areas": "2",
     }
     assert "'animal'" in summary

@@ -200,7 +200,7 @@ def test_a_checkpoint_without_ap_proves_nothing_and_the_file_says_so(project: Pr
     files.write_json(path, files.read_json(path) | {"map": 0.0})
     ap = export(project, "onnx", max_drop=0)["files"]["model.onnx"]["parity"]["ap"]
     assert ap["proven"] is False
-    assert ap["reason"] == "the checkpoint itself has an AP of 0 there"
+    assert ap["reason"] == "the checkpoint has an AP of 0 on this split"
     assert read_exported(Path("output/export/model.onnx")).description.parity["ap"] == ap
 
 

@@ -215,7 +215,7 @@ def test_without_documents_everything_else_is_published_with_a_note(
 
     monkeypatch.setattr("rfdetr_core.documents.write_documents", refuse)
     main(["publish"])
-    assert "note: no documents: the file carries no lineage" in capsys.readouterr().out
+    assert "note: the run has no documents: the file carries no lineage" in capsys.readouterr().out
     client = MlflowClient(server.uri)
     (run,) = runs(client, "published")
     assert run.info.status == "FINISHED"
@@ -390,7 +390,7 @@ def test_a_server_that_is_away_is_an_error_of_publish_and_a_warning_of_a_stage(
     assert "MLflow cannot be reached. Nothing is lost: publish again" in refused()
     for part, track in (("evaluation", track_evaluation), ("report", track_report)):
         with pytest.warns(
-            UserWarning, match=rf"MLflow cannot be reached, so its run lacks this {part}\. Send it later"
+            UserWarning, match=rf"MLflow cannot be reached, so the MLflow run lacks this {part}\. Send it later"
         ):
             track(ProjectPaths(Path("data")))
 
@@ -404,7 +404,9 @@ def test_a_server_that_is_slow_is_an_error_of_publish_and_a_warning_of_evaluate(
     with slow_server(kind) as (address, _):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         assert "MLflow is too slow. Nothing is lost: publish again" in refused()
-        with pytest.warns(UserWarning, match=r"MLflow is too slow, so its run lacks this evaluation\. Send it later"):
+        with pytest.warns(
+            UserWarning, match=r"MLflow is too slow, so the MLflow run lacks this evaluation\. Send it later"
+        ):
             track_evaluation(ProjectPaths(Path("data")))
 
 

@@ -213,7 +213,7 @@ def test_a_model_that_was_trained_on_images_of_the_split_is_refused_and_nothing_
     write_tiny_checkpoint(folder / "trained.pth", seed=9, training_record=tiny_record(files=named))
     done = run(project, "model.pth", "trained.pth", "--out", "refused")
     assert done.returncode == 1
-    message = f"error: trained.pth was trained on 1 of the {len(SIZES)} images of test ({first.path}). Its scores there"
+    message = f"error: trained.pth was trained on 1 of the {len(SIZES)} images of test ({first.path}). Scores on"
     assert done.stderr.startswith(message)
     assert not (folder / "refused").exists()
 
@@ -237,7 +237,10 @@ def test_models_that_cannot_be_compared_give_one_message(project: Scene) -> None
     write_tiny_checkpoint(folder / "cats.pth", class_names=("cat", "dog", "\x1b[2Jmouse"))
     files.write_text(folder / "text.pth", "no model")
     for arguments, message in (
-        (("model.pth", "cats.pth"), "error: model.pth and cats.pth have no class in common: class0, class1, class2; "),
+        (
+            ("model.pth", "cats.pth"),
+            "error: model.pth and cats.pth have no class in common. The first has class0, class1, class2; ",
+        ),
         (("model.pth", "none.pth"), "error: none.pth does not exist"),
         (("model.pth", "text.pth"), "error: text.pth is not a checkpoint"),
         (("model.pth", "other.pth", "--split", "train"), "error: annotations/train.json"),

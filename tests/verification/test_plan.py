@@ -225,7 +225,7 @@ def test_data_is_counted_where_dvc_tracks_it_with_or_without_its_files(small: Sm
     planned = small.plan()
     assert reasons(planned, "validate") == [f"data changed {counted}"]
     assert planned.notes == (
-        "data differs from data.dvc. Run dvc add data, or to restore the old files: dvc checkout data",
+        "data differs from data.dvc. To keep the new files: dvc add data. To restore the old files: dvc checkout data",
     )
     assert small.plan(compare_local=False).stages == ()
     small.dvc("add", "-q", "data")

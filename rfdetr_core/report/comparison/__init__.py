@@ -104,8 +104,8 @@ def _refuse_trained(split: str, images: int, trained: dict[str, list[str]]) -> N
     ]
     if messages:
         raise NotComparableError(
-            f"{'; '.join(messages)}. Its scores there do not show how it does on new images. Choose a split that "
-            "neither model was trained on (--split), or remove these images from the split."
+            f"{'; '.join(messages)}. Scores on these images do not show how a model does on new images. Choose a "
+            "split that neither model was trained on (--split), or remove these images from the split."
         )
 
 
