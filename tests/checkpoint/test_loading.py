@@ -94,8 +94,8 @@ def test_weights_of_no_known_model_are_an_error_without_model_config() -> None:
         ("encoder", ["x"], "model_config.encoder"),
         ("bbox_reparam", False, "only models with True"),
         ("num_decoder_registers", 4, "only models with 0"),
-        ("patch_size", 14, "contradicts itself: its model_config says patch_size 14, its weights 8"),
-        ("dec_layers", 3, "contradicts itself: its model_config says decoder_layers 3, its weights 2"),
+        ("patch_size", 14, "contradicts itself: its model_config says patch_size 14, but its weights have 8"),
+        ("dec_layers", 3, "contradicts itself: its model_config says decoder_layers 3, but its weights have 2"),
     ],
 )
 def test_a_model_config_that_is_wrong_or_not_supported_is_named(field: str, value: Any, message: str) -> None:
