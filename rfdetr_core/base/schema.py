@@ -104,8 +104,8 @@ def check_values(value: Any, where: str, place: str = "") -> None:
         current, current_place, level = waiting.pop()
         remaining -= 64 + (len(current) if isinstance(current, str) else 0)
         if remaining < 0 or level > MOST_LEVELS:
-            limit = f"more than {MOST_LEVELS} levels" if level > MOST_LEVELS else f"more than {MOST_BYTES:,} bytes"
-            raise UserError(f"{where}: {place or short(current_place)}: written out, it has {limit}.")
+            limit = f"{MOST_LEVELS} levels of nesting" if level > MOST_LEVELS else f"{MOST_BYTES:,} bytes when expanded"
+            raise UserError(f"{where}: {place or short(current_place) or 'its content'} has more than {limit}.")
         if problem := _problem(current):
             raise UserError(f"{where}: {current_place or 'its content'}: {problem}.")
         if isinstance(current, dict):

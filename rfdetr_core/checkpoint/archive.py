@@ -89,7 +89,7 @@ def _check_members(file: BinaryIO, size: int, path: Path) -> bytes:
             (member for member in members if member.compress_type or member.file_size != member.compress_size), None
         )
         if packed is not None:
-            raise UserError(f"{path}: {packed.filename} in it is compressed. Save it again with torch.save.")
+            raise UserError(f"{path}: its member {packed.filename} is compressed. Save the file again with torch.save.")
         # Zip readers disagree about bytes before the first member and about a name that comes twice. So both are
         # refused.
         is_complete = (
@@ -99,9 +99,11 @@ def _check_members(file: BinaryIO, size: int, path: Path) -> bytes:
             raise UserError(f"{path} is not an archive as torch.save writes it. Save it again with torch.save.")
         pickled = next(member for member in members if member.filename.partition("/")[2] == "data.pkl")
         if pickled.file_size > _MOST_PICKLED:
-            raise UserError(f"{path}: data.pkl in it has more than the {_MOST_PICKLED:,} bytes allowed.")
+            raise UserError(f"{path}: its member data.pkl is larger than the limit of {_MOST_PICKLED:,} bytes.")
         if (damaged := archive.testzip()) is not None:  # torch.load itself does not compare the stored CRCs
-            raise UserError(f"{path} is damaged: {damaged} in it fails its checksum. Copy or download it again.")
+            raise UserError(
+                f"{path} is damaged: the checksum of its member {damaged} is wrong. Copy or download the file again."
+            )
         return archive.read(pickled)
 
 
@@ -138,8 +140,8 @@ class _Copy:
             self.remaining -= _REPEATED if id(value) in self.copied else 0
             self.copied.add(id(value))
         if self.remaining < 0 or level > MOST_LEVELS:
-            limit = f"more than {MOST_LEVELS} levels" if level > MOST_LEVELS else f"more than {MOST_BYTES:,} bytes"
-            raise UserError(f"{self.path}: {place.partition('.')[0] or 'its content'}: written out, it has {limit}.")
+            limit = f"{MOST_LEVELS} levels of nesting" if level > MOST_LEVELS else f"{MOST_BYTES:,} bytes when expanded"
+            raise UserError(f"{self.path}: {place.partition('.')[0] or 'its content'} has more than {limit}.")
         if isinstance(value, Tensor):
             self._check_bytes(_bytes_of(value), place)
             return value
@@ -160,8 +162,8 @@ class _Copy:
     def _check_bytes(self, size: int, place: str) -> None:
         if size > self.size:
             raise UserError(
-                f"{self.path}: {place or 'its content'}: tensors of {size:,} bytes in a file of {self.size:,}. Clone "
-                "the tensors, so that they share no memory, and save them again with torch.save."
+                f"{self.path}: the tensors of {place or 'its content'} need {size:,} bytes, but the file has only "
+                f"{self.size:,}. Clone the tensors, so that they share no memory, and save them again with torch.save."
             )
 
 

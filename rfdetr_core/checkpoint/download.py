@@ -123,7 +123,7 @@ def _receive(address: str, response: Any, file: IO[bytes], most_bytes: int) -> N
 def _check_size(address: str, size: int, most_bytes: int) -> None:
     if size > most_bytes:
         raise UserError(
-            f"{address} sends {size:,} bytes or more, but the file has {most_bytes:,} at most. It was discarded. "
+            f"{address} sends {size:,} bytes or more; the limit is {most_bytes:,}. The download was discarded. "
             f"{_YOURSELF}"
         )
 

@@ -243,7 +243,7 @@ def parse_onnx(data: bytes, path: Path) -> Any:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as error:
-        raise UserError(f"{path} needs the package onnx to be read. Install it: {ONNX_EXTRA}") from error
+        raise UserError(f"The package onnx is needed to read {path}. Install it: {ONNX_EXTRA}") from error
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)

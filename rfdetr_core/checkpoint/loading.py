@@ -130,9 +130,14 @@ def load_weights(
     _require_same_variant(architecture, facts, checkpoint)
     for field, key in (("queries", "model.num_queries"), ("groups", "model.group_detr")):
         if facts[field] < getattr(architecture, field):
-            raise UserError(f"{source} has {facts[field]} {field}, {key} asks for {getattr(architecture, field)}.")
+            raise UserError(
+                f"{source} has {facts[field]} {field}, but {key} is {getattr(architecture, field)}. Lower it."
+            )
     if architecture.channels != facts["channels"] != 3:
-        raise UserError(f"{source} has {facts['channels']} channels, model.num_channels is {architecture.channels}.")
+        raise UserError(
+            f"{source} has {facts['channels']} channels, but model.num_channels is {architecture.channels}. "
+            f"Set it to {facts['channels']}."
+        )
     stored = replace(architecture, **{key: value for key, value in facts.items() if key in _FREE - {"resolution"}})
     _require_shapes(checkpoint, stored)
     state, rows = detector.state_dict(), _rows_by_name(checkpoint, facts["classes"], class_names)
@@ -217,7 +222,7 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
     from_weights, from_config = _from_weights(checkpoint), _from_config(checkpoint)
     checked = from_config.keys() & from_weights.keys() - _FREE
     differences = [
-        f"{key} {from_config[key]}, its weights {from_weights[key]}"
+        f"{key} {from_config[key]}, but its weights have {from_weights[key]}"
         for key in sorted(checked)
         if from_config[key] != from_weights[key]
     ]
@@ -295,7 +300,9 @@ def _require_shapes(checkpoint: Checkpoint, stored: Architecture) -> None:
         state = build_detector(stored).state_dict()
     for name, tensor in checkpoint.weights.items():
         if name in state and tensor.shape != state[name].shape:
-            raise UserError(f"{source}: {name} is {[*tensor.shape]}, {stored.name} has {[*state[name].shape]}.")
+            raise UserError(
+                f"{source}: {name} has the shape {[*tensor.shape]}, but {stored.name} needs {[*state[name].shape]}."
+            )
 
 
 def _matching_variants(facts: dict[str, Any]) -> list[Architecture]:

@@ -180,9 +180,9 @@ def _sha256_mismatch(path: Path, name: str) -> str | None:
     if actual == first:
         return None
     return (
-        f"with the published MD5, but its SHA-256 is {actual}. That of the first file of this name was {first!r} "
+        f"with the published MD5, but its SHA-256 is {actual}. The first file of this name had {first!r} "
         f"({first_path}). One of the two is forged. Find out which. "
-        f"If it is the first, delete it and {first_path.name}."
+        f"If the first is forged, delete it and {first_path.name}."
     )
 
 

@@ -156,7 +156,7 @@ def verify(options: argparse.Namespace) -> None:
         raise UserError(f"{more} and {only} cannot be combined. Give one of them.")
     if ((only or more) and options.file) or (only and options.key):
         argument = "FILE" if options.file else "--key"
-        raise UserError(f"{only or more} checks the project, not a model file. Give {argument} without it.")
+        raise UserError(f"{only or more} checks the project, not a model file. Leave out {argument} or {only or more}.")
     if options.proof is not None:
         report = _check_proof(options)
     elif options.reproduce:

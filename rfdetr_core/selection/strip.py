@@ -41,7 +41,7 @@ def strip(folder: Path, selection: dict[str, Any], output: Path, records: Path) 
     epoch = None if checkpoint.epoch is None else checkpoint.epoch + 1  # selection.json counts from 1
     if epoch != selection[winner]["epoch"]:
         raise UserError(
-            f"{path} is of epoch {epoch}, selection.json of epoch {selection[winner]['epoch']}. "
+            f"{path} is of epoch {epoch}, but selection.json names epoch {selection[winner]['epoch']}. "
             "They belong to different trainings. Restore them: dvc checkout, or dvc repro"
         )
     lineage = compose(checkpoint, selection)

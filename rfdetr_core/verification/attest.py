@@ -64,7 +64,7 @@ def attest(
     if key is None:
         if envelope.exists():
             raise UserError(
-                f"{envelope} signs the existing statement. Sign the new statement, too (--sign-key), "
+                f"{envelope} has the signature of an earlier statement. Sign the new statement, too (--sign-key), "
                 f"or delete {envelope}."
             )
         files.write_json(path, _add_subjects(statement_of(file, history_facts), document_entries))
@@ -106,15 +106,15 @@ def _history_facts(file: Path, root: Path, own_word: bool) -> HistoryFacts | Non
         raise
     traced = history_facts.traced
     if traced.contradicted or not (traced.confirmed or own_word):
-        reason = traced.notes[0] if traced.notes else "no commit has it"
+        reason = traced.notes[0] if traced.notes else "no commit contains the file"
         remedy = "" if traced.contradicted else (
-            " If its result is not committed yet, commit it. If another project made it, name that project: "
-            "--repo DIR. To attest the file without a commit that confirms it: --own-word"
+            " If the result is not committed yet, commit it. If another project made the file, name that project: "
+            "--repo DIR. To attest a file that no commit confirms: --own-word"
         )  # fmt: skip
-        raise UserError(f"{file} is not attested: {reason}.{remedy}")
+        raise UserError(f"{file} cannot be attested: {reason}.{remedy}")
     if traced.confirmed and (uncommitted_names := [*uncommitted(history_facts.heads, history_facts.history)]):
         raise UserError(
-            f"{file} is not attested, because these files are not committed: {listed(uncommitted_names)}. "
+            f"{file} cannot be attested, because these files are not committed: {listed(uncommitted_names)}. "
             "Commit them: git add journal records"
         )
     return history_facts
@@ -133,12 +133,12 @@ def check_attestation(report: Report, file: Path, key: Path | None, root: Path =
     public = None if key is None else _public_key(key)
     if not path.is_file():
         if key is not None:
-            report.wrong(str(path), "a statement", None, "--key")
+            report.wrong(str(path), "a statement", None, "--key needs it")
         return
     missing = next((part for part in parts_of(file) if not part.is_file()), None)
     if missing is not None:
         if key is not None:
-            report.wrong(str(missing), "the file that was signed", None, "--key")
+            report.wrong(str(missing), "the file that was signed", None, "--key needs it")
         report.skip(str(path), f"missing: {'the model' if missing == file else missing} is not in this clone")
         return
     stored: Any = None
@@ -147,7 +147,7 @@ def check_attestation(report: Report, file: Path, key: Path | None, root: Path =
         compare(report, stored, statement_of(file, history_facts), history_facts, path)
         _check_documents(report, stored["subject"][len(parts_of(file)) :], path)
     except (UserError, TypeError, KeyError, AttributeError, ValueError, IndexError, OSError) as error:
-        report.wrong(str(path), "a statement of the model", str(error), "its name")
+        report.wrong(str(path), "a statement about the model", f"an error: {error}", "its file name")
     _check_signatures(report, file, path, stored, key, public)
 
 
@@ -175,7 +175,7 @@ def check_envelope(report: Report, attestation: Path, key: Path) -> None:
         attestation if attestation.suffix == _ENVELOPE else attestation.with_name(f"{attestation.name}{_ENVELOPE}")
     )
     if not envelope.is_file():
-        report.wrong(str(envelope), "a signature", None, "--key")
+        report.wrong(str(envelope), "a signature", None, "--key needs it")
         return
     _check_statement(report, attestation, envelope, key, public)
 
@@ -201,12 +201,12 @@ def _check_signatures(
         path.with_name(name) for name in (f"{path.name}{_ENVELOPE}", f"{file.name}.sig", f"{path.name}.sig")
     )
     signed_with = key_of(stored)
-    source = str(path) if key is None else "--key"
+    source = str(path) if key is None else "--key needs it"
     actual = _OLDER if older.is_file() else None
     for signature_file in (envelope, signature):
         if signature_file.is_file():
             if key is None:
-                report.skip(str(signature_file), "no key given: --key PUBLIC.pem")
+                report.skip(str(signature_file), "no public key was given: --key PUBLIC.pem")
         elif key is not None or signed_with is not None:
             report.wrong(
                 str(signature_file),
@@ -279,4 +279,4 @@ def _library_errors(failure: str) -> Iterator[None]:
     except ImportError:
         raise UserError("signing needs an extra: pip install -e '.[signing]'") from None
     except Exception as error:  # the library raises many types, such as ValueError, InvalidSignature, OSError
-        raise UserError(f"{failure}: {type(error).__name__} {error}".strip()) from error
+        raise UserError(f"{failure}: {type(error).__name__}: {error}".strip(": ")) from error

@@ -23,10 +23,10 @@ def check_checkout(report: Report, contents: Contents, pipeline: Pipeline) -> bo
     """
     commits = dict(_files_of_other_commits(contents, pipeline))
     if commits:
-        actual = f"those of commit {listed(dict.fromkeys(commits.values()))}"
-        report.wrong(f"files that DVC keeps: {listed(commits)}", f"those of {LOCK}", actual, "run: dvc checkout")
+        actual = f"the versions of commit {listed(dict.fromkeys(commits.values()))}"
+        report.wrong(f"files that DVC keeps: {listed(commits)}", f"the versions in {LOCK}", actual, "run: dvc checkout")
     for path in commits:
-        report.skip(path, "it is from another commit: dvc checkout")
+        report.skip(path, "it is from another commit. Run: dvc checkout")
         contents.of_other_commits.add(path)
     return not commits
 

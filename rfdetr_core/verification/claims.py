@@ -83,13 +83,13 @@ def check_training(
     for key, sha256 in (record.get("weights") or {}).items():
         name = (record.get("params") or {}).get("train" if key == "resume" else "model", {}).get(key)
         if name is None or sha256 is None:
-            report.equal(f"weights {key}", name and "a digest", sha256, source)
+            report.equal(f"digest of the weights for {key}", name and "a digest", sha256, source)
         elif (digest := contents.sha256(f"weights/{name}")) is not None:
             report.equal(f"weights/{name}", sha256, digest, source)
         else:
             report.skip(f"weights/{name}", "missing: not in this clone")
         parent = (record.get("parents") or {}).get(key)
-        report.equal(f"parent {key}", sha256, parent and parent.get("sha256"), source)
+        report.equal(f"sha256 of the parent for {key}", sha256, parent and parent.get("sha256"), source)
 
 
 def check_custom(report: Report, record: Mapping[str, Any], source: str) -> None:
@@ -102,7 +102,7 @@ def check_custom(report: Report, record: Mapping[str, Any], source: str) -> None
     """
     for part, changed in (record.get("custom") or {}).items():
         changes = ", ".join(map(str, changed)) if isinstance(changed, dict | list) else str(changed)
-        report.skip(f"{part} that a script chose, in {source}", f"not part of this project: {changes}")
+        report.skip(f"{part} that a script chose, in {source}", f"the script is not in this project: {changes}")
 
 
 def check_git_manifests(report: Report, history: History, record: Mapping[str, Any], source: str) -> None:
@@ -143,7 +143,7 @@ def check_selection(report: Report, contents: Contents) -> None:
     try:
         recomputed = select(scores)
     except UserError as error:
-        report.wrong(SCORES, "scores that can be compared", str(error), "selected again")
+        report.wrong(SCORES, "scores that can be compared", f"an error: {error}", "selected again")
         return
     for key in sorted(recomputed.keys() | selection.keys()):
         report.equal(f"{key} of {SELECTION}", recomputed.get(key), selection.get(key), f"selected again from {SCORES}")
@@ -188,7 +188,7 @@ def _check_params(report: Report, recorded: Mapping[str, Any], locked: Mapping[s
         try:
             config = parse(SECTIONS[section], locked_values, where=f"{LOCK}: {section}").model_dump(mode="json")
         except (UserError, KeyError) as error:
-            report.wrong(f"{section} of {LOCK}", "params that are valid", str(error), source)
+            report.wrong(f"{section} of {LOCK}", "valid params", f"an error: {error}", source)
             continue
         # A key that only newer code has and that dvc.lock does not set is left out: the code itself is compared.
         for key in sorted({*values, *locked_values}):
@@ -222,7 +222,9 @@ def _check_classes(report: Report, classes: Mapping[str, Mapping[str, Any]], sou
             report.skip(subject, f"{package} is not installed")
             continue
         if version != recorded.get("version"):
-            report.note(f"{source}: {subject} is of {package} {recorded.get('version')}, installed is {version}")
+            report.note(
+                f"{source}: {subject} came from {package} {recorded.get('version')}, but version {version} is installed"
+            )
         elif (path := module_file(recorded["module"])) is None:
             report.skip(subject, "it is not installed")
         else:
@@ -243,10 +245,11 @@ def _check_environment(report: Report, contents: Contents, recorded: Mapping[str
     }
     if other:
         versions = ", ".join(f"{name} {version} (locked: {locked[name]})" for name, version in other.items())
-        report.note(f"{source}: run with packages that differ from {_LOCK}: {versions}")
+        report.note(f"{source}: that run used other package versions than {_LOCK}: {versions}")
     if differing:
         report.note(
-            f"{source}: run with other packages than here, so a run here can give other bytes: {'; '.join(differing)}"
+            f"{source}: that run used other package versions than are installed here, so a run here can give other "
+            f"bytes: {'; '.join(differing)}"
         )
 
 
@@ -282,7 +285,7 @@ def read_json(report: Report, contents: Contents, name: str, schema: type[FileSc
         value = files.read_json(path)
         return value if schema is None else checked(value, schema, name)
     except UserError as error:
-        report.wrong(name, "its layout", str(error), "reading it")
+        report.wrong(name, "valid content", f"an error: {error}", "reading it")
         return None
 
 
@@ -309,28 +312,28 @@ def find_record(report: Report, contents: Contents, pipeline: Pipeline) -> dict[
                 if name != RECORD.as_posix() and PurePosixPath(name).name not in names:
                     report.wrong(
                         f"content of {name}",
-                        "the record that belongs to its name",
+                        "the record that belongs to this file name",
                         f"the record of {names[0]}",
-                        "its name",
+                        "its file name",
                     )
                 records |= {name: record} if md5 is not None and record["file"]["md5"] == md5 else {}
     if len({files.digest(record) for record in records.values()}) > 1:
-        report.wrong(f"records with the MD5 of {MODEL}", "one", ", ".join(records), LOCK)
+        report.wrong(f"records with the MD5 of {MODEL}", "one record", ", ".join(records), LOCK)
     _check_committed(report, contents)
     record, archive = next(iter(records.values()), None), Archive(History(contents.root))
     for old, new in archive.contradictions:
-        report.wrong(f"lineage in {new}", f"the lineage in {old}, for the same file", "another lineage", "the history")
+        report.wrong(f"lineage in {new}", f"the lineage that {old} has for this file", "another lineage", "the history")
     if archive.history.shallow:
-        report.skip("older commits", "this clone is shallow: git fetch --unshallow")
+        report.skip("older commits", "this clone is shallow. Run: git fetch --unshallow")
     if md5 is not None and record is None:
         record = next((record for record in archive.all_records if record["file"]["md5"] == md5), None)
     if record is not None:
         for name in (f"{FOLDER}/{name}" for name in record_names(record)):
             # If only another branch has it, DVC may have restored the model from its cache without writing a record.
             if not (contents.root / name).exists() and contents.events(name):
-                report.wrong(name, "a record, as it was committed", "it was deleted", f"git log -- {name}")
+                report.wrong(name, "the committed record", "a deleted file", f"git log -- {name}")
     elif md5 is not None:
-        report.skip(f"the record of {MODEL}", f"missing: neither {FOLDER}/ nor {RECORD} has its MD5")
+        report.skip(f"the record of {MODEL}", f"missing: no record in {FOLDER}/ or {RECORD} has the MD5 of the model")
     return record
 
 
@@ -351,13 +354,15 @@ def _check_committed(report: Report, contents: Contents) -> None:
         before, after = _parsed(committed), read_json(report, contents, name, RecordFile)
         # A result of another run has other bytes. For the same bytes, strip does not rewrite the record.
         if after and before and before != after and before["file"] == after["file"]:
-            report.wrong(f"content of {name}", "as committed", "changed", "git")
+            report.wrong(f"content of {name}", "the committed content", "other content", "git")
         elif before != after and name != RECORD.as_posix():  # record.json changes with each result
-            report.note(f"{name} differs from the committed one")
+            report.note(f"{name} differs from its committed version")
     for name in _present(contents):
         with report.reading(name):
             if name not in changed and (commit := _rewritten(contents, name)):
-                report.wrong(f"run of {name}", "as it was first committed", f"changed in commit {commit}", "git log")
+                report.wrong(
+                    f"run of {name}", "the facts of its first commit", f"changes by commit {commit}", "git log"
+                )
 
 
 def _rewritten(contents: Contents, name: str) -> str | None:

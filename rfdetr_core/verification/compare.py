@@ -33,7 +33,9 @@ def compare(report: Report, stored: Any, recomputed: dict[str, Any], history_fac
         build, run = (statement["predicate"][part] for part in ("buildDefinition", "runDetails"))
         dependencies = build["resolvedDependencies"]
         named = {dependency["name"]: dependency for dependency in dependencies}
-        report.equal(f"materials of {path}", len(dependencies), len(named), "names are unique")
+        report.equal(
+            f"different names of materials in {path}", len(dependencies), len(named), "each material has its own"
+        )
         internal = build["internalParameters"]
         facts.append(
             {
@@ -45,7 +47,7 @@ def compare(report: Report, stored: Any, recomputed: dict[str, Any], history_fac
         )
         materials.append({name: material for name, material in named.items() if name != REPOSITORY})
     for name in sorted(materials[0].keys() | materials[1].keys()):
-        report.equal(f"material {name} of {path}", materials[1].get(name), materials[0].get(name), "lineage")
+        report.equal(f"material {name} of {path}", materials[1].get(name), materials[0].get(name), "the lineage")
     before, after = (_fields_from_file(statement, len(recomputed["subject"])) for statement in (recomputed, stored))
     for name in sorted(before.keys() | after.keys()):
         report.equal(f"{name} of {path}", before.get(name), after.get(name), "the file and its lineage")
@@ -88,15 +90,17 @@ def _compare_history(
 ) -> None:
     """Compare the fields of a statement that follow from the history, not from the file."""
     if stored["source"] is None:
-        report.skip(f"commit and run in {path}", "the statement has an older form without them. Write it again: attest")
+        report.skip(
+            f"commit and run in {path}", "the statement is older than these fields. Write it again: attest FILE"
+        )
         return
     check_heads(report, stored["journal"], history_facts.history, str(path))
     if stored["source"] == OWN_WORD:
-        report.note(f"{path} repeats only what the file says: no commit confirmed it")
+        report.note(f"{path} only repeats the lineage in the model file. No commit confirmed that lineage")
         return
-    report.equal(f"lineageFrom in {path}", GIT, stored["source"], "the only two values")
+    report.equal(f"lineageFrom in {path}", GIT, stored["source"], f"the only values: {GIT}, {OWN_WORD}")
     if not history_facts.confirmed:
-        report.skip(f"commit and run in {path}", "no commit here confirms the model")
+        report.skip(f"commit and run in {path}", "no commit in this clone confirms the model")
         return
     run, stored_run = (flattened(facts["metadata"]) for facts in (recomputed, stored))
     for name in sorted(run.keys() | stored_run.keys()):
@@ -115,14 +119,15 @@ def _check_commit(report: Report, stored: Any, history_facts: HistoryFacts, path
         return
     commit = stored["digest"]["gitCommit"]
     plain = {"name": REPOSITORY, "uri": stored.get("uri"), "digest": {"gitCommit": commit}}
-    report.equal(f"repository in {path}", plain, {"uri": None, **stored}, "a commit and an address")
+    report.equal(f"repository in {path}", plain, {"uri": None, **stored}, "its only fields: name, address, commit")
     if not re.fullmatch("[0-9a-f]{40}([0-9a-f]{24})?", commit):
         report.wrong(f"commit in {path}", "the id of a commit", commit, "git")
         return
     ((_, lock),) = history_facts.history.read([f"{commit}:./{LOCK}"])
     if lock is None:
         report.skip(
-            f"commit {commit} in {path}", "not in this clone: the history was rewritten, or its branch was not fetched"
+            f"commit {commit} in {path}",
+            "this clone lacks the commit: the history was rewritten, or a branch was not fetched",
         )
         return
     expected = link.lock.out(link.path)

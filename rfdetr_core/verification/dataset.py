@@ -78,7 +78,7 @@ def check_dataset(report: Report, contents: Contents, pipeline: Pipeline, name: 
                 )
                 convert_dataset(folder, config, manifests=output / "manifest", annotations=output / "annotations")
         except UserError as error:
-            report.wrong(f"{name}", "a dataset that passes", " ".join(str(error).split()), "validated again")
+            report.wrong(f"{name}", "a valid dataset", f"an error: {' '.join(str(error).split())}", "validated again")
         _compare(report, contents, pipeline, rows, output, with_reports=same)
     if locked is not None and not same and not missing:
         _explain(report, contents, name, locked, listing, harmless=len(report.mismatches) == mismatches_before)
@@ -115,7 +115,7 @@ def _check_images(
                 report.skip(f"image {name}/{row.path}", "missing: the file is not in this clone")
     if missing:
         for path in extra.values():
-            report.wrong(f"{name}/{path}", None, "an image", "manifest/")
+            report.wrong(f"{name}/{path}", None, "an image that no manifest has", "manifest/")
     return bool(missing)
 
 
@@ -184,7 +184,7 @@ def _other_decoder(contents: Contents) -> str:
     )
     if locked is None or is_version(installed, locked):
         return ""
-    return f"decoded with Pillow {installed}; requirements/numeric.lock has {locked}"
+    return f"Pillow {installed} may decode other pixels than {locked}, the version in requirements/numeric.lock"
 
 
 def _recomputed_rows(path: Path, old_rows: dict[str, ManifestRow], *, comparable: bool) -> dict[str, ManifestRow]:
@@ -222,4 +222,4 @@ def _explain(
             report.wrong(f"{name}/{path}", before, after, f"{LOCK}: validate")
     if harmless and not any(path.lower().endswith(SUFFIXES) for path, _, _ in differing):
         named = f" ({', '.join(path for path, _, _ in differing[:3])})" if differing else ""
-        report.note(f"{name} has other bytes than in {LOCK}, but equal content{named}: dvc repro validate")
+        report.note(f"{name} has other bytes than in {LOCK}, but equal content{named}. Run: dvc repro validate")

@@ -42,7 +42,7 @@ def read_private_key(path: Path) -> EllipticCurvePrivateKey:
 
     key = load_pem_private_key(files.read_bytes(path), None)
     if not isinstance(key, EllipticCurvePrivateKey) or key.key_size not in _HASHES:
-        raise ValueError("it is not a key on the curve P-256, P-384 or P-521")
+        raise ValueError("the key is not on the curve P-256, P-384 or P-521")
     return key
 
 
@@ -53,7 +53,7 @@ def read_public_key(path: Path) -> EllipticCurvePublicKey:
 
     key = load_pem_public_key(files.read_bytes(path))
     if not isinstance(key, EllipticCurvePublicKey) or key.key_size not in _HASHES:
-        raise ValueError("it is not a key on the curve P-256, P-384 or P-521")
+        raise ValueError("the key is not on the curve P-256, P-384 or P-521")
     return key
 
 

@@ -15,8 +15,10 @@ def check_environment(report: Report, *, deep: bool) -> None:
     report.checked += 1
     for package, names in edited_files(deep=deep).items():
         for name in names:
-            report.wrong(f"{name} of package {package}", "as it was installed", "changed", "the package's RECORD")
+            report.wrong(
+                f"{name} of package {package}", "the file as it was installed", "a changed file", "the package's RECORD"
+            )
     for package in packages_without_list():
         report.skip(f"files of package {package}", "it has no list of its files (RECORD)")
     for path in unexpected_startup(startup_code()):
-        report.note(f"Python runs {path} when it starts; no package installed this file")
+        report.note(f"Python runs {path} when it starts, but no package installed this file")

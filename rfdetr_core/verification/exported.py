@@ -42,7 +42,7 @@ def check_exported_file(report: Report, path: Path, archive: Archive) -> None:
     if recorded:
         report.checked += 1
     else:
-        report.skip(f"bytes of {path}", f"no {EXPORT} in the history has them")
+        report.skip(f"bytes of {path}", f"no {EXPORT} in the history has their digest")
     _check_source(report, exported, _source(exported, archive, runs), confirmed=recorded is not None)
 
 
@@ -88,7 +88,7 @@ def _read(report: Report, path: Path, name: str) -> Exported | None:
         _ = exported.constants, exported.graph
         return exported
     except UserError as error:
-        report.wrong(name, "an exported model", str(error), "reading it")
+        report.wrong(name, "an exported model", f"an error: {error}", "reading it")
         return None
 
 
@@ -101,7 +101,7 @@ def _check_content(report: Report, exported: Exported, name: str, runs: list[dic
     if is_derived(exported):
         for note in limits(exported, None, exported.path):
             report.note(f"{name} is {note}")
-        report.skip(f"constants of {name}", "its graph differs and may need other constants")
+        report.skip(f"constants of {name}", "its graph differs from the exported graph, so it may need other constants")
         return
     _compare_constants(report, name, description.constants, exported.constants, "its description")
 
@@ -132,7 +132,7 @@ def _check_source(report: Report, exported: Exported, source: Path | None, *, co
     """
     name, description = f"{exported.path}, {_AGAIN}", exported.description
     if is_derived(exported):
-        report.skip(name, "its graph is not the exported graph")
+        report.skip(name, "its graph differs from the graph that was exported")
         return
     if source is None:
         report.skip(
@@ -142,7 +142,7 @@ def _check_source(report: Report, exported: Exported, source: Path | None, *, co
         )
         return
     if packages := "; ".join(_other_packages(description.packages)):
-        report.skip(name, f"other packages are installed: {packages}")
+        report.skip(name, f"other package versions are installed: {packages}")
         return
     try:
         constants, graph = _export_again(exported, source)
@@ -154,7 +154,7 @@ def _check_source(report: Report, exported: Exported, source: Path | None, *, co
         constants, actual = ({key: digests[key] for key in shared} for digests in (constants, exported.constants))
         _compare_constants(report, str(exported.path), constants, actual, _AGAIN)
         report.skip(
-            name, f"its {len(exported.constants) - len(shared)} constants of {description.precision} are not compared"
+            name, f"{len(exported.constants) - len(shared)} of its constants exist only in {description.precision}"
         )
     elif graph == exported.graph:
         _compare_constants(report, str(exported.path), constants, exported.constants, _AGAIN)
@@ -169,9 +169,9 @@ def _other_packages(packages: Mapping[str, str]) -> Iterator[str]:
         try:
             installed = metadata.version(package)
         except metadata.PackageNotFoundError:
-            installed = "none"
+            installed = "not installed"
         if installed != version:
-            yield f"{package} {installed}, not {version}"
+            yield f"{package} {installed}, exported with {version}"
 
 
 def _export_again(exported: Exported, source: Path) -> tuple[dict[str, str], str]:

@@ -55,7 +55,7 @@ def check_heads(report: Report, heads: object, history: History, source: str) ->
         name, sha256 = waiting.pop()
         content = versions.read(name, sha256)
         if content is None and history.shallow:
-            report.skip(name, "this clone is shallow: git fetch --unshallow")
+            report.skip(name, "this clone is shallow. Run: git fetch --unshallow")
         actual = None if content is None else files.sha256_bytes(content)
         if (content is None and history.shallow) or not report.equal(name, sha256, actual, source):
             continue

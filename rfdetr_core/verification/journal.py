@@ -24,7 +24,7 @@ from rfdetr_core.verification.report import Report
 _WHY_NO_ENTRY = (
     "no entry: the result is older than the journal, a custom stage made it, or its entry is in another clone"
 )
-_EXPECTED_ENTRY = "the entry that belongs to its name"
+_EXPECTED_ENTRY = "the entry that belongs to this file name"
 Entries = dict[str, dict[str, Any]]
 
 
@@ -50,7 +50,7 @@ class Journal:
         for name, content in self.bytes.items():
             if name.startswith(f"{FOLDER}/"):
                 entry = parse_entry(content, name)
-                report.equal(name, _EXPECTED_ENTRY, _expected_name_text(entry, name), "its name")
+                report.equal(name, _EXPECTED_ENTRY, _expected_name_text(entry, name), "its file name")
                 yield name, entry
 
     @cached_property
@@ -117,7 +117,7 @@ def parse_entry(content: bytes, name: str) -> dict[str, Any] | None:
 def _expected_name_text(entry: dict[str, Any] | None, name: str) -> str:
     """The name that the content of an entry requires, for a message; _EXPECTED_ENTRY if the entry has that name."""
     expected_name = None if entry is None else entry_path(entry)
-    return "a damaged one" if expected_name is None else _EXPECTED_ENTRY if expected_name == name else expected_name
+    return "a damaged entry" if expected_name is None else _EXPECTED_ENTRY if expected_name == name else expected_name
 
 
 def check_journal(report: Report, tree: Contents, pipeline: Pipeline, *, only_git: bool) -> None:
@@ -144,13 +144,15 @@ def _check_written_once(report: Report, journal: Journal) -> None:
     changed = journal.tree.differs_from_head(FOLDER.as_posix())
     for name in changed:
         if name in journal.head_blobs:
-            report.wrong(name, "as committed", "changed" if name in journal.bytes else "deleted", "git")
+            report.wrong(
+                name, "the committed entry", "other content" if name in journal.bytes else "a deleted file", "git"
+            )
     if uncommitted := [name for name in changed if name not in journal.head_blobs]:
-        report.note(f"not committed: {listed(uncommitted)}")
+        report.note(f"these journal entries are not committed: {listed(uncommitted)}")
     for name in sorted(journal.head_blobs.keys() - {*changed}):
         report.checked += 1
         if commit := _rewritten(journal, name):
-            report.wrong(name, "as it was first committed", f"changed in commit {commit}", "git log")
+            report.wrong(name, "the entry of its first commit", f"changes by commit {commit}", "git log")
 
 
 def _rewritten(journal: Journal, name: str) -> str | None:
@@ -180,7 +182,7 @@ def _check_previous(report: Report, journal: Journal) -> None:
             if journal.has(journal.head_versions.get(name, ()), sha256):
                 # An existing file came from a merge, or `_check_written_once` has reported it.
                 if name not in digests:
-                    report.wrong(name, "as it was committed", "it was deleted", source)
+                    report.wrong(name, "the committed file", "a deleted file", source)
             elif journal.has(journal.all_versions.get(name, ()), sha256):
                 continue
             elif name in digests or name in journal.head_versions:
@@ -203,7 +205,7 @@ def _check_lock(report: Report, journal: Journal, pipeline: Pipeline, *, only_gi
         of_stage = {name: entry for name, entry in journal.entries.items() if entry["stage"] == stage}
         match = _entry_of(of_stage, lock_entry)
         if match is None and (match := _entry_of(journal.entries_of(stage, journal.head_versions), lock_entry)):
-            report.wrong(match[0], "as it was committed", "it was deleted", f"git log -- {match[0]}")
+            report.wrong(match[0], "the committed entry", "a deleted file", f"git log -- {match[0]}")
         if match is None:
             match = _entry_of(journal.entries_of(stage, journal.all_versions), lock_entry)
         same_inputs = _with_inputs(of_stage, lock_entry)
@@ -250,12 +252,13 @@ def _check_environment(report: Report, stage: str, name: str, entry: Mapping[str
     environment = entry["run"].get("environment") or {}
     if settings := environment.get("settings"):
         report.note(
-            f"{stage} ran with {', '.join(f'{key}={value}' for key, value in sorted(settings.items()))}: {name}"
+            f"{name}: {stage} ran with the environment variables "
+            f"{', '.join(f'{key}={value}' for key, value in sorted(settings.items()))}"
         )
     if edited := environment.get("edited"):
         edited_files = listed(f"{file} of {package}" for package, changed in sorted(edited.items()) for file in changed)
-        report.wrong(f"packages that {stage} ran with", "as they were installed", f"edited: {edited_files}", name)
-    for path in unexpected_startup(environment.get("startup") or {}):
-        report.note(
-            f"{stage} ran with {path}: Python runs this file when it starts, and no package installed it: {name}"
+        report.wrong(
+            f"packages that {stage} used", "the files as they were installed", f"edited files: {edited_files}", name
         )
+    for path in unexpected_startup(environment.get("startup") or {}):
+        report.note(f"{name}: when {stage} started, Python also ran {path}, a file that no package installed")

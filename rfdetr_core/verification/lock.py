@@ -194,8 +194,8 @@ def check_pipeline(report: Report, contents: Contents, pipeline: Pipeline, *, by
         report.equal(f"command of {name}", entry.cmd, stage.cmd, LOCK)
         for kind, paths, locked in (("deps", stage.deps, entry.deps), ("outs", stage.outs, entry.outs)):
             for path in sorted({*paths} ^ locked.keys()):
-                expected = "an entry" if path in locked else None
-                report.wrong(f"{kind} of {name}: {path}", expected, None if expected else "it in dvc.yaml", LOCK)
+                expected = "an entry in dvc.yaml" if path in locked else None
+                report.wrong(f"{kind} of {name}: {path}", expected, None if expected else "an entry in dvc.yaml", LOCK)
             report.checked += 1
         for file, keys in stage.params.items():
             if file not in values:
@@ -241,7 +241,7 @@ def check_contents(
                 if path in contents.pointers:
                     report.equal(f"{path} in {path}.dvc", md5, contents.pointers[path], source)
                 if kind == "outs" and _deleted(contents, path, md5):
-                    report.wrong(path, "the file, as it was committed", "it was deleted", f"git log -- {path}")
+                    report.wrong(path, "the committed file", "a deleted file", f"git log -- {path}")
                     continue
                 if kind == "deps" and code and code.check(report, name, entry, path, source):
                     continue

@@ -90,7 +90,7 @@ class Plan:
             return ""
         parts = [f"about {duration_text(runs)}{_without_text(unknown)}"] if runs else []
         if self.having("may run") and (duration_text(most), not_known) != (duration_text(runs), unknown):
-            condition = "with all stages that may rerun" if runs else "if all stages rerun"
+            condition = "with all stages that may rerun," if runs else "if all stages rerun,"
             parts.append(f"{condition} about {duration_text(most)}{_without_text(not_known)}")
         return "; ".join(parts)
 
@@ -182,8 +182,8 @@ def _notes(contents: Contents, pipeline: Pipeline) -> list[str]:
     for path, md5 in contents.pointers.items():
         if path in present and contents.md5(path) != md5:
             notes.append(
-                f"{path} differs from {path}.dvc. To keep the new files: dvc add {path}. To restore the old files: dvc "
-                f"checkout {path}"
+                f"{path} differs from {path}.dvc. To keep the new files: dvc add {path}. "
+                f"To restore the old files: dvc checkout {path}"
             )
     return notes
 

@@ -115,7 +115,7 @@ def check_proof(report: Report, path: Path, attestation: Path, image: Path | Non
     elif proof["image"]["pixels"] is None:
         report.skip(
             f"pixels of {path}",
-            "the proof covers only the bytes. Run --prove with the image file to cover the pixels, too",
+            "the proof covers only the bytes. To cover the pixels, too: audit FILE --prove IMAGE, with the image file",
         )
     expected = {(through, split, tree) for through, of in roots.items() for split in of or {} for tree in _trees(proof)}
     for proof_of_split in proof["proofs"]:
@@ -124,20 +124,22 @@ def check_proof(report: Report, path: Path, attestation: Path, image: Path | Non
         root = ((roots.get(key[0]) or {}).get(key[1]) or {}).get(key[2])
         subject = f"proof of {' '.join(filter(None, key))} in {path}"
         if root is None:
-            report.wrong(subject, None, "a proof", source)
+            report.wrong(subject, None, "a proof for which the attestation has no root", source)
         elif not _is_about(proof_of_split["leaf"], proof_of_split["tree"], proof["image"]):
             report.wrong(subject, "the digest of the image", proof_of_split["leaf"], str(path))
         else:
             _check_positions(report, proof_of_split, root, subject)
     for through, split, tree in sorted(expected):
         if tree == "pixels" and tree not in (roots[through] or {})[split]:
-            report.skip(f"pixels of {split} of {training_name(through)}", "its manifest is older than pixel digests")
+            report.skip(
+                f"pixels of {split} of {training_name(through)}", "its manifest is from a version without pixel digests"
+            )
         else:
             report.wrong(
                 f"proof of {' '.join(filter(None, (through, split, tree)))} in {path}", "a proof", None, source
             )
     for through in (through for through, splits in roots.items() if splits is None):
-        report.skip(f"images of {training_name(through)}", "the attestation has no Merkle roots for it")
+        report.skip(f"images of {training_name(through)}", "the attestation has no Merkle roots for this training")
     dependencies = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
     for name in sorted(
         {str(dependency.get("name")).removeprefix("weights/") for dependency in dependencies} & PUBLISHED.keys()
@@ -178,7 +180,7 @@ def _roots_in(statement: dict[str, Any], path: Path) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is not a statement that this program wrote: it has no internalParameters.") from None
     if roots is None:
-        raise UserError(f"{path} has no Merkle roots: the model or the statement is older than Merkle roots.")
+        raise UserError(f"{path} has no Merkle roots: a version without them made the model or the statement.")
     require(StatementRoots, {"roots": roots}, str(path))
     require(StatementParts, statement, str(path))
     return dict(roots)
@@ -215,7 +217,7 @@ def _check_positions(report: Report, proof: dict[str, Any], root: dict[str, Any]
 def _check_image(report: Report, expected: dict[str, Any], image: Path | None, path: Path) -> None:
     if image is None:
         report.skip(
-            f"the image of {path}", f"no image given: --image FILE. The proof is about sha256 {expected['sha256']}"
+            f"the image of {path}", f"no image was given: --image FILE. The proof is about sha256 {expected['sha256']}"
         )
         return
     try:

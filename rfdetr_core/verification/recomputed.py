@@ -77,7 +77,7 @@ def check_scores(report: Report, contents: Contents, pipeline: Pipeline) -> None
     try:
         model, config = training_configs(pipeline)
     except UserError as error:
-        report.wrong(SCORES, "params that are valid", str(error), LOCK)
+        report.wrong(SCORES, "valid params of train", f"an error: {error}", LOCK)
         return
     history = read_history(contents.root / HISTORY)
     complete = "a row for each epoch, from 1 on"
@@ -221,7 +221,7 @@ def _check_pictures(report: Report, contents: Contents, output: Path, arguments:
         elif files.read_bytes(redrawn) == files.read_bytes(stored) or _pixels(redrawn) == _pixels(stored):
             report.checked += 1
         elif differences:
-            report.skip(f"{name}/{file}", f"drawn with other package versions: {'; '.join(differences)}")
+            report.skip(f"{name}/{file}", f"other package versions are installed: {'; '.join(differences)}")
         else:
             report.wrong(f"{name}/{file}", "the pixels that evaluate draws", "other pixels", "drawn again")
 
@@ -260,7 +260,7 @@ def check_report(report: Report, contents: Contents, pipeline: Pipeline, data: s
             with contextlib.chdir(contents.root):  # the page names paths below it
                 write_report(ProjectPaths(dataset=Path(data)), config, output, Path("output"))
         except UserError as error:
-            report.skip(page.as_posix(), f"a file that it is made from is missing or changed: {error}")
+            report.skip(page.as_posix(), f"a file that the page is made from is missing or changed: {error}")
             return
         source = "recomputed"
         page_md5 = files.md5_file(output / page.name)
@@ -284,9 +284,9 @@ def reason_for_other_bytes(
         locks: The names of locks in requirements/, each with the packages that matter; None means all packages.
     """
     if is_other_code(pipeline, stage):
-        return f"the code here differs from that of {stage} in {LOCK}"
+        return f"the code here differs from the code of {stage} in {LOCK}"
     differences = [line for lock, names in locks.items() for line in _unlocked(contents, lock, names)]
-    return f"other packages are installed: {'; '.join(differences)}" if differences else None
+    return f"other package versions are installed: {'; '.join(differences)}" if differences else None
 
 
 def is_other_code(pipeline: Pipeline, stage: str) -> bool:
@@ -301,14 +301,14 @@ def _unlocked(contents: Contents, lock: str, names: Collection[str] | None) -> I
         if names is None or name in names:
             installed = _version(name)
             if installed is None or not is_version(installed, locked):
-                yield f"{name} {installed or 'none'}, locked {locked}"
+                yield f"{name} {installed or 'not installed'}, locked {locked}"
 
 
 def _other_versions(packages: Mapping[str, str], names: Collection[str]) -> Iterator[str]:
     installed = provenance.environment()["packages"]
     for name in sorted(packages.keys() & names):
         if packages[name] != installed.get(name):
-            yield f"{name} {installed.get(name)}, not {packages[name]}"
+            yield f"{name} {installed.get(name)}, drawn with {packages[name]}"
 
 
 def _version(name: str) -> str | None:

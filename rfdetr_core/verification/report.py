@@ -75,7 +75,7 @@ class Report:
         try:
             yield
         except (*_UNREADABLE, *errors) as error:
-            self.wrong(subject, "its layout", f"{type(error).__name__}: {error}", "reading it")
+            self.wrong(subject, "valid content", f"an error: {type(error).__name__}: {error}", "reading it")
 
     def lines(self) -> list[str]:
         """The report as lines of text."""

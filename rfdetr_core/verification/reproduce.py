@@ -99,12 +99,12 @@ def compare_outs(
         )
     if machine_difference and not {"validate", "convert"} & differing.keys():
         report.note(
-            f"made on another kind of machine ({machine_difference}). Bytes differ ({stage_note}), so scores are "
-            "compared"
+            f"the recorded result was made on another kind of machine ({machine_difference}). Its bytes differ "
+            f"({stage_note}), so only the scores are compared"
         )
         report.skip(
             f"bytes of the outs of {', '.join(differing)}",
-            f"another kind of machine: scores within {TOLERANCE} do not prove that the weights are the same. "
+            f"this is another kind of machine. Scores within {TOLERANCE} do not prove that the weights are the same. "
             "Repeat this on a machine of the recorded kind",
         )
         _compare_scores(report, contents.root, committed)
@@ -157,13 +157,13 @@ def first_epoch(before: bytes | None, after: bytes) -> str:
     try:
         tables = [pd.read_csv(io.BytesIO(text), dtype=str, keep_default_na=False) for text in (before, after)]
     except ValueError:
-        return ", and a history.csv is not a table"
+        return ", but one history.csv is not a table"
     rows = [table.to_dict("records") for table in tables]
     for old, new in zip(*rows, strict=False):
         keys = [key for key in old if old[key] != new.get(key)]
         if keys:
             return f", from epoch {old['epoch']} on ({keys[0]} {old[keys[0]]}, here {new.get(keys[0])})"
-    return ", but history.csv is equal" if len(rows[0]) == len(rows[1]) else ", in the number of epochs"
+    return ", but history.csv is equal" if len(rows[0]) == len(rows[1]) else ", by the number of epochs"
 
 
 def _compare_scores(report: Report, root: Path, committed: dict[str, bytes]) -> None:

@@ -72,7 +72,7 @@ def check_valid(report: Report, contents: Contents, pipeline: Pipeline, data: st
     """
     best = {track: entry for track, entry in _best_files(contents).items() if not entry[1].get("custom")}
     if not best:
-        report.skip(_VALID, "missing: no best file and no result of stage train is in this clone")
+        report.skip(_VALID, "missing: this clone has no best weights of stage train")
         return
     project, (_, record, _) = paths_of(contents, data), next(iter(best.values()))
     model, config = training_configs(pipeline)
@@ -89,8 +89,8 @@ def check_valid(report: Report, contents: Contents, pipeline: Pipeline, data: st
             return
         differences = [*_differing(record, inputs, settings), *_other_code(pipeline, "train")]
     if differences:
-        report.note(f"scored again on another kind of machine than that of the training ({'; '.join(differences)}): "
-                    f"scores within {TOLERANCE} count as equal")  # fmt: skip
+        report.note(f"valid was scored again on another kind of machine ({'; '.join(differences)}), so scores within "
+                    f"{TOLERANCE} count as equal")  # fmt: skip
     history = read_history(contents.root / HISTORY)
     for track, (_, _, epoch) in best.items():
         row = history.get(epoch or 0)
@@ -183,7 +183,7 @@ def _other_packages(recorded: Mapping[str, Any]) -> Iterator[str]:
 
 def _other_code(pipeline: Pipeline, stage: str) -> Iterator[str]:
     if is_other_code(pipeline, stage):
-        yield f"other code than that of {stage} in {LOCK}"
+        yield f"the code here differs from the code of {stage} in {LOCK}"
 
 
 def _names_of(track: str, names: set[str]) -> Iterator[str]:
@@ -272,8 +272,8 @@ def check_detections(report: Report, contents: Contents, pipeline: Pipeline, dat
         )
         return
     report.note(
-        f"detections recomputed on another kind of machine ({'; '.join(differences)}): scores within {TOLERANCE} and "
-        f"boxes with an IoU of {LEAST_OVERLAP} count as equal"
+        f"detections were recomputed on another kind of machine ({'; '.join(differences)}), so scores within "
+        f"{TOLERANCE} and boxes with an IoU of {LEAST_OVERLAP} count as equal"
     )
     rows, masks = (files.read_json(contents.root / FOLDER / file) for file in ("detections.json", "masks.json"))
     compare_detections(report, detections, rows, {sample.image_id: sample.path for sample in samples})
@@ -304,10 +304,10 @@ def compare_detections(
         for image in sorted({*paths, *stored_rows})
         if not _detections_agree(recomputed_rows.get(image, []), stored_rows.get(image, []))
     ]
-    first = f"other scores or boxes in {paths.get(wrong[0], wrong[0])}" if wrong else "what is found again"
+    first = f"other scores or boxes in {paths.get(wrong[0], wrong[0])}" if wrong else "the recomputed detections"
     more = f" and {len(wrong) - 1} more images" if len(wrong) > 1 else ""
     name = (FOLDER / "detections.json").as_posix()
-    report.equal(f"detections of {name}", "what is found again", f"{first}{more}", f"{MODEL}, run again")
+    report.equal(f"detections of {name}", "the recomputed detections", f"{first}{more}", f"{MODEL}, run again")
 
 
 def _by_image(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:

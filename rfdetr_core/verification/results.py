@@ -94,7 +94,7 @@ def check_file(report: Report, path: Path, archive: Archive) -> None:
     elif all(record["file"]["md5"] != md5 for record in runs):
         report.note(f"{path} was saved again: its weights are recorded, but its bytes differ")
     else:
-        report.skip(f"{LOCK} with {path}", "not committed: no commit in this clone has the file")
+        report.skip(f"{LOCK} with {path}", "not committed: no committed dvc.lock in this clone names the file")
 
 
 def check_trainings(
@@ -122,17 +122,17 @@ def check_trainings(
             if record["file"]["sha256"] == sha256
         ]
         for record in runs:
-            report.skip(f"record of {path}", f"not committed: git add {title_of(record)}")
+            report.skip(f"record of {path}", f"it is not committed. Run: git add {title_of(record)}")
     lineage = checkpoint.lineage
     if lineage is not None:
         records = runs or archive.runs_of(sha256, str(lineage.get("tensors")), checkpoint)
         if not records:
-            report.skip(f"lineage of {path}", "missing: no record of it in this history")
+            report.skip(f"lineage of {path}", "missing: this history has no run record of the file")
         elif len(records) > 1:  # no record has this lineage
             report.wrong(
                 f"lineage of {path}",
                 f"the lineage in one of {', '.join(map(title_of, records))}",
-                "another",
+                "another lineage",
                 "records/",
             )
         check_own_lineage(report, checkpoint, tensors, str(path), records[0] if len(records) == 1 else None)
@@ -140,7 +140,7 @@ def check_trainings(
         _check_description(report, checkpoint, str(path), runs[0]["lineage"])
     trainings = [checkpoint.training] if checkpoint.training else [record["lineage"]["training"] for record in runs]
     if not trainings:
-        report.wrong(f"lineage of {path}", "an entry in the file, or a record of its weights", None, "records/")
+        report.wrong(f"lineage of {path}", "a lineage in the file, or a record of its weights", None, "records/")
         return None
     for training in trainings:
         check_custom(report, training, f"lineage of {path}")
@@ -167,9 +167,9 @@ def check_unrecorded(report: Report, name: str, tensors: str, history: History) 
         history: The history of the project.
     """
     if history.shallow:
-        report.skip(name, "this clone is shallow: git fetch --unshallow")
+        report.skip(name, "this clone is shallow. Run: git fetch --unshallow")
     else:
-        report.wrong(name, "weights that this history has in a record or dvc.lock", tensors, "records/, dvc.lock")
+        report.wrong(name, "weights that a record or dvc.lock in this history has", tensors, "records/, dvc.lock")
 
 
 def _read(report: Report, path: Path, name: str) -> Checkpoint | None:
@@ -179,7 +179,7 @@ def _read(report: Report, path: Path, name: str) -> Checkpoint | None:
     try:
         return read_checkpoint(path)
     except UserError as error:
-        report.wrong(name, "a model file", str(error), "reading it")
+        report.wrong(name, "a model file", f"an error: {error}", "reading it")
         return None
 
 
@@ -197,7 +197,7 @@ def check_own_lineage(
     """
     lineage = checkpoint.lineage
     if lineage is None:
-        report.wrong(f"lineage of {name}", "an entry", None, "strip writes one")
+        report.wrong(f"lineage of {name}", "a lineage", None, "strip writes one")
         return False
     report.equal(f"weights of {name}", lineage.get("tensors"), tensors, "its lineage")
     report.equal(f"variant of {name}", lineage.get("variant"), checkpoint.model_name, "its lineage")
@@ -205,7 +205,7 @@ def check_own_lineage(
     winner = (lineage.get("selection") or {}).get("winner")
     report.equal(f"best_total_source of {name}", winner, checkpoint.best_total_source, "its lineage")
     extra = ", ".join((*checkpoint.unknown, *checkpoint.other_keys))
-    report.equal(f"other content of {name} than the model", None, extra or None, "strip writes nothing else")
+    report.equal(f"content of {name} besides the model", None, extra or None, "strip writes nothing else")
     if record is not None:
         source = f"records/{record['lineage']['tensors'][:16]}...json"
         _compare(report, f"lineage of {name}", record["lineage"], lineage, source)
@@ -226,7 +226,7 @@ def _compare(report: Report, subject: str, expected: Mapping[str, Any], actual: 
 def _strip_again(report: Report, contents: Contents, pipeline: Pipeline, lineage: Mapping[str, Any]) -> None:
     """Strip the winner into a temporary folder and compare bytes, if the code is that of the lineage."""
     if lineage.get("code") != strip_code():
-        report.skip(f"{MODEL}, stripped again", "the code of strip differs from the lineage")
+        report.skip(f"{MODEL}, stripped again", "the code of strip differs from the code in the lineage")
         return
     with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(OSError, ValueError, KeyError, UserError):
         selection = json.loads(files.read_bytes(contents.root / SELECTION))
@@ -266,7 +266,9 @@ def _check_machine(report: Report, training: Mapping[str, Any]) -> None:
         f"{key} {recorded[key]}, here {value}" for key, value in recorded_keys.items() if recorded[key] != value
     ]
     if differing:
-        report.note(f"trained on another kind of machine ({'; '.join(differing)}): compare scores, not bytes")
+        report.note(
+            f"the model was trained on another kind of machine ({'; '.join(differing)}). Compare scores, not bytes"
+        )
 
 
 def local_model_digests(contents: Contents) -> dict[str, Any] | None:

@@ -60,7 +60,7 @@ def check_stages(report: Report, contents: Contents, pipeline: Pipeline) -> None
         for path in sorted(_code(module) - stage.deps):
             report.wrong(f"code that {name} depends on", path, None, SOURCE)
         for path in sorted({path for path, writer in _WRITERS.items() if writer == module} - stage.outs.keys()):
-            report.wrong(f"outs of {name}: {path}", "it in dvc.yaml", None, SOURCE)
+            report.wrong(f"outs of {name}: {path}", "an entry in dvc.yaml", None, SOURCE)
 
 
 def _code(module: str) -> set[str]:

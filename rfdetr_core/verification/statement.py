@@ -194,7 +194,9 @@ def document_subjects(folder: Path, beside: Path, without: Collection[Path] = ()
         problem = (
             "does not exist" if not folder.exists() else "has no documents" if folder.is_dir() else "is not a folder"
         )
-        raise UserError(f"{folder} {problem}. Write them first: python -m rfdetr_core document FILE --out {folder}")
+        raise UserError(
+            f"{folder} {problem}. Write the documents first: python -m rfdetr_core document FILE --out {folder}"
+        )
     way = Path(os.path.relpath(folder.resolve(), beside.resolve()))
     return [{"name": (way / path.name).as_posix(), "digest": {"sha256": files.sha256_file(path)}} for path in paths]
 

@@ -14,8 +14,8 @@ def check_chain(report: Report, contents: Contents) -> None:
     """Check that each row of steps.csv follows from the row before it. Older trainings have no such file."""
     if (contents.root / STEPS).is_file():
         line = broken_link(files.read_text(contents.root / STEPS))
-        actual = None if line is None else f"line {line} does not follow from the line before"
-        report.equal(f"chain of {STEPS}", None, actual, "its digests")
+        actual = None if line is None else f"line {line}, which does not follow from the line before"
+        report.equal(f"break in the chain of {STEPS}", None, actual, "its digests")
 
 
 def check_weights(report: Report, contents: Contents, name: str, track: str, epoch: int | None, tensors: str) -> None:

@@ -41,13 +41,13 @@ from rfdetr_core.verification.report import Report
 from rfdetr_core.verification.stages import check_stages
 from rfdetr_core.verification.steps import STEPS, check_chain
 
-SHADOWING_MODULE = "this file is imported instead of another module: rename or remove it"
+SHADOWING_MODULE = "a file that Python imports instead of another module: rename or remove it"
 
 
 def verify_lock(root: Path) -> Report:
     """Compare dvc.lock with dvc.yaml, params.yaml, the code and other files in git. Takes seconds; needs no torch."""
     report, contents = Report(), Contents(root)
-    _check_only_git(report, contents, Pipeline.read(contents.root), "not asked for: --lock")
+    _check_only_git(report, contents, Pipeline.read(contents.root), "--lock leaves them out")
     return report
 
 
@@ -98,7 +98,7 @@ def verify(root: Path, file: Path | None = None, *, deep: bool = False, rescore:
     pipeline = Pipeline.read(contents.root)
     with report.reading(LOCK):
         if not check_checkout(report, contents, pipeline):
-            _check_only_git(report, contents, pipeline, "they are from another commit: dvc checkout")
+            _check_only_git(report, contents, pipeline, "they are from another commit. Run: dvc checkout")
             return report
     data = _check_git(report, contents, pipeline, only_git=False)
     with report.reading(LOCK):
@@ -147,7 +147,9 @@ def _check_git(report: Report, contents: Contents, pipeline: Pipeline, *, only_g
     for name in shadowing_files(contents.root):
         report.wrong(f"code {name}", "no file of this name", SHADOWING_MODULE, "Python looks here first")
     for name in tracked_bytecode(contents.root):
-        report.wrong(f"bytecode {name}", None, "git tracks it: Python may run it instead of the source", "git ls-files")
+        report.wrong(
+            f"bytecode {name}", None, "a file in git that Python may run instead of the source", "git ls-files"
+        )
     with report.reading("journal"):
         check_journal(report, contents, pipeline, only_git=only_git)
     with report.reading(SCORES):
@@ -158,10 +160,10 @@ def _check_git(report: Report, contents: Contents, pipeline: Pipeline, *, only_g
         check_chain(report, contents)
     changed = contents.differs_from_head(LOCK, "manifest", "metadata", SCORES, SELECTION, "reports")
     if changed:
-        report.note(f"differs from the commit: {', '.join(changed)}")
+        report.note(f"these files differ from HEAD: {', '.join(changed)}")
     running_code = exact_digests(path.relative_to(ROOT).as_posix() for path in Code().modules.values())
     if any(contents.sha256(name) != sha256 for name, sha256 in running_code.items()):
-        report.note(f"checked with the code in {ROOT}; {contents.root} has other code")
+        report.note(f"the code in {ROOT} made these checks, but {contents.root} has other code")
     return data
 
 

@@ -94,8 +94,8 @@ def test_weights_of_no_known_model_are_an_error_without_model_config() -> None:
         ("encoder", ["x"], "model_config.encoder"),
         ("bbox_reparam", False, "only models with True"),
         ("num_decoder_registers", 4, "only models with 0"),
-        ("patch_size", 14, "contradicts itself: its model_config says patch_size 14, its weights 8"),
-        ("dec_layers", 3, "contradicts itself: its model_config says decoder_layers 3, its weights 2"),
+        ("patch_size", 14, "contradicts itself: its model_config says patch_size 14, but its weights have 8"),
+        ("dec_layers", 3, "contradicts itself: its model_config says decoder_layers 3, but its weights have 2"),
     ],
 )
 def test_a_model_config_that_is_wrong_or_not_supported_is_named(field: str, value: Any, message: str) -> None:
@@ -204,8 +204,8 @@ def test_a_missing_weight_keeps_its_value_and_is_reported_but_the_file_is_not_a_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"queries": 7}, "has 6 queries, model.num_queries asks for 7"),
-        ({"groups": 4}, "has 3 groups, model.group_detr asks for 4"),
+        ({"queries": 7}, "has 6 queries, but model.num_queries is 7. Lower it"),
+        ({"groups": 4}, "has 3 groups, but model.group_detr is 4. Lower it"),
         ({"patch_size": 16, "position_grid": 4}, "patch_size 8 instead of 16"),
         ({"segmentation": True}, "segmentation False instead of True"),
         ({"windows": 1}, "windows 2 instead of 1"),
@@ -239,7 +239,7 @@ def test_another_variant_is_an_error_that_names_both(stored: str, variant: str, 
 
 def test_other_channels_than_rgb_are_not_adapted() -> None:
     architecture, detector = tiny_detector(seed=1)
-    with pytest.raises(UserError, match=r"has 4 channels, model\.num_channels is 3"):
+    with pytest.raises(UserError, match=r"has 4 channels, but model\.num_channels is 3"):
         load_weights(detector, architecture, tiny_checkpoint(channels=4))
 
 

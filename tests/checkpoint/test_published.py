@@ -119,7 +119,7 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_complete(
 ) -> None:
     store.content, store.told_length = bytes(200_000_000), told_length
     monkeypatch.setitem(published.PUBLISHED, NAME, Published(store.address, "0" * 32, most_bytes=1_000_000))
-    with pytest.raises(UserError, match=r"1,000,000 at most. It was discarded\. .*weights/"):
+    with pytest.raises(UserError, match=r"the limit is 1,000,000\. The download was discarded\. .*weights/"):
         fetch(NAME)
     assert _files(cache_folder()) == []
     assert store.sent < 50_000_000

@@ -140,7 +140,7 @@ def test_weights_of_the_variant_fit_at_another_resolution(project: Path, resolut
     [
         ("variant: nano", "not of RFDETRNano .*patch_size 8 instead of 16"),
         ("variant: seg-pico", "not of RFDETRSegPico"),
-        ("num_queries: 200", "has 100 queries, model.num_queries asks for 200"),
+        ("num_queries: 200", "has 100 queries, but model.num_queries is 200. Lower it"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(project: Path, model: str, message: str) -> None:

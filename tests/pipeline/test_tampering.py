@@ -300,7 +300,7 @@ def test_steps_that_are_of_other_weights_and_a_step_that_was_edited_are_named(
     forged[-1] = forged[-1].replace(",", ",1", 1)
     path.write_text("".join(f"{line}\n" for line in forged))
     wrong, _ = verify(capsys, project)
-    assert {"output/steps.csv", "chain of output/steps.csv"} <= {*wrong}
+    assert {"output/steps.csv", "break in the chain of output/steps.csv"} <= {*wrong}
     for name in ("ema", "regular", "total"):
         start = f"weights of output/checkpoint_best_{name}.pth, of epoch "
         assert any(mismatch.startswith(start) for mismatch in wrong), wrong

@@ -223,7 +223,7 @@ def test_a_material_that_is_named_twice_is_a_mismatch(
     materials = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
     materials.insert(0, materials[0] | {"digest": {"sha256": "1" * 64}})
     files.write_json(path, statement)
-    assert verify(capsys, repository, model) == [f"materials of {path}"]
+    assert verify(capsys, repository, model) == [f"different names of materials in {path}"]
 
 
 @pytest.mark.parametrize("content", [None, "no key"])
@@ -376,7 +376,7 @@ def test_a_lineage_that_no_commit_confirms_is_attested_as_unconfirmed(
         (repository.folder / "output" / "checkpoint_best_total.pth").unlink()
     else:
         fabricate(model, other_weights=fabricated == "other weights, too")
-    with pytest.raises(UserError, match="is not attested: ") as refused:
+    with pytest.raises(UserError, match="cannot be attested: ") as refused:
         attest(model, key=keys[0], root=repository.folder)
     assert not [*model.parent.glob(f"{model.name}.*")]
     if fabricated == "another training":  # of weights whose training is recorded
@@ -526,7 +526,7 @@ def test_a_new_statement_without_a_key_does_not_stay_beside_an_old_signature(
 ) -> None:
     paths = attest(model, key=keys[0], root=repository.folder)
     before = [path.read_bytes() for path in paths]
-    with pytest.raises(UserError, match="signs the existing statement"):
+    with pytest.raises(UserError, match="has the signature of an earlier statement"):
         attest(model, root=repository.folder)
     assert [path.read_bytes() for path in paths] == before
 

@@ -63,7 +63,9 @@ def test_files_of_the_commit_are_silent(versions: Versions) -> None:
 def test_after_a_checkout_of_git_alone_one_line_says_what_to_run(versions: Versions) -> None:
     versions.git("checkout", "-q", "v1")
     (line,) = versions.mismatches()
-    assert line.startswith("files that DVC keeps: one.txt, two.txt: expected those of dvc.lock, found those of commit ")
+    assert line.startswith(
+        "files that DVC keeps: one.txt, two.txt: expected the versions in dvc.lock, found the versions of commit "
+    )
     assert line.endswith("(run: dvc checkout)")
 
 

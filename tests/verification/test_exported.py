@@ -112,11 +112,13 @@ def test_without_its_source_or_its_packages_a_file_is_not_compared_with_it(
 ) -> None:
     edit_onnx(exported, lambda _, content: content["packages"].update(onnx="0.1", openvino="1"))
     assert verify(capsys, repository, exported) == []
-    assert f"other packages are installed: onnx {onnx.__version__}, not 0.1" in text_of(capsys, repository, exported)
+    assert f"other package versions are installed: onnx {onnx.__version__}, exported with 0.1" in text_of(
+        capsys, repository, exported
+    )
     (repository.folder / SOURCE).unlink()
     text = text_of(capsys, repository, exported)
     assert "it was exported from is neither output/checkpoint_best_total.pth nor in DVC's cache" in text
-    assert f"not checked: bytes of {exported} (no output/export.json in the history has them)" in text
+    assert f"not checked: bytes of {exported} (no output/export.json in the history has their digest)" in text
 
 
 def test_the_source_is_found_in_the_cache_when_another_model_was_trained(

@@ -92,13 +92,19 @@ def committed(change: Callable[[Runs], object]) -> Callable[[Runs], object]:
 
 
 FORGERIES: dict[str, tuple[Callable[[Runs], object], str]] = {
-    "the run in an entry": (lambda runs: another_run(entry(runs, "train")), "expected as committed, found changed"),
-    "an entry deleted": (lambda runs: entry(runs, "train", 0).unlink(), "expected as committed, found deleted"),
+    "the run in an entry": (
+        lambda runs: another_run(entry(runs, "train")),
+        "expected the committed entry, found other content",
+    ),
+    "an entry deleted": (
+        lambda runs: entry(runs, "train", 0).unlink(),
+        "expected the committed entry, found a deleted file",
+    ),
     "an entry under another name": (
         moved,
-        f"journal/train-{'0' * 16}.json: expected the entry that belongs to its name",
+        f"journal/train-{'0' * 16}.json: expected the entry that belongs to this file name",
     ),
-    "a damaged entry": (damaged, "expected the entry that belongs to its name, found a damaged one"),
+    "a damaged entry": (damaged, "expected the entry that belongs to this file name, found a damaged entry"),
     "history.csv": (lambda runs: (runs.folder / TRAIN).write_text("loss\n0.1\n"), f"sha256 of {TRAIN}: expected"),
     "history.csv and dvc.lock": (other_outs, f"{TRAIN} in dvc.lock: expected"),
     "history.csv and dvc.lock, committed": (committed(other_outs), f"{TRAIN} in dvc.lock: expected"),
@@ -108,31 +114,31 @@ FORGERIES: dict[str, tuple[Callable[[Runs], object], str]] = {
     ),
     "the run in an entry, committed": (
         committed(lambda runs: another_run(entry(runs, "train"))),
-        "expected as it was first committed, found changed in commit",
+        "expected the entry of its first commit, found changes by commit",
     ),
     "the run in an entry, in a commit that deletes it and one that writes it again": (
         deleted_and_written_again,
-        "expected as it was first committed, found changed in commit",
+        "expected the entry of its first commit, found changes by commit",
     ),
     "the run in an entry, in a merge commit": (
         changed_by_a_merge,
-        "expected as it was first committed, found changed in commit",
+        "expected the entry of its first commit, found changes by commit",
     ),
     "the entry of a result deleted, committed": (
         committed(lambda runs: entry(runs, "evaluate").unlink()),
-        "expected as it was committed, found it was deleted",
+        "expected the committed entry, found a deleted file",
     ),
     "an older entry deleted, committed": (
         committed(lambda runs: entry(runs, "train", 0).unlink()),
-        "expected as it was committed, found it was deleted",
+        "expected the committed file, found a deleted file",
     ),
     "the whole journal deleted, committed": (
         committed(lambda runs: shutil.rmtree(runs.folder / "journal")),
-        "expected as it was committed, found it was deleted",
+        "expected the committed entry, found a deleted file",
     ),
     "a record deleted, committed": (
         committed(lambda runs: (runs.folder / "records" / "0.json").unlink()),
-        "records/0.json: expected as it was committed, found it was deleted",
+        "records/0.json: expected the committed file, found a deleted file",
     ),
     "an older entry in a rewritten history": (
         lambda runs: amended(runs, entry(runs, "train", 0)),
@@ -376,7 +382,11 @@ def test_git_alone_answers_for_what_it_tracks(runs: Runs) -> None:
 def test_settings_of_libraries_that_change_results_are_noted(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "observe_environment", lambda packages: {"settings": {"MKL_CBWR": "COMPATIBLE"}})
     runs.run(5)
-    assert [note for note in runs.check().notes if note.startswith("train ran with MKL_CBWR=COMPATIBLE")]
+    assert [
+        note
+        for note in runs.check().notes
+        if note.endswith(": train ran with the environment variables MKL_CBWR=COMPATIBLE")
+    ]
 
 
 def test_a_run_with_edited_files_of_packages_is_named(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,5 +398,6 @@ def test_a_run_with_edited_files_of_packages_is_named(runs: Runs, monkeypatch: p
     runs.run(5)
     (line, _) = runs.printed_lines()[0]
     assert line.startswith(
-        "packages that train ran with: expected as they were installed, found edited: torch/nn/modules/linear.py of "
+        "packages that train used: expected the files as they were installed, found edited files: "
+        "torch/nn/modules/linear.py of "
     )

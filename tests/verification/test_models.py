@@ -81,7 +81,7 @@ def test_what_a_file_holds_beside_its_model_is_named(
     content = file_content(read_checkpoint(model))
     for more in ({"model": content["model"] | {"more.weight": torch.ones(3)}}, {"note": "x"}):
         write_plain(model, content | more)
-        assert verify(capsys, repository, model) == [f"other content of {model} than the model"]
+        assert verify(capsys, repository, model) == [f"content of {model} besides the model"]
 
 
 @pytest.mark.parametrize("kind", ["sparse", "meta"])
@@ -131,7 +131,7 @@ def test_an_untouched_file_of_the_first_of_two_runs_with_equal_weights_holds(
     printed = capsys.readouterr().out
     assert "not checked: manifest/train.json of lineage of" in printed
     assert "never committed" in printed
-    assert (f"not checked: record of {first} (not committed: git add records/" in printed) == (not committed)
+    assert (f"not checked: record of {first} (it is not committed. Run: git add records/" in printed) == (not committed)
 
 
 def test_a_state_to_resume_from_is_unchecked_in_any_folder(

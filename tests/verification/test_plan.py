@@ -274,7 +274,7 @@ def test_durations_are_those_of_the_last_runs_and_what_is_not_known_is_named(sma
     assert sentences["evaluate"] == "may rerun (about 60 s)"
     assert sentences["report"] == "may rerun (duration not known)"
     assert planned.total_in_words() == (
-        "about 40 min; with all stages that may rerun about 41 min, without report, whose duration is not known"
+        "about 40 min; with all stages that may rerun, about 41 min, without report, whose duration is not known"
     )
     shutil.rmtree(small.folder / "journal")
     assert small.plan().total_in_words() == ""
@@ -372,7 +372,7 @@ def test_the_comment_on_a_pull_request_has_stages_reasons_and_durations(small: S
     small.params("train", notes="<!-- @everyone | `x`", lr=0.0004)
     comment = markdown(small.plan())
     assert comment.startswith(
-        "## After a merge, 1 stage will run: about 40 min; with all stages that may rerun about 41 min"
+        "## After a merge, 1 stage will run: about 40 min; with all stages that may rerun, about 41 min"
     )
     assert "<!--" not in comment
     assert "| `report` | may rerun | not known | - |" in comment

@@ -208,7 +208,7 @@ def test_a_shallow_clone_raises_no_alarm_and_says_what_it_cannot_check(repositor
     repository.git("clone", "-q", "--depth", "1", repository.folder.as_uri(), str(tmp_path / "shallow"))
     report = check(tmp_path / "shallow")
     assert report.mismatches == {}
-    assert report.unchecked["older commits"] == "this clone is shallow: git fetch --unshallow"
+    assert report.unchecked["older commits"] == "this clone is shallow. Run: git fetch --unshallow"
 
 
 def test_a_hook_of_git_asks_the_repository_of_the_folder(

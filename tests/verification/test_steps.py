@@ -39,7 +39,9 @@ def test_a_changed_cell_is_found(contents: Contents, old: str, new: str, line: i
     path.write_text(path.read_text().replace(old, new, 1))
     report = Report()
     check_chain(report, contents)
-    assert [actual for _, _, actual in report.mismatches] == [f"line {line} does not follow from the line before"]
+    assert [actual for _, _, actual in report.mismatches] == [
+        f"line {line}, which does not follow from the line before"
+    ]
 
 
 def test_what_was_written_holds_and_an_older_training_has_no_steps(contents: Contents) -> None:

@@ -275,8 +275,8 @@ def test_the_first_epoch_that_differs_is_named() -> None:
     before, after = b"epoch,loss\n0,1.5\n1,1.25\n2,1.0\n", b"epoch,loss\n0,1.5\n1,1.26\n2,1.1\n"
     assert first_epoch(before, after) == ", from epoch 1 on (loss 1.25, here 1.26)"
     assert first_epoch(before, before) == ", but history.csv is equal"
-    assert first_epoch(before, before[:-6]) == ", in the number of epochs"
-    assert first_epoch(b"", before) == first_epoch(before, b"\xff") == ", and a history.csv is not a table"
+    assert first_epoch(before, before[:-6]) == ", by the number of epochs"
+    assert first_epoch(b"", before) == first_epoch(before, b"\xff") == ", but one history.csv is not a table"
 
 
 def test_text_and_json_have_the_same_mismatches() -> None:
@@ -304,5 +304,5 @@ def test_packages_that_differ_from_the_lock_are_noted(tmp_path: Path, installed:
     report = Report()
     lineage = {"training": {"lock": files.sha256_file(lock), "packages": {"python": "3.11.0", "numpy": installed}}}
     check_lineage(report, small.contents(), Pipeline({}, Lock({})), lineage, "a record")
-    expected = f"a record: run with packages that differ from requirements/numeric.lock: numpy {installed}"
+    expected = f"a record: that run used other package versions than requirements/numeric.lock: numpy {installed}"
     assert any(note.startswith(expected) for note in report.notes) == noted
