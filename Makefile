@@ -40,7 +40,7 @@ LOCKS := $(patsubst %,requirements/%.lock,numeric runtime report export document
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11. Name a newer one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) has no venv module. On Debian: apt-get install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
-	@echo "installing the locked packages into .venv (about 5 GB, minutes)"
+	@echo "installing the locked packages into .venv (about 5 GB; this takes minutes)"
 	@$(INSTALL) $(LOCKS:%=-r %)
 	@touch $@
 

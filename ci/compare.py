@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 BASE_MODEL, BASE_HISTORY = STATE / "base.pth", STATE / "base_history.csv"
 HISTORY = MODEL.with_name("history.csv")
-FIRST = "this is the first result, since the base has no dvc.lock"
+FIRST = "this is the first result, because the base has no dvc.lock"
 
 
 def verdict(comparison: dict[str, Any], config: GateConfig) -> tuple[str, str]:
@@ -126,7 +126,7 @@ def fetch_base(commit: str) -> str | None:
         return FIRST
     md5 = Lock.parse(call("git", "show", f"{commit}:./{LOCK}").stdout.encode()).out(MODEL.as_posix())
     if md5 is None:
-        raise UserError(f"{LOCK} of the base {commit[:10]} has no {MODEL}: it was not trained")
+        raise UserError(f"{LOCK} of the base {commit[:10]} has no {MODEL}: the base was not trained")
     model, failed = cache_path(Path(), md5), f"the model of the base {commit[:10]} cannot be fetched"
     try:
         _pull(md5)

@@ -45,13 +45,13 @@ def _nested(word: str) -> dict[str, Any]:
     from dvc.utils.hydra import to_hydra_overrides
     from hydra.errors import HydraException
 
-    expected = "write KEY=VALUE, such as train.epochs=20. Put a space between two of them, and none inside one"
+    expected = "write KEY=VALUE, such as train.epochs=20. Put spaces between such pairs, and none inside a pair"
     if not _FORM.fullmatch(word):
         raise UserError(f"{word} does not set a parameter: {expected}.")
     try:
         (override,) = to_hydra_overrides([word])
         if override.is_sweep_override():
-            raise UserError(f"{word} has several values, but one model is trained: {expected}.")
+            raise UserError(f"{word} has several values, but only one model is trained: {expected}.")
         value = override.value()
     except (HydraException, RecursionError) as error:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:200]

@@ -21,7 +21,7 @@ if request; then
 fi
 {
   printf '## Retrained, but without a pull request\n\nThe branch of the result was pushed. The pull request failed; see the '
-  printf 'log of the run. Allow Actions to create pull requests (Settings, Actions, General), or open it by hand.\n\n'
+  printf 'log of the run. Allow Actions to create pull requests (Settings, Actions, General), or open one by hand.\n\n'
   cat .retrain/comment.md
 } > .retrain/body.md
 mv .retrain/body.md .retrain/comment.md

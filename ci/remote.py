@@ -43,6 +43,6 @@ def repro_error(output: str) -> str | None:
 def pull_error(output: str) -> str:
     """As `remote_error`, from the output of a failed `dvc pull`. The files may also be missing in the remote."""
     # S3 answers 404 both to a missing file and to a missing bucket.
-    pushed = "Was it pushed? Run: dvc push. Or the bucket does not exist: see the url in .dvc/config"
+    pushed = "the remote lacks files. Run: dvc push. If the bucket does not exist, correct the url in .dvc/config"
     missing = pushed if _MISSING.search(output) else ""
     return remote_error(output) or missing or "See the message above"

@@ -105,8 +105,8 @@ def _require_unchanged_inputs(name: str) -> Iterator[None]:
     yield
     if changed := [path for path, _, _ in files.changed_digests(before, states_of(name))]:
         raise UserError(
-            f"Changed while {name} ran: {listed(changed)}. The stage may have read either content, so DVC does not "
-            "record the result. Run: dvc repro"
+            f"Changed while {name} ran: {listed(changed)}. The stage may have read the old or the new content, so DVC "
+            "does not record the result. Run: dvc repro"
         )
 
 

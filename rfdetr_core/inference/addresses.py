@@ -65,9 +65,9 @@ def fetch_image(address: str) -> Image.Image:
         raise
     except UserError as error:
         problem = (
-            f"{printable_address(address)} is not an image of {', '.join(images.FORMATS)}: {error.__cause__ or error}"
+            f"{printable_address(address)} is not an image ({', '.join(images.FORMATS)}): {error.__cause__ or error}"
         )
-        raise UserError(f"{problem}. The server calls it {kind!r}. Look at the address in a browser.") from error
+        raise UserError(f"{problem}. The server gives its type as {kind!r}. Open the address in a browser.") from error
 
 
 def _fetch(address: str) -> tuple[bytes, str]:
@@ -76,7 +76,7 @@ def _fetch(address: str) -> tuple[bytes, str]:
     try:
         return TimeLimit(SECONDS).call(lambda: _read(address, time.monotonic() + SECONDS))
     except OutOfTimeError:
-        reason = f"it did not come within {SECONDS:.0f} seconds"
+        reason = f"the download took longer than {SECONDS:.0f} seconds"
     except urllib.error.HTTPError as error:
         error.close()
         reason = f"the server answers {error.code} {error.reason}"
@@ -98,7 +98,7 @@ def _read(address: str, end: float) -> tuple[bytes, str]:
             _check_size(address, content.tell() + len(piece))
             content.write(piece)
             if time.monotonic() > end:  # the caller has stopped waiting
-                raise TimeoutError(f"it did not come within {SECONDS:.0f} seconds")
+                raise TimeoutError(f"the download took longer than {SECONDS:.0f} seconds")
         if total_size is not None and content.tell() != total_size:
             raise ConnectionError(f"cut off after {content.tell()} of {total_size} bytes")
         return content.getvalue(), response.headers.get_content_type()

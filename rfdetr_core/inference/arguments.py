@@ -47,7 +47,7 @@ def check_patch_size(patch_size: Any, architecture: Architecture) -> None:
     """Raise a UserError if patch_size is neither None nor the model's own."""
     expected = architecture.patch_size
     if patch_size is not None and (isinstance(patch_size, bool) or patch_size != expected):
-        raise UserError(f"patch_size is {patch_size!r}: that of {architecture.name} is {expected}. Leave it out.")
+        raise UserError(f"patch_size is {patch_size!r}, but {architecture.name} has {expected}. Leave patch_size out.")
 
 
 def check_upstreams(inplace: bool, compile_backend: str | None, device: str) -> None:

@@ -112,9 +112,9 @@ class Benchmark:
         parts = (machine["cpu"], machine["instructions"], f"{machine['cores']} cores", machine["system"], python, gpu)
         yield f"machine  {', '.join(part for part in parts if part)}"
         yield f"images   {images['count']} from {images['source']}: {', '.join(images['sizes'])}"
-        yield "model    prepared input to raw output; for a complete file, which prepares images itself, the full graph"
-        yield "predict  decoded image to detections: resize, normalise, model, boxes in pixels; without decoding"
-        yield f"         times in ms; each task was timed for {self.seconds:g} s or more; the models took turns"
+        yield "model    from prepared input to raw output; for a complete file, the full graph, which prepares images"
+        yield "predict  from decoded image to detections: resize, normalise, model, boxes in pixels; without decoding"
+        yield f"         times in ms. Each task was timed for {self.seconds:g} s or more, and the models took turns"
 
 
 _HEAD = (
@@ -178,7 +178,7 @@ def benchmark(
                 contender for name, model in models for contender in contenders(name, model, batch, precisions)
             ]
             say(
-                f"batch {batch}: {len(all_contenders)} rows, {2 * seconds * len(all_contenders):.0f} s or more",
+                f"batch {batch}: {len(all_contenders)} rows need {2 * seconds * len(all_contenders):.0f} s or more",
                 file=sys.stderr,
             )
             rows += measure(all_contenders, pictures, batch, seconds)
@@ -352,7 +352,9 @@ def load_pictures(folder: Path | None, least: int) -> tuple[list[Image.Image], d
         names = islice(listing(folder, "") if folder.is_dir() else (), _MOST_PICTURES)
         pictures, source = [to_rgb(folder / name) for name in names], str(folder)
         if not pictures:
-            raise UserError(f"{folder} is not a folder with images in it. Give another --images, or none for noise.")
+            raise UserError(
+                f"{folder} is not a folder with images in it. Give another folder, or leave out --images for noise."
+            )
     sizes = Counter(f"{picture.width} x {picture.height}" for picture in pictures)
     return pictures, {"source": source, "count": len(pictures), "sizes": [*sizes], "decode": "not included"}
 

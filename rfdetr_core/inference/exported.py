@@ -63,12 +63,12 @@ class ExportedPredictor(BasePredictor):
         names = (*session.inputs, *session.outputs)
         if set(names) != {*expected, *["masks"] * architecture.segmentation}:
             raise UserError(
-                f"{session.path} has other inputs or outputs than its description: {', '.join(names)}. {AGAIN}"
+                f"{session.path} does not match its description. Its inputs and outputs are {', '.join(names)}. {AGAIN}"
             )
         if session.precision != PRECISIONS[description.precision]:
             raise UserError(
-                f"{session.path}: its description says the precision {description.precision}, but it computes in "
-                f"{session.precision}. Another tool has changed it, so its measurements are not valid any more. {AGAIN}"
+                f"{session.path}: its description has the precision {description.precision}, but it computes in "
+                f"{session.precision}. Another tool has changed it, so its measurements are no longer valid. {AGAIN}"
             )
 
     @classmethod

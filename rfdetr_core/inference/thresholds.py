@@ -121,7 +121,7 @@ def _find(checkpoint: Path | None) -> Path:
         return existing
     raise UserError(
         f"{checkpoint} has no recommended thresholds: {' and '.join(map(str, paths))} do not exist. "
-        "Run dvc repro in its project, which writes the file, or give the path of the file."
+        "Run dvc repro in its project to write the file, or give the path of the file."
     )
 
 
@@ -130,8 +130,8 @@ def _require_model(read: Thresholds, path: Path, predictor: BasePredictor) -> No
     model = predictor.source or "the model"
     if read.model.tensors != predictor.tensors:
         raise UserError(
-            f"{path} is for another model: the digest of its weights is {short(read.model.tensors)}, that of "
-            f"{model} is {short(predictor.tensors)}. Evaluate this model (dvc repro), "
+            f"{path} belongs to another model: its weights have the digest {short(read.model.tensors)}, but those of "
+            f"{model} have {short(predictor.tensors)}. Evaluate this model (dvc repro), "
             "or give the thresholds that belong to it."
         )
     if different := sorted(set(predictor.class_names) ^ read.classes.keys()):

@@ -131,6 +131,6 @@ def _triton() -> str:
 def _check_header() -> None:
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
         raise UserError(
-            "train.compile needs Python.h, which compiled code is built with. Install Python's headers (on Debian: "
+            "train.compile builds code that needs the file Python.h. Install Python's headers (on Debian: "
             "apt-get install python3-dev), or set train.compile: off."
         )

@@ -211,7 +211,7 @@ class TrainConfig(Config):
         try:
             json.dumps(value, allow_nan=False)
         except ValueError:
-            raise ValueError("it may not hold nan or inf.") from None
+            raise ValueError("it must not contain nan or inf.") from None
         return value
 
     @model_validator(mode="after")
@@ -225,18 +225,22 @@ class TrainConfig(Config):
             raise ValueError(f"{', '.join(weights)} are all 0: nothing would be learnt.")
         self._check_schedule()
         if reserved := {"params", "lr", "weight_decay", "fused", "foreach"} & self.optimizer_kwargs.keys():
-            raise ValueError(f"optimizer_kwargs may not hold {', '.join(sorted(reserved))}: other options decide it.")
+            raise ValueError(f"Remove {', '.join(sorted(reserved))} from optimizer_kwargs: other options set it.")
         if self.batch_size == "auto":
             if self.grad_accum_steps != 1:
-                raise ValueError("batch_size auto also finds grad_accum_steps: remove it, or give a batch_size.")
+                raise ValueError(
+                    "batch_size auto also sets grad_accum_steps. Remove grad_accum_steps, or give batch_size a number."
+                )
             if self.devices != 1 or self.num_nodes != 1:
-                raise ValueError("batch_size auto probes one device: with more, give a number.")
+                raise ValueError("batch_size auto needs a single device. For more devices, give batch_size a number.")
         if self.portable:
             self._check_portable()
         if not self.use_ema:
             self._require_defaults("use_ema is false", _EMA_KEYS)
         elif self.strategy.startswith(("fsdp", "deepspeed")):
-            raise ValueError(f"strategy {self.strategy} splits the weights, so no average: add use_ema: false.")
+            raise ValueError(
+                f"strategy {self.strategy} splits the weights, so EMA is not possible. Set use_ema: false."
+            )
         return self
 
     def _check_portable(self) -> None:
@@ -258,10 +262,12 @@ class TrainConfig(Config):
             for name, value in self.lr_scheduler_kwargs.items():
                 most = numbers[name].most
                 if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-                    raise ValueError(f"lr_scheduler_kwargs {name} {value!r} must be a number from 0 to {most:g}.")
+                    raise ValueError(
+                        f"lr_scheduler_kwargs {name} is {value!r}: it must be a number from 0 to {most:g}."
+                    )
             self._require_defaults(f"lr_scheduler is {self.lr_scheduler}", ("lr_scheduler_interval",))
         elif self.warmup_epochs and (self.lr_scheduler == PLATEAU or self.lr_scheduler_interval == "epoch"):
-            raise ValueError("warmup_epochs needs a schedule that steps with the optimiser: remove it.")
+            raise ValueError("warmup_epochs needs a schedule that steps with the optimiser. Remove warmup_epochs.")
         if self.lr_scheduler != PLATEAU:
             self._require_defaults(f"lr_scheduler is not {PLATEAU}", ("lr_scheduler_monitor",))
         elif self.lr_scheduler_monitor in ("val/loss", "val/ema_loss") and self.compute_val_loss is False:

@@ -132,7 +132,9 @@ def read_inputs(
     if config.compile != "off":
         compilation.code_generator(device_kind(config))
     if config.class_names not in (None, classes):
-        raise UserError(f"train.class_names are {config.class_names}, but the dataset's are {classes}. Change one.")
+        raise UserError(
+            f"train.class_names is {config.class_names}, but the classes of the dataset are {classes}. Change one."
+        )
     requested, sizes = config, training_sizes(config, architecture)
     side = max(sizes, default=architecture.resolution)
     config = with_batch_size(config, model, architecture, side, output / record.STATE_FILE)

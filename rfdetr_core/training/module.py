@@ -198,7 +198,9 @@ class TrainingModule(LightningModule):
         monitor, validated = self.config.lr_scheduler_monitor, any(key.startswith("val/") for key in self.epoch_metrics)
         if self.config.lr_scheduler == PLATEAU and validated and monitor not in self.epoch_metrics:
             names = ", ".join(sorted(self.epoch_metrics))
-            raise UserError(f"train.lr_scheduler_monitor: an epoch has no value {monitor}. It has: {names}.")
+            raise UserError(
+                f"train.lr_scheduler_monitor is {monitor}, but an epoch has no such value. It has: {names}."
+            )
 
     def _raise_if_not_finite(self, step: Step | None) -> None:
         if step is None:
@@ -210,7 +212,7 @@ class TrainingModule(LightningModule):
             f"the {term_kind} of step {step.number} in epoch {epoch + 1} is not finite: "
             f"{', '.join(f'{name} {value:g}' for name, value in terms.items())}; learning rate {lr:g}. "
             f"Images of the batch: {', '.join(sample.path for sample in step.batch.samples)}. "
-            f"Lower train.lr (now {config.lr:g}), or train with amp_dtype null (now {config.amp_dtype})."
+            f"Lower train.lr (now {config.lr:g}), or set train.amp_dtype to null (now {config.amp_dtype})."
         )
         details = {"epoch": epoch, "step": step.number, "lr": lr, "amp": str(self.trainer.precision)}
         weights, args = self.detector.state_dict(), config.model_dump(mode="json")

@@ -60,7 +60,7 @@ class NonFiniteError(UserError):
         """Write the file. Returns the message, which names it."""
         path = folder / FILE
         write_plain(path, self.content)
-        return f"{self} The batch and the weights are in {path}; python -m {__name__} {path} computes it again."
+        return f"{self} The batch and the weights are in {path}. To compute the loss again: python -m {__name__} {path}"
 
 
 class Watch:
@@ -150,4 +150,4 @@ if __name__ == "__main__":
     say(f"epoch {content['epoch'] + 1}, {details}")
     say(*content["batch"]["paths"])
     for name, value in replay(path).items():
-        say(f"{name:20} {content['losses'][name]:12g} then, {value:12g} in fp32")
+        say(f"{name:20} {content['losses'][name]:12g} in the training, {value:12g} now in fp32")

@@ -119,8 +119,9 @@ class RunFiles(LightningCheckpoint):
         epochs = trainer.strategy.broadcast(len(self.history))
         if epochs != len(self.history):
             raise UserError(
-                f"rank {trainer.global_rank} resumes after epoch {len(self.history)}, rank 0 after {epochs}: they run "
-                f"on different machines or folders. Remove {self.folder / STATE_FILE}, or set train.resume to it."
+                f"rank {trainer.global_rank} resumes after epoch {len(self.history)}, but rank 0 after epoch {epochs}: "
+                "they use different machines or folders. "
+                f"Remove {self.folder / STATE_FILE}, or set train.resume to this file."
             )
 
     def rewrite(self, state: Mapping[str, Any], path: Path) -> None:

@@ -36,13 +36,13 @@ def use_portable(config: TrainConfig) -> None:
     if any(os.environ.get(name) != value for name, value in VARIABLES.items()):
         variables = " ".join(f"{name}={value}" for name, value in VARIABLES.items())
         raise UserError(
-            "train.portable: the libraries of this process were loaded without its variables. Start Python again: "
+            "train.portable needs environment variables that are set before torch is loaded. Start Python again: "
             f"env {variables} python ..."
         )
     with_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
     if (capability := torch.backends.cpu.get_cpu_capability()) != "AVX2" or not with_mkl:
         raise UserError(
-            "train.portable needs an x86-64 processor with AVX2, a torch with MKL, and its variables set before Python "
-            f"starts. Here torch computes with {capability}. Set train.portable: false, or start Python again."
+            "train.portable needs an x86-64 processor with AVX2, a torch with MKL, and environment variables that are "
+            f"set before Python starts. Here torch has {capability}. Set train.portable: false, or start Python again."
         )
     setattr(torch.backends.mkldnn, "enabled", False)  # noqa: B010 - a property of a module

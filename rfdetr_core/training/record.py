@@ -219,7 +219,7 @@ def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State
     recorded = state.finished and _recorded(run.get("result", ()))
     if changed and state.finished and not recorded:
         # DVC has since restored the result of another training, so these differences would mislead the user.
-        return None, f"starting from scratch: {path} belongs to another training than dvc.lock."
+        return None, f"starting from scratch, because {path} belongs to another training than dvc.lock."
     if changed:
         kind = "finished" if state.finished else "interrupted"
         code = [phrase for phrase in changed if phrase.startswith("code.")]
@@ -260,12 +260,12 @@ def named_state(path: Path, config: TrainConfig, fingerprint: Mapping[str, Any])
     changes = [phrase for phrase in changed if not phrase.startswith(_LENGTH)]
     if refused := [phrase for phrase in changes if phrase.startswith(_REQUIRED)]:
         raise UserError(
-            f"train.resume needs the same parameters, but {'; '.join(refused)}. For a new training from its weights, "
-            f"set model.pretrain_weights: {path.name}"
+            f"train.resume: {path.name} was trained with other parameters or classes: {'; '.join(refused)}. "
+            f"For a new training from its weights, set model.pretrain_weights: {path.name}"
         )
     state = State(path, content["epoch"] + 1, finished=False)
     if state.epochs > config.epochs:
-        raise UserError(f"{path} has trained {state.epochs} epochs, more than train.epochs: {config.epochs}. Raise it.")
+        raise UserError(f"{path} has {state.epochs} epochs, but train.epochs is {config.epochs}. Raise train.epochs.")
     messages = [f"resuming after epoch {state.epochs} of {path}.", *(f"{phrase}." for phrase in changes)]
     planned, steps = content["run"]["fingerprint"].get("params.train.epochs"), content.get("global_step", 0)
     if type(planned) is not int or not 0 < planned < _MOST_EPOCHS:
@@ -273,7 +273,7 @@ def named_state(path: Path, config: TrainConfig, fingerprint: Mapping[str, Any])
     if state.epochs < config.epochs and planned != config.epochs and config.lr_scheduler in SCHEDULES:
         messages += _rate_change(max(steps, state.epochs), state.epochs, planned, config)
     if state.epochs < min(planned, config.epochs) and config.early_stopping and content["run"]["finished"]:
-        messages.append("It had stopped early: early stopping counts again from 0.")
+        messages.append("That training had stopped early. Early stopping counts again from 0.")
     return state, " ".join(messages)
 
 
@@ -309,8 +309,8 @@ def _rate_change(step: int, trained: int, planned: int, config: TrainConfig) -> 
     before = learning_rate_factor(step - 1, epochs=planned, **numbers)
     after = learning_rate_factor(step, epochs=config.epochs, **numbers)
     if abs(after - before) > _SMALL_CHANGE:
-        schedule = f"the {config.lr_scheduler} schedule of {config.epochs} epochs, not of {planned}"
-        yield f"The learning rate goes from {before:.0%} to {after:.0%} of its full value: {schedule}."
+        schedule = f"the {config.lr_scheduler} schedule now has {config.epochs} epochs, not {planned}"
+        yield f"The learning rate goes from {before:.0%} to {after:.0%} of its full value, because {schedule}."
 
 
 @contextlib.contextmanager
@@ -386,7 +386,7 @@ def _acquired(lock: TextIO) -> bool:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
         note = f"the file system of {Path(lock.name).parent} has no locks ({error.strerror})"
-        say(f"{note}: start no second training there while this one runs.")
+        say(f"{note}. Do not start a second training there while this one runs.")
     return True
 
 

@@ -134,15 +134,15 @@ def check_launched(config: TrainConfig) -> None:
     if started not in (None, expected):
         raise UserError(
             f"{started} processes were started, but train.devices x train.num_nodes is {expected}. Start {expected}, "
-            f"or set train.devices to the processes of a node (for {started} on one node, train.devices: {started})."
+            f"or set train.devices to the number of processes on each node (with one node, train.devices: {started})."
         )
     # MASTER_ADDR and MASTER_PORT can be set by hand; Lightning sets them for the processes that it starts itself.
     if started is None and config.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         raise UserError(
-            f"train.num_nodes is {config.num_nodes}, but several nodes need a launcher. Choose a node HOST and a "
-            f"free PORT of it, and run on each node: torchrun --nnodes={config.num_nodes} "
+            f"train.num_nodes is {config.num_nodes}, but several nodes need a launcher. Choose one node as HOST and a "
+            f"free PORT of this node. Then run on each node: torchrun --nnodes={config.num_nodes} "
             f"--nproc-per-node={devices_per_node(config)} --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT "
-            "-m stages.train. Or start python -m stages.train by srun. For only this machine: train.num_nodes: 1"
+            "-m stages.train. Or start python -m stages.train with srun. For one machine, set train.num_nodes: 1"
         )
 
 
@@ -167,8 +167,8 @@ def _launched() -> int | None:
             else f"{mpi_size} is {os.environ[str(mpi_size)]}"
         )
         raise UserError(
-            f"{cause}, but each process would train alone. For mpirun install mpi4py. Otherwise start one process, or "
-            "use torchrun or srun."
+            f"{cause}, so several processes were started, but each would train alone. For mpirun, install mpi4py. "
+            "Otherwise start one process, or use torchrun or srun."
         )
     return None
 
@@ -217,7 +217,7 @@ def build_trainer(
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - a property of a module
     if "spawn" in config.strategy:
         raise UserError(
-            f"train.strategy is {config.strategy}, but a training cannot be copied to another process. Use ddp."
+            f"train.strategy {config.strategy} copies the training to other processes, which is impossible. Use ddp."
         )
     kind = device_kind(config)
     if kind == "cpu":
@@ -296,7 +296,7 @@ def largest(fits: Callable[[int], bool]) -> int:
     """
     if not fits(1):
         raise UserError(
-            "train.batch_size auto: not even one image fits on the device. Lower model.resolution, or set "
+            "train.batch_size auto: not even one image fits into device memory. Lower model.resolution, or set "
             "model.gradient_checkpointing."
         )
     low, high = 1, 2

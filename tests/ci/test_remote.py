@@ -84,7 +84,7 @@ def test_the_message_says_why_the_remote_cannot_be_used(
         (KEYS, "refusing", "store", f"the remote refuses these credentials (403). Correct {VARIABLES}"),
         (KEYS, "there", "absent", "the bucket does not exist"),
         (KEYS, "away", "store", "the remote cannot be reached. Correct the endpointurl"),
-        (KEYS, "there", "store", "Was it pushed? Run: dvc push"),
+        (KEYS, "there", "store", "the remote lacks files. Run: dvc push"),
     ]
     for variables, address, bucket, expected in cases:
         Path(".dvc/config").write_text(
@@ -99,7 +99,7 @@ def test_the_message_says_why_the_remote_cannot_be_used(
         assert str(error.value).startswith("data/mine cannot be pulled: ")
         assert expected in str(error.value)
         missing = (address, bucket, variables) in (("there", "store", KEYS), ("there", "absent", KEYS))
-        assert missing or "Was it pushed?" not in str(error.value)
+        assert missing or "the remote lacks files" not in str(error.value)
 
 
 def test_an_error_of_a_stage_is_not_attributed_to_the_remote() -> None:

@@ -150,9 +150,12 @@ def test_an_untrusted_certificate_is_refused(
         ({"status": 500}, "the server answers 500"),
         ({"status": 302, "location": "/x.png"}, "the server answers 302 .*infinite loop"),
         ({"status": 302, "location": "https://[::1"}, "cannot be downloaded"),
-        ({"content": b"<html>", "kind": "text/html"}, "is not an image of JPEG.*The server calls it 'text/html'"),
-        ({"content": b""}, "is not an image of JPEG"),
-        ({"content": png(50, 40)[:-30]}, "is not an image of JPEG"),
+        (
+            {"content": b"<html>", "kind": "text/html"},
+            r"is not an image \(JPEG.*The server gives its type as 'text/html'",
+        ),
+        ({"content": b""}, r"is not an image \(JPEG"),
+        ({"content": png(50, 40)[:-30]}, r"is not an image \(JPEG"),
         ({"content": png(50, 40), "cut": 70}, r"cannot be downloaded: cut off after 70 of \d+ bytes"),
         ({"content": png(50, 40), "cut": 70, "chunked": True}, "cannot be downloaded: IncompleteRead"),
         ({"content": png(20_000, 10_000)}, "is too large: 20000 x 10000 pixels"),
@@ -178,7 +181,7 @@ def test_a_server_that_stalls_is_given_up(kind: str, server: SecureServer, monke
     with slow_server("silence") as (silent, _):
         trickled = server.at("/x", trickled=True, length=1_000_000)
         address = silent.replace("http:", "https:") if kind == "silence" else trickled
-        with pytest.raises(UserError, match=r"it did not come within \d+ seconds"):
+        with pytest.raises(UserError, match=r"the download took longer than \d+ seconds"):
             fetch_image(address)
 
 

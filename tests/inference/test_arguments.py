@@ -93,7 +93,7 @@ def test_the_nearest_sides_are_taken() -> None:
 def test_only_the_patch_size_of_the_model_is_accepted(predictor: Predictor, path: Path) -> None:
     assert same(predictor.predict(path, 0.3, None, 8), predictor.predict(path, 0.3))
     for bad_size in (16, 0, "8", True):
-        with pytest.raises(UserError, match=f"patch_size is {bad_size!r}: that of TinyDetector is 8"):
+        with pytest.raises(UserError, match=f"patch_size is {bad_size!r}, but TinyDetector has 8"):
             predictor.predict(path, 0.3, patch_size=bad_size)
 
 

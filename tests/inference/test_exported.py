@@ -272,7 +272,7 @@ def test_a_file_with_another_precision_than_its_description_is_refused(exports: 
     mislabelled = redescribed(exports.path("raw.onnx"), tmp_path / "wrong.onnx", precision="int8")
     with pytest.raises(UserError, match=r"the precision int8, but it computes in f32.*[Ee]xport it again"):
         load_predictor(mislabelled, device="cpu")
-    with pytest.raises(UserError, match="other inputs or outputs"):
+    with pytest.raises(UserError, match=r"does not match its description\. Its inputs and outputs are"):
         load_predictor(redescribed(exports.path("raw.onnx"), mislabelled, postprocess=True), device="cpu")
 
 

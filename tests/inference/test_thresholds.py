@@ -182,7 +182,7 @@ def test_thresholds_of_another_model_or_of_other_classes_are_refused(scene: Scen
     file = write(tmp_path / NAME, thresholds(scene.checkpoint))
     digests = [tensor_digest(weights)[:12] for weights in (checkpoint.weights, changed)]
     predictor = Predictor.from_checkpoint(other, device="cpu")
-    with pytest.raises(UserError, match=rf"another model: .* is {digests[0]}\S+ that of .* is {digests[1]}"):
+    with pytest.raises(UserError, match=rf"another model: .* digest {digests[0]}\S+ but those of .* have {digests[1]}"):
         recommended_thresholds(file, predictor)
     write(file, thresholds(other, {"class0": 0.5, "class1": 0.5, "car": 0.5}))
     with pytest.raises(UserError, match="only one has car, class2"):

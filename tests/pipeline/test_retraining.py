@@ -661,7 +661,7 @@ def test_a_base_without_a_model_or_without_a_comparison_does_not_open_the_gate(
         gate.main()
     (retrained.folder / "dvc.lock").write_text("stages: {}\n")
     retrained.commit("nothing trained")
-    assert "it was not trained" in judged("HEAD", monkeypatch)
+    assert "the base was not trained" in judged("HEAD", monkeypatch)
 
 
 @pytest.mark.parametrize(("verdict", "status"), [("passed", 0), ("failed", 1), ("undecided", 0)])

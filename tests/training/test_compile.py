@@ -247,7 +247,7 @@ def test_without_triton_or_a_c_compiler_cuda_is_refused(monkeypatch: pytest.Monk
 
 def test_without_headers_of_python_nothing_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(compilation.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
-    with pytest.raises(UserError, match=r"needs Python\.h.*train\.compile: off"):
+    with pytest.raises(UserError, match=r"needs the file Python\.h.*train\.compile: off"):
         code_generator("cpu")
 
 

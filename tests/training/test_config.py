@@ -50,7 +50,7 @@ def test_a_class_of_another_project_can_be_read_but_not_trained_with() -> None:
         ({"use_ema": False, "ema_decay": 0.5}, "ema_decay"),
         ({"use_ema": False, "early_stopping_use_ema": True}, "early_stopping_use_ema"),
         ({"batch_size": "auto", "grad_accum_steps": 2}, "grad_accum_steps"),
-        ({"batch_size": "auto", "devices": 2}, "one device"),
+        ({"batch_size": "auto", "devices": 2}, "a single device"),
         ({"batch_size": "many"}, "train.batch_size"),
         ({"multi_scale": "some"}, "train.multi_scale"),
         ({"devices": 0}, "devices"),

@@ -33,7 +33,7 @@ def test_a_batch_that_is_not_finite_is_saved_and_computed_again(where: ProjectPa
     output = tmp_path / "output"
     model = {"pretrain_weights": poisoned(where, tmp_path / "before")}
     with pytest.raises(
-        UserError, match=r"loss (nan|inf).*learning rate 0.001.*train/\d+\.png.*computes it again"
+        UserError, match=r"loss (nan|inf).*learning rate 0.001.*train/\d+\.png.*To compute the loss again"
     ) as raised:
         train(where, output, model=model, train={"multi_scale": "per-sample"})
     kept = read_plain(output / FILE)

@@ -178,7 +178,7 @@ def test_a_schedule_can_follow_the_loss_on_valid(where: ProjectPaths, output: Pa
     never = plateau | {"lr_scheduler_kwargs": {"patience": 0, "threshold": 0.99, "factor": 0.5}}
     history = rows(train(where, output / "loss", train=never))
     assert [float(row["train/lr"]) for row in history] == pytest.approx([1e-3, 1e-3, 5e-4])
-    with pytest.raises(UserError, match=r"has no value val/mAP\. It has: .*val/mAP_50_95"):
+    with pytest.raises(UserError, match=r"is val/mAP, but an epoch has no such value\. It has: .*val/mAP_50_95"):
         train(where, output / "wrong", train=plateau | {"lr_scheduler_monitor": "val/mAP"})
 
 

@@ -255,7 +255,7 @@ def test_resume_to_more_epochs_equals_one_training(
     assert all(torch.equal(tensor, weights[1][key]) for key, tensor in weights[0].items())
     with pytest.raises(UserError, match=r"lr was 0\.001, is 0\.002.*model\.pretrain_weights"):
         train(where, tmp_path / "changed", train={"resume": "state.pth", "lr": 2e-3})
-    with pytest.raises(UserError, match=r"2 epochs, more than train\.epochs: 1"):
+    with pytest.raises(UserError, match=r"has 2 epochs, but train\.epochs is 1"):
         train(where, tmp_path / "fewer", train={"resume": "state.pth", "epochs": 1})
     again = train(where, tmp_path / "reached", train={"resume": "state.pth", "epochs": 2})
     short = outs(tmp_path / "short")
@@ -278,7 +278,7 @@ def test_resuming_for_more_epochs_reports_the_rate_and_resets_early_stopping(
     capsys.readouterr()
     longer = train(where, tmp_path / "longer", train=settings | {"epochs": 12, "resume": "early.pth"})
     printed = capsys.readouterr().out
-    assert "It had stopped early: early stopping counts again from 0." in printed
+    assert "That training had stopped early. Early stopping counts again from 0." in printed
     assert len(longer["history.csv"].splitlines()) == 1 + 3 + 2
     (percentages,) = re.findall(r"The learning rate goes from (\d+)% to (\d+)% of its full value", printed)
     parts = (5 / 12, 6 / 24)  # step 5 (from 0) of the old schedule of 2 x 6 steps, step 6 of the new one of 2 x 12
