@@ -153,7 +153,7 @@ def _wrong_version(package: metadata.Distribution) -> Iterator[str]:
         and module_version is not None
         and str(module_version).partition("+")[0] != package.version.partition("+")[0]
     ):
-        yield f"version {module_version}, described as {package.version}"
+        yield f"version {module_version}, but its metadata says {package.version}"
 
 
 def _changed(package: metadata.Distribution, *, deep: bool) -> Iterator[str]:
@@ -175,7 +175,7 @@ def _changed(package: metadata.Distribution, *, deep: bool) -> Iterator[str]:
             if status.st_size != int(size) or ((deep or newer) and _digest(folder / name) != digest):
                 yield name
         except OSError:
-            yield f"{name} (gone)"
+            yield f"{name} (missing)"
     if deep and str(package.metadata["Name"]).lower() in PACKAGES:
         yield from _unlisted_modules(folder, listed_names)
 
@@ -201,7 +201,7 @@ def _unlisted_modules(folder: Path, listed_names: set[str]) -> Iterator[str]:
         if path.suffix in _MODULE_SUFFIXES and name not in listed_names:
             yield f"{name} (added)"
         elif path.suffix == ".pyc" and not _is_of_its_source(path):
-            yield f"{name} (not of its source)"
+            yield f"{name} (differs from its source)"
 
 
 def _is_of_its_source(compiled: Path) -> bool:

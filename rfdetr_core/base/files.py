@@ -160,7 +160,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         if path.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"more than {_MOST_BYTES:,} bytes")
+            raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
         return parse_json(read_bytes(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist. Run the stage that writes it: dvc repro") from None
@@ -181,7 +181,9 @@ def parse_json(data: bytes) -> Any:
         if _SURROGATE.search(data):
             json.dumps(value, ensure_ascii=False).encode()
     except (RecursionError, UnicodeEncodeError) as error:
-        raise ValueError("nested too deeply" if isinstance(error, RecursionError) else "half a character") from None
+        raise ValueError(
+            "nested too deeply" if isinstance(error, RecursionError) else "a text has half a character"
+        ) from None
     level: list[Any] = [[value]]
     for _ in range(MOST_LEVELS + 1):
         inner = (value.values() if type(value) is dict else value for value in level)
@@ -195,7 +197,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is twice in an object")
+        raise ValueError(f"an object has the key {next(name for name in names if names.count(name) > 1)!r} twice")
     return value
 
 
@@ -207,7 +209,7 @@ def _finite(text: str) -> float:
 
 def _parse_integer(text: str) -> int:
     if len(text) > _MOST_DIGITS:
-        raise ValueError(f"{text[:20]}... has {len(text)} digits")
+        raise ValueError(f"{text[:20]}... has {len(text)} digits, more than the {_MOST_DIGITS} allowed")
     return int(text)
 
 

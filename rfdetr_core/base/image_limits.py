@@ -80,4 +80,6 @@ def check_parts(data: bytes) -> None:
     side = tags.get(TiffImagePlugin.TILEWIDTH, width) if tiled else width
     rows = tags.get(TiffImagePlugin.TILELENGTH if tiled else TiffImagePlugin.ROWSPERSTRIP, height)
     if parts * min(side, width) * min(rows, height) > _MOST_COVERED * width * height:
-        raise ValueError(f"its {parts:,} strips or tiles cover it more than {_MOST_COVERED} times: save it again")
+        raise ValueError(
+            f"its {parts:,} strips or tiles cover the picture more than {_MOST_COVERED} times: save it again"
+        )

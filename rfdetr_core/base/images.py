@@ -138,7 +138,7 @@ def _check_pixels(size: tuple[int, int], kind: str, max_pixels: int | None) -> i
     """The number of pixels of an image. Raises TooLargeError if it is above max_pixels (see `decode`)."""
     pixels = size[0] * size[1]
     if max_pixels is not None and pixels > (most := max_pixels // _LIMIT_DIVISORS.get(kind, 1)):
-        hint = f" for {kind}: as JPEG or PNG it may have more" if most < max_pixels else ""
+        hint = f" for {kind} (JPEG and PNG may have more)" if most < max_pixels else ""
         raise TooLargeError(f"{size[0]} x {size[1]} pixels are more than the {most:,} allowed{hint}")
     return pixels
 
@@ -178,7 +178,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
             if kind == "TIFF":  # opening a TIFF lists all its parts
                 image_limits.check_parts(data)
             return factory(io.BytesIO(data), "")
-    raise ValueError("no such file format")
+    raise ValueError("its content has none of these formats")
 
 
 def read_limited(path: Path, max_pixels: int) -> bytes:

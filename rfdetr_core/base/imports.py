@@ -60,8 +60,8 @@ class Guard(MetaPathFinder):
             raise UserError(f"{fullname} was edited while {self.stage} ran. Run: dvc repro")
         if fullname not in self.modules and (place := self._file_without_digest(fullname, path)):
             raise UserError(
-                f"stage {self.stage} imports {place}, which no digest of code has. So an edit there would rerun "
-                "nothing. Move its source to rfdetr_core/."
+                f"stage {self.stage} imports {place}, but no code digest covers this file. So an edit of it would "
+                "rerun nothing. Move its source to rfdetr_core/."
             )
         return None
 
@@ -141,7 +141,7 @@ def check_class(name: str) -> None:
         places = [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
         if project_file := next((path for path in places if in_project(path)), None):
             raise UserError(
-                f"{part_name} is {project_file}, which no digest of code has. So an edit there would rerun "
+                f"{part_name} is {project_file}, but no code digest covers this file. So an edit of it would rerun "
                 "nothing. Move the module to rfdetr_core/, or use a class of an installed package."
             )
 

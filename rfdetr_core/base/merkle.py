@@ -89,7 +89,7 @@ def is_in_tree(leaf: str, proof: Sequence[Position], size: int, root: str) -> bo
             return False
         case [(index, below), (next_index, above)] if below < leaf < above and next_index == index + 1:
             return False
-    raise ValueError("its leaves are neither the digest nor the two next to it")
+    raise ValueError("it proves other leaves than the digest or the two leaves next to it")
 
 
 _EMPTY = hashlib.sha256().hexdigest()
@@ -112,7 +112,7 @@ def _root_over(position: Position, size: int) -> str:
     """Compute the root from a position in a tree of this size. Raises ValueError if the tree has no such position."""
     digest, index, path = _leaf(position.leaf), position.index, [bytes.fromhex(digest) for digest in position.path]
     if not 0 <= index < size:
-        raise ValueError(f"there is no leaf {index} in a tree of {size}")
+        raise ValueError(f"a tree of {size} leaves has no leaf {index}")
     while size > 1:
         if index % 2 or index + 1 < size:
             if not path:

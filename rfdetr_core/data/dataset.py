@@ -122,8 +122,8 @@ class DetectionDataset(Dataset[Item]):
                 if not crowd
             ):
                 raise UserError(
-                    f"{sample.path} has instances without a polygon or RLE, but the model segments. Annotate them, or "
-                    "choose a model.variant that only detects."
+                    f"{sample.path} has objects without a mask (polygon or RLE), but the model predicts masks. Add the "
+                    "masks, or choose a model.variant that only detects."
                 )
 
     def __len__(self) -> int:

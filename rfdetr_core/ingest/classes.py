@@ -51,7 +51,7 @@ def _check(split: Split, findings: Findings) -> None:
     problems = []
     for category in categories:
         if not is_text(category.name):
-            hint = "" if isinstance(category.name, str) else ": quote it"
+            hint = "" if isinstance(category.name, str) else ". Write it in quotes"
             problems.append(f"the name of class {category.id} is {short_repr(category.name)}, not text{hint}")
     all_ids, all_names = [category.id for category in categories], [str(category.name) for category in classes]
     for kind, values in ("id", all_ids), ("name", all_names):
@@ -64,7 +64,7 @@ def _check(split: Split, findings: Findings) -> None:
     for category in classes:
         spellings[_normalised(category.name)].add(str(category.name))
     for names in (sorted(group) for group in spellings.values() if len(group) > 1):
-        message = f"{' and '.join(map(short_repr, names))} differ only by case or white space"
+        message = f"the names {' and '.join(map(short_repr, names))} differ only by case or white space"
         findings.add("class-names-alike", split.place, message)
 
 

@@ -36,7 +36,7 @@ _NEAR = ("looks like", "near-doubled", "near-leakage")
 _DOUBTS = {
     "dark": (
         "range-unused",
-        "have 16 bits but use at most a quarter of the range. Are they 12 or 14 bits, not scaled up?",
+        "have 16 bits but use at most a quarter of the range. Do they have 12 or 14 bits that were not scaled up?",
     ),
     "veiled": (
         "transparency-unlikely",
@@ -74,14 +74,18 @@ def check_units(dataset: Dataset, facts: Facts, findings: Findings) -> bool:
                 x + right > fact.width + EDGE or y + bottom > fact.height + EDGE
             )
         if count and fractions == count:
-            message = f"all {count} boxes of {name} are within 0 .. 1: fractions of the image, not pixels"
+            message = (
+                f"all {count} boxes of {name} have values from 0 to 1, so they are fractions of the image, not pixels"
+            )
             wrong |= findings.add("boxes-in-other-unit", split.place, message)
         elif pixels > 1 and 2 * pixels > count:
-            message = f"{pixels} of {count} objects of {name} are larger than the image: pixels, not fractions of it"
+            message = (
+                f"{pixels} of {count} boxes of {name} are larger than the image, so they are pixels, not fractions"
+            )
             wrong |= findings.add("boxes-in-other-unit", split.place, message)
         elif count > 2 and 2 * beyond_edge >= count and 20 * corners >= 19 * count:
             message = f"{beyond_edge} of {count} boxes of {name} go over the right or bottom edge. "
-            message += "Read as left, top, right, bottom they fit into their images"
+            message += "Read as left, top, right, bottom, all or nearly all fit into their images"
             wrong |= findings.add("boxes-as-corners", split.place, message)
     return wrong
 
@@ -125,7 +129,7 @@ def check_content(dataset: Dataset, splits: Mapping[str, list[CanonicalImage]], 
             first_without = first_without or image.path * bool(missing)
             without_mask, objects = without_mask + missing, objects + len(counted)
         if 0 < without_mask < objects:
-            message = f"{without_mask} of {objects} objects of {name} have no mask, the first in {first_without}"
+            message = f"{without_mask} of {objects} objects of {name} have no mask. The first is in {first_without}"
             findings.add("masks-incomplete", dataset[name].place, message)
 
 
@@ -251,13 +255,15 @@ def _is_unusable(record: ImageRecord, fact: FileFacts, findings: Findings) -> bo
         (kind for kind, suffixes in _SUFFIXES.items() if record.path.lower().endswith(suffixes)), fact.kind
     )
     if fact.kind and kind_of_suffix != fact.kind:
-        left_out = findings.add("image-of-other-kind", place, f"its content is {fact.kind}")
+        left_out = findings.add(
+            "image-of-other-kind", place, f"its content is {fact.kind}, but its suffix names another format"
+        )
     if fact.several:
         left_out |= findings.add("image-with-frames", place, "it has several frames or pages")
     if claimed in ((None, None), actual):
         return left_out
-    turned = "; was its EXIF orientation ignored?" if claimed == actual[::-1] else ""
-    message = f"{record.place.file} says {short_repr(claimed)}, but the picture is {actual}{turned}"
+    turned = ". Was its EXIF orientation ignored?" if claimed == actual[::-1] else ""
+    message = f"{record.place.file} states the size {short_repr(claimed)}, but the picture has {actual}{turned}"
     return findings.add("image-size-differs", place, message) or left_out
 
 
@@ -275,10 +281,12 @@ def _keep(
         kept = Instance.from_annotation(clipped(annotation, frame), entry)
         same_box = by_box[kept.box]
         if kept in same_box:
-            left_out = findings.add("annotation-doubled", raw.place, f"the same {entry.name} at {kept.box}", kept.box)
+            left_out = findings.add(
+                "annotation-doubled", raw.place, f"another annotation is equal: {entry.name}, box {kept.box}", kept.box
+            )
         else:
-            message = f"a {entry.name} has the box of a {same_box[0].entry.name}" if same_box else ""
-            left_out = bool(same_box) and findings.add("box-doubled", raw.place, f"{message}, {kept.box}", kept.box)
+            message = f"a {entry.name} has the same box as a {same_box[0].entry.name}" if same_box else ""
+            left_out = bool(same_box) and findings.add("box-doubled", raw.place, f"{message}: {kept.box}", kept.box)
         if not left_out:
             same_box.append(kept)
     return sorted((instance for group in by_box.values() for instance in group), key=Instance.order)
@@ -320,7 +328,6 @@ def _check_sufficiency(
         elsewhere = " and ".join(name for name in SPLITS if entry in used[name])
         if used["train"] and entry not in used["train"]:
             code = "class-untrained" if elsewhere else "class-unused"
-            message = (
-                f"class {short_repr(entry.name)} has no object{f' in train, but in {elsewhere}' if elsewhere else ''}"
-            )
+            message = f"class {short_repr(entry.name)} has no object"
+            message += f" in train, but has some in {elsewhere}" if elsewhere else ""
             findings.add(code, dataset["train"].place, message)

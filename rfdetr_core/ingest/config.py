@@ -28,7 +28,7 @@ class SplitConfig(Config):
     @model_validator(mode="after")
     def _leaves_train(self) -> Self:
         if not 0 < self.valid + self.test < 1:
-            raise ValueError(f"valid {self.valid} and test {self.test} must together be more than 0 and less than 1")
+            raise ValueError(f"the sum of valid {self.valid} and test {self.test} must be more than 0 and less than 1")
         return self
 
 
@@ -57,6 +57,10 @@ class ValidateConfig(Config):
     def _changeable(cls, severities: dict[str, Severity]) -> dict[str, Severity]:
         changeable = sorted(code for code, rule in RULES.items() if rule.scope != "dataset")
         for code in severities.keys() - changeable:
-            reason = "always stops: leaving something out cannot help" if code in RULES else "is not a finding code"
-            raise ValueError(f"{code} {reason}. Codes that can be set: {', '.join(changeable)}")
+            reason = (
+                "always stops the pipeline, so its severity cannot be changed"
+                if code in RULES
+                else "is not a finding code"
+            )
+            raise ValueError(f"{code} {reason}. Codes whose severity can be changed: {', '.join(changeable)}")
         return severities

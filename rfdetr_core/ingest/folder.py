@@ -50,7 +50,7 @@ def check_folder(root: Path, labels: tuple[str, ...], option: str = OPTION, proj
     for pointer in sorted((*folder.glob("*.dvc"), *folder.glob("*/*.dvc"))):
         if not pointer.with_suffix("").exists():
             part = root / pointer.relative_to(folder)
-            raise UserError(f"{part.with_suffix('')} is not here, but {part} is. Fetch it: dvc pull {part}")
+            raise UserError(f"{part.with_suffix('')} does not exist, but {part} does. Fetch the data: dvc pull {part}")
     if option != OPTION:
         return []
     if (elsewhere := _place_elsewhere(folder, project)) is not None:
@@ -132,7 +132,7 @@ def _ignored(folder: Path, suffixes: tuple[str, ...], patterns: str) -> list[str
     return sorted(name for name in visible if name.lower().endswith(suffixes) or name == METADATA)
 
 
-SYSTEM_FOLDERS = {"@eaDir": "thumbnails of a Synology server", "__MACOSX": "added to archives by macOS"}
+SYSTEM_FOLDERS = {"@eaDir": "a folder of a Synology server", "__MACOSX": "a folder that macOS adds to archives"}
 
 
 def is_hidden_or_system(name: str) -> bool:
@@ -151,9 +151,9 @@ LINK_OUT = "a link that leaves the dataset folder and does not lead into the cac
 def name_problem(name: object) -> tuple[str, str] | None:
     """Why a file name must not be used, as (code, message); None if it may be used. Does not look for the file."""
     if not isinstance(name, str) or not name.strip("/. "):
-        return "path-malformed", f"the file name is {short_repr(name)}"
+        return "path-malformed", f"the file name is {short_repr(name)}, not the path of a file"
     if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or re.match(r"[A-Za-z]:", name):
-        return "path-outside", f"the file name {short_repr(name)} leaves the folder"
+        return "path-outside", f"the file name {short_repr(name)} leaves the dataset folder"
     if "\\" in name or not is_text(name) or max(map(len, name.encode().split(b"/"))) > _LONGEST:
         return (
             "path-malformed",

@@ -168,8 +168,8 @@ def mask_problem(segmentation: dict[str, Any], height: int, width: int) -> str |
     if runs is None:
         return "the counts of the run lengths are neither a list of lengths nor COCO's compressed form"
     if runs.sum() != height * width:
-        return f"the run lengths sum up to {runs.sum()}, the image has {height} x {width} pixels"
-    return None if runs[1::2].any() else "the run lengths have no pixel inside"
+        return f"the run lengths sum up to {runs.sum()}, but the image has {height} x {width} pixels"
+    return None if runs[1::2].any() else "the mask of the run lengths has no pixel"
 
 
 def mask_area(segmentation: Any) -> float:

@@ -127,7 +127,7 @@ def _parse(text: str, findings: Findings) -> list[tuple[int, list[str]]] | None:
         options |= {"names": range(width + 1), "index_col": False, "on_bad_lines": lambda row: row[: width + 1]}
         table = pd.read_csv(io.StringIO(text), **options)
     except ValueError as error:  # pandas' errors are ValueErrors
-        findings.add("metadata-unreadable", _PLACE, f"not CSV: {error}")
+        findings.add("metadata-unreadable", _PLACE, f"it is not valid CSV: {error}")
         return None
     rows, line = [], 1
     for row in zip(*(table[column].tolist() for column in table.columns), strict=True):
@@ -151,9 +151,8 @@ def _columns(header: list[str], findings: Findings) -> dict[str, int] | None:
             ),
             "",
         )
-        message = (
-            f"{len(of_image)} columns are called file_name, not one. The header is {listed(map(short_repr, header), 8)}"
-        )
+        message = f"{len(of_image)} columns are called file_name, but one must be. The header is "
+        message += listed(map(short_repr, header), 8)
         findings.add("metadata-unreadable", place, message + hint)
         return None
     counts = Counter(name.casefold() for name in names)
@@ -164,7 +163,7 @@ def _columns(header: list[str], findings: Findings) -> dict[str, int] | None:
         if number == of_image[0] or (folded in reported and folded):
             continue
         if not is_text(name) or len(name) > MOST_CHARACTERS:
-            message = f"column {number + 1} is called {short_repr(header[number])}"
+            message = f"the name of column {number + 1} is empty, too long or not text: {short_repr(header[number])}"
         elif folded == PATH:
             message = f"column {number + 1} is called {name}. This name is reserved for the column of the image paths"
         elif counts[folded] > 1:
@@ -215,12 +214,14 @@ def _image(
     """The image that a row names; None, with a finding, if it names no image or may name several."""
     place = Place(METADATA, line)
     if len(cells) != width:
-        count = "more cells than" if len(cells) > width else f"{len(cells)} cells, not"
-        findings.add("metadata-row", place, f"the row has {count} the {width} of the header")
+        count = (
+            "more cells than the header, which has" if len(cells) > width else f"{len(cells)} cells, but the header has"
+        )
+        findings.add("metadata-row", place, f"the row has {count} {width}")
         return None
     name = cells[image_column].strip()
     if not name:
-        findings.add("metadata-row", place, "the row names no image")
+        findings.add("metadata-row", place, "the cell file_name is empty")
         return None
     images = names.find(posixpath.normpath(name))
     if len(images) == 1:
@@ -229,7 +230,7 @@ def _image(
         message = f"{short_repr(name)} may mean {' or '.join(images)}"
         findings.add("metadata-ambiguous", place, message)
     else:
-        findings.add("metadata-without-image", place, f"the dataset names no image {short_repr(name)}")
+        findings.add("metadata-without-image", place, f"no split has the image {short_repr(name)}")
     return None
 
 
@@ -243,7 +244,8 @@ def _values(place: Place, cells: list[str], columns: dict[str, int], findings: F
         elif text:
             size = f"has {len(text):,} characters" if len(text) > MOST_CHARACTERS else f"is {short_repr(text)}"
             message = (
-                f"{short_repr(name)} {size}. Allowed: {MOST_CHARACTERS:,} characters, no line end or control character"
+                f"the value of {short_repr(name)} {size}. Allowed: at most {MOST_CHARACTERS:,} characters, "
+                "no line end or control character"
             )
             findings.add("metadata-value", place, message)
     return values

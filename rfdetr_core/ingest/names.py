@@ -73,7 +73,7 @@ def _check_sources(dataset: Dataset, facts: Facts, findings: Findings) -> set[tu
             )
             if split == name or digest_or_path(path, facts) == digest_or_path(other_path, facts):
                 continue
-            message = f"by their names, it and {other_path}, which is in {split}, are copies of one picture"
+            message = f"its name says that it shows the same picture as {other_path}, which is in {split}"
             if roboflow_source(below) is None:
                 same_stems[name, split].append((path, other_path))
             elif findings.add("origin-leakage", Place(path, image=path), message):
@@ -81,7 +81,8 @@ def _check_sources(dataset: Dataset, facts: Facts, findings: Findings) -> set[tu
     for (name, split), pairs in same_stems.items():
         path, other_path = pairs[0]
         message = (
-            f"{len(pairs)} images of {name} are named as images of {split}: {path} and {other_path}. Are they copies?"
+            f"{len(pairs)} images of {name} have the names of images of {split}, such as {path} and {other_path}. "
+            "Are they copies?"
         )
         if findings.add("names-in-two-splits", Place(path, image=path), message):
             left_out |= {(name, path) for path, _ in pairs}
@@ -129,9 +130,11 @@ def check_files(root: Path, dataset: Dataset, findings: Findings) -> None:
 
     def note(path: Path, reason: str) -> None:
         location = joined(".", path.relative_to(root).as_posix())
-        findings.add("file-ignored", Place(location), f"it is {reason}. It is not read")
+        findings.add("file-ignored", Place(location), f"it is {reason}, so it is not read")
 
-    for parent, folders, names in os.walk(root, onerror=lambda error: note(Path(error.filename), str(error.strerror))):
+    for parent, folders, names in os.walk(
+        root, onerror=lambda error: note(Path(error.filename), f"unreadable ({error.strerror})")
+    ):
         for folder in sorted(folders):
             path = Path(parent, folder)
             if is_hidden_or_system(folder):
@@ -154,7 +157,9 @@ def check_files(root: Path, dataset: Dataset, findings: Findings) -> None:
             elif suffix in SUFFIXES and not was_searched:
                 unlisted.setdefault(below, []).append(location)
             elif _COCO_FILE.fullmatch(name) and findings.config.coco is None:
-                findings.add("labels-not-read", Place(location), "it looks like annotations, but is not read")
+                findings.add(
+                    "labels-not-read", Place(location), "it has the name of an annotation file, but no split uses it"
+                )
     for folder, paths in unlisted.items():
-        message = f"{len(paths)} images in it do not belong to a split. The first: {paths[0]}"
+        message = f"{len(paths)} images in this folder do not belong to a split. The first: {paths[0]}"
         findings.add("image-not-listed", Place(folder), message)

@@ -96,7 +96,9 @@ def _malformed_box(annotation: Annotation, frame: Frame) -> str | None:
 
 def _infinite_box(annotation: Annotation, frame: Frame) -> str | None:
     return (
-        None if all(map(math.isfinite, numbers(annotation.box) or ())) else f"the box is {short_repr(annotation.box)}"
+        None
+        if all(map(math.isfinite, numbers(annotation.box) or ()))
+        else f"the box {short_repr(annotation.box)} has a number that is not finite"
     )
 
 
@@ -146,7 +148,7 @@ def _box_over_edge(annotation: Annotation, frame: Frame) -> str | None:
     )
     if over <= EDGE:
         return None
-    message = f"the box {_span(annotation.box)}, or a polygon of it, goes {over:g} pixels over the edge of"
+    message = f"the box {_span(annotation.box)}, or a polygon of its mask, goes {over:g} pixels over the edge of"
     return f"{message} the {frame.width} x {frame.height} image"
 
 
@@ -167,7 +169,7 @@ def _mask_beyond_box(annotation: Annotation, frame: Frame) -> str | None:
         annotation.box[1] + annotation.box[3],
     )
     over = max((max(left - x, top - y, x + w - right, y + h - bottom) for x, y, w, h in parts), default=0.0)
-    return f"its mask reaches {over:g} pixels out of the box {_span(annotation.box)}" if over > _LOOSE else None
+    return f"the mask reaches {over:g} pixels out of the box {_span(annotation.box)}" if over > _LOOSE else None
 
 
 def _tiny_box(annotation: Annotation, frame: Frame) -> str | None:
@@ -187,13 +189,13 @@ def _area_unlike_box(annotation: Annotation, frame: Frame) -> str | None:
         return None
     (area,) = numbers([annotation.area]) or (math.nan,)
     if not 0 < area <= 1.01 * limit + 1:
-        return f"the area is {short_repr(annotation.area)}, but that of the box is {limit:g}"
+        return f"the key area is {short_repr(annotation.area)}, but the box has the area {limit:g}"
     inside = mask_area(annotation.segmentation)
     # Tools write the area of the box or of the mask. Overlapping polygons count twice here.
     return (
         None
         if area + 1 >= inside / 2
-        else f"the area is {short_repr(annotation.area)}, but that of the mask is {inside:g}"
+        else f"the key area is {short_repr(annotation.area)}, but the mask has the area {inside:g}"
     )
 
 
@@ -214,13 +216,13 @@ ANNOTATION_RULES = (
     Rule("box-not-finite", "error", "unusable", "Write the box as four finite numbers.", _infinite_box),
     Rule("box-without-area", "error", "unusable", "Draw the box again, or remove it.", _box_without_area),
     Rule("box-outside", "error", "unusable",
-         "Move the box, or remove it. Are its coordinates those of this image?", _box_outside),
+         "Move the box, or remove it. Do its coordinates belong to this image?", _box_outside),
     Rule("box-beyond-image", "error", "unusable", "Draw the box again. Is it in another unit?", _box_beyond_image),
     Rule("segmentation-malformed", "error", "usable",
          "Draw the mask again. With severity warning, the box is used without the mask.",
          _malformed_segmentation, lambda annotation: replace(annotation, segmentation=None)),
     Rule("partly-outside", "warning", "usable",
-         "The box is clipped to the image. If many boxes are clipped, check whether they are left, top, right, bottom.",
+         "The box is clipped to the image. If many boxes are clipped: do they have the form left, top, right, bottom?",
          _box_over_edge),
     Rule("polygon-crosses-itself", "warning", "usable",
          "Draw the polygon again: its inside is ambiguous.", _crossing_polygon),
@@ -231,7 +233,7 @@ ANNOTATION_RULES = (
     Rule("box-whole-image", "warning", "usable",
          "Draw the box around the object, unless the object fills the image.", _box_of_whole_image),
     Rule("area-unlike-box", "warning", "usable",
-         "Correct the area. The area in the file is ignored: that of the mask or box is used.",
+         "Correct the key area. It is ignored: the area of the mask or box is used instead.",
          _area_unlike_box, lambda annotation: replace(annotation, area=None)),
 )  # fmt: skip
 
@@ -239,15 +241,16 @@ _OTHERS = (
     # Files of labels.
     Rule("labels-unreadable", "error", "dataset", "Write the file again as valid UTF-8."),
     Rule("labels-malformed", "error", "dataset", "Export the dataset again, or correct the file by hand."),
-    Rule("labels-missing", "error", "dataset", "Add what is missing, or remove the folder or key that names it."),
+    Rule("labels-missing", "error", "dataset",
+         "Add the missing file or folder, or remove the folder or key that refers to it."),
     Rule("labels-outside", "error", "dataset", "Put the files into the dataset folder, and correct the names."),
     Rule("base-ignored", "warning", "split",
          "In data.yaml, write `path: .` or remove the key path. Then every reader finds the images."),
     Rule("layout-ambiguous", "warning", "split", "Remove the files of the layout that you do not use."),
     Rule("label-unreadable", "error", "unusable", "Write the label file again as UTF-8 text, or remove it."),
     Rule("label-without-image", "warning", "split",
-         "Add the image of this label file to a split, move the file to the place that belongs to its image, "
-         "or remove it."),
+         "Add the image of this label file to a split, move the label file to the path that its image requires, "
+         "or remove the label file."),
     Rule("labels-not-read", "warning", "split",
          "Give the file the name that its layout requires, name it in validate.coco of params.yaml, or remove it."),
     Rule("key-doubled", "error", "dataset", "Keep one of the two keys: readers differ in which one they use."),
@@ -280,7 +283,7 @@ _OTHERS = (
          "Compare the images. If they are copies, keep them in one split: otherwise the scores are too high."),
     Rule("masks-incomplete", "warning", "split", "Draw the missing masks if you train a segmentation model."),
     Rule("boxes-in-other-unit", "error", "split",
-         "Export the dataset again: COCO needs pixels, YOLO fractions of the image."),
+         "Export the dataset again: COCO needs pixels, and YOLO needs fractions of the image."),
     Rule("boxes-as-corners", "error", "split", "Export the dataset again: COCO needs left, top, width, height."),
     # Images.
     Rule("image-malformed", "error", "unusable", "Give the entry an id, 0 or larger, and a file_name."),
@@ -292,8 +295,8 @@ _OTHERS = (
          "Add the image to a split. An image without objects is a negative example."),
     Rule("image-not-read", "warning", "split", "Save the image as JPEG, PNG, BMP, WebP or TIFF, or remove it."),
     Rule("image-without-labels", "warning", "split",
-         "Add the label file: for images/train/1.jpg it is labels/train/1.txt; without a folder images, it is "
-         "beside the image. An empty file means: no objects."),
+         "Add the label file: for images/train/1.jpg it is labels/train/1.txt. If the path has no folder images, the "
+         "label file is beside the image. An empty file means: no objects."),
     Rule("image-missing", "error", "unusable", "Add the file, or remove its entry."),
     Rule("image-unreadable", "error", "unusable", "Replace the file, or remove it and its entry."),
     Rule("image-too-large", "error", "unusable",
@@ -301,7 +304,7 @@ _OTHERS = (
     Rule("image-of-other-kind", "warning", "usable",
          "Rename the file: other tools choose the decoder by the name. Here the content decides."),
     Rule("image-with-frames", "warning", "usable",
-         "Save the other frames as separate images. Only the first one is used."),
+         "Save the other frames as separate images. Only the first frame is used."),
     Rule("range-unused", "warning", "split",
          "Scale the values to the full 16 bits: otherwise the images are nearly black."),
     Rule("transparency-unlikely", "warning", "split",
@@ -321,12 +324,14 @@ _OTHERS = (
     Rule("label-shared", "error", "unusable", "Rename one of the images, so that each has its own label file."),
     # Metadata of images. These leave out the file, a column, a row or a value, but never an image.
     Rule("metadata-unreadable", "error", "unusable",
-         "Write metadata.csv as UTF-8 with commas, the header first, and one column file_name."),
+         "Write metadata.csv as UTF-8, with commas between the cells. The first line is the header, with one column "
+         "file_name."),
     Rule("metadata-column", "error", "unusable",
          "Give every column a unique name, or remove the column. The name path is reserved."),
     Rule("metadata-row", "error", "unusable",
          "Give every row an image in file_name, and as many cells as the header. Quote cells that contain a comma."),
-    Rule("metadata-doubled", "error", "unusable", "Keep the row that is right. Until then, all of them are ignored."),
+    Rule("metadata-doubled", "error", "unusable",
+         "Keep only the row that is right. Until then, all rows of the image are ignored."),
     Rule("metadata-ambiguous", "error", "unusable", "Write the path of the image below the dataset folder."),
     Rule("metadata-without-image", "warning", "unusable",
          "Write the path of an image below the dataset folder, or a file name that only this image has. "
@@ -338,7 +343,7 @@ _OTHERS = (
     Rule("many-objects", "warning", "usable",
          "Cut the image into parts: a model detects at most as many objects as it has queries."),
     Rule("box-doubled", "warning", "usable", "Keep only the object that is right."),
-    Rule("keypoints-ignored", "warning", "split", "Nothing, if you train boxes. Keypoints are not used."),
+    Rule("keypoints-ignored", "warning", "split", "Do nothing if you train boxes. Keypoints are not used."),
     Rule("ignored-as-crowd", "warning", "split",
          "Remove the key ignore to use these objects. They count as crowds now: neither trained on nor scored."),
     Rule("annotation-malformed", "error", "unusable", "Write the annotation as the format requires."),

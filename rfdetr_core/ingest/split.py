@@ -41,7 +41,10 @@ def cut_splits(dataset: Dataset, facts: Facts, config: SplitConfig, *, near_toge
     for name in shares:
         if name in dataset:
             place = dataset[name].place.file
-            raise UserError(f"validate.split.{name} asks for a {name} split, but {place} has one. Remove that key.")
+            raise UserError(
+                f"validate.split.{name} asks for a {name} split, but {place} already has one. Remove "
+                f"validate.split.{name}."
+            )
     images = dataset["train"].images
     groups = _Groups(images, facts)
     if near_together:
@@ -56,8 +59,8 @@ def cut_splits(dataset: Dataset, facts: Facts, config: SplitConfig, *, near_toge
         if not drawn_splits[name] and largest > 2 * part * len(images):
             raise UserError(
                 f"validate.split.{name} leaves {name} without an image: {largest} of {len(images)} images of train "
-                "are copies or look alike, and stay together. Make the splits by hand, or ask for a larger fraction. "
-                "To separate images that only look alike: validate.severities: {near-leakage: ignore}"
+                "are copies or look alike, so they stay in one split. Make the splits by hand, or ask for a larger "
+                "fraction. To separate images that only look alike: validate.severities: {near-leakage: ignore}"
             )
     return _with_splits(dataset, drawn_splits)
 

@@ -72,13 +72,13 @@ class Cache:
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError as error:
-                _note(f"{path} is created again: {error}")
+                _note(f"the cache {path} cannot be read and is created again: {error}")
                 _remove(path)
                 _prepare(path, checker)
         except BlockingIOError:
-            self._give_up(f"{path} is in use by another validation")
+            self._give_up(f"the cache {path} is in use by another validation")
         except (OSError, sqlite3.Error) as error:
-            self._give_up(f"{path} is not used: {error}")
+            self._give_up(f"the cache {path} cannot be used: {error}")
 
     def keep(self, sha256: bytes, value: bytes) -> None:
         """Add a value. Values are written in batches."""
@@ -99,10 +99,10 @@ class Cache:
                 if in_use:
                     connection.execute("DELETE FROM images WHERE number <= ?", (newest - max(_KEPT, 2 * in_use),))
         except sqlite3.OperationalError as error:
-            self._give_up(f"{self.path} is not written: {error}")
+            self._give_up(f"the cache {self.path} cannot be written: {error}")
         except sqlite3.DatabaseError as error:
             _remove(self.path)
-            self._give_up(f"{self.path} was damaged and is removed: {error}")
+            self._give_up(f"the cache {self.path} is damaged and was removed: {error}")
 
     def close(self, in_use: int) -> None:
         """Write the remaining values and release the lock."""

@@ -140,10 +140,10 @@ def validate_dataset(
         count = len(findings.stopping)
         where = f"listed in {reports / 'findings.csv'}"
         where += f" and shown in {reports / 'index.html'}" if write_page else ""
-        remedy = "Correct them"
+        remedy = "Correct them."
         if not findings.broken and config.on_error != "drop" and option == OPTION:
-            remedy += ", or leave out what they name with validate.on_error: drop in params.yaml"
-        raise UserError(f"{root} has {count} error{'s' * (count != 1)}, {where}. {remedy}.")
+            remedy += " Or leave out the images and objects with errors: validate.on_error: drop in params.yaml."
+        raise UserError(f"{root} has {count} error{'s' * (count != 1)}, {where}. {remedy}")
     images, objects = tables(dataset)
     counts = {
         name: _count(images[images.split == number], objects[objects.split == number], dataset.classes)

@@ -94,15 +94,16 @@ class Workers(Generic[Result]):
             raise out_of_memory(item)
         how = f"was killed ({signal.Signals(-status).name})" if status < 0 else f"ended with status {status}"
         raise UserError(
-            f"a process that checks images {how} while it read {item}. If memory ran out, free some. If the file is "
-            "huge or strange, remove it."
+            f"a process that checks images {how} while it read {item}. If memory ran out, free some memory. If the "
+            "file is huge or strange, remove it."
         )
 
 
 def out_of_memory(item: str) -> UserError:
     """The error for an image that does not fit into memory."""
     return UserError(
-        f"memory ran out at {item}. Free some, or lower validate.max_pixels: larger images then become findings."
+        f"memory ran out while {item} was decoded. Free some memory, or lower validate.max_pixels: larger images are "
+        "then reported as findings."
     )
 
 

@@ -163,13 +163,13 @@ def invalid_reason(architecture: Architecture) -> str | None:
         if heads < 1 or width % heads:
             return f"a width of {width} is not divisible by {heads} heads"
     if indexes != sorted({*indexes}) or not 1 <= indexes[-1] <= blocks:
-        return f"feature indexes {indexes} are not rising numbers of {blocks} blocks"
+        return f"feature indexes {indexes} must be rising numbers from 1 to {blocks}, the number of blocks"
     resolution, stride = architecture.resolution, architecture.stride
     if resolution % stride:
         factors = f"{architecture.patch_size} x {architecture.windows}"
         return f"a resolution of {resolution} is not divisible by {factors} = {stride}"
     if resolution < architecture.mask_downsample_ratio:
-        return f"masks of {resolution} pixels cannot be {architecture.mask_downsample_ratio} times smaller"
+        return f"a resolution of {resolution} is less than mask_downsample_ratio {architecture.mask_downsample_ratio}"
     return None
 
 
@@ -185,8 +185,8 @@ def resized(architecture: Architecture, resolution: int) -> dict[str, int]:
     if resolution % stride:
         below = resolution // stride * stride
         raise UserError(
-            f"model.resolution {resolution} is not divisible by patch_size {architecture.patch_size} x windows "
-            f"{architecture.windows} = {stride} of {architecture.name}. "
+            f"model.resolution {resolution} is not divisible by {stride}, which is patch_size "
+            f"{architecture.patch_size} x windows {architecture.windows} of {architecture.name}. "
             f"Nearest: {max(below, stride)} or {below + stride}."
         )
     grid_follows = architecture.position_grid == architecture.resolution // architecture.patch_size

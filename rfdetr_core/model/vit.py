@@ -85,7 +85,7 @@ class VisionTransformer(nn.Module):
         """
         if images.shape[-2] % self.stride or images.shape[-1] % self.stride:
             raise ValueError(
-                f"images of {tuple(images.shape[-2:])} pixels: both sides must be divisible by {self.stride}"
+                f"the images have {tuple(images.shape[-2:])} pixels, but both sides must be divisible by {self.stride}"
             )
         patches = self.patch_projection(images).permute(0, 2, 3, 1)  # (B, H, W, C)
         height, width = patches.shape[1:3]

@@ -361,7 +361,7 @@ def test_a_stage_may_not_import_code_of_the_project_that_has_no_digest(project: 
     (project / "data").mkdir()
     train = Guard(Code(project), "train")
     for name, path in (("helpers", "helpers.py"), ("tests", "tests/__init__.py")):
-        with pytest.raises(UserError, match=f"^stage train imports {path}, which no digest"):
+        with pytest.raises(UserError, match=f"^stage train imports {path}, but no code digest covers"):
             train.find_spec(name, None)
     with pytest.raises(UserError, match=r"^stage train imports rfdetr_core/native\.pyc"):
         train.find_spec("rfdetr_core.native", [str(project / "rfdetr_core")])

@@ -86,7 +86,9 @@ def test_an_edited_file_of_a_package_is_found_and_only_deep_finds_one_with_an_ol
 def test_a_module_with_another_version_than_its_metadata_is_found(installed: Installed) -> None:
     import numpy as np
 
-    assert list(environment._wrong_version(installed.package)) == [f"version {np.__version__}, described as 1.0"]
+    assert list(environment._wrong_version(installed.package)) == [
+        f"version {np.__version__}, but its metadata says 1.0"
+    ]
     assert list(environment._wrong_version(metadata.distribution("numpy"))) == []
 
 
@@ -115,7 +117,7 @@ def test_deep_finds_a_module_added_to_a_package_and_a_compiled_one_that_differs_
     (installed.folder / "numpy" / "core.abi3.so").write_bytes(b"")
     assert list(environment._changed(installed.package, deep=False)) == []
     assert list(environment._changed(installed.package, deep=True)) == [
-        f"numpy/__pycache__/{compiled.name} (not of its source)",
+        f"numpy/__pycache__/{compiled.name} (differs from its source)",
         "numpy/core.abi3.so (added)",
     ]
 
@@ -124,7 +126,7 @@ def test_a_missing_file_of_a_package_is_found_and_a_package_without_a_list_is_na
     installed: Installed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (installed.folder / "numpy" / "core.py").unlink()
-    assert list(environment._changed(installed.package, deep=False)) == ["numpy/core.py (gone)"]
+    assert list(environment._changed(installed.package, deep=False)) == ["numpy/core.py (missing)"]
     monkeypatch.setattr(environment, "_distribution", lambda name: installed.package if name == "numpy" else None)
     assert environment.packages_without_list() == []
     (installed.folder / "numpy-1.0.dist-info" / "RECORD").unlink()

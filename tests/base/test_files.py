@@ -110,8 +110,8 @@ def test_a_file_that_is_not_json_is_named(tmp_path: Path, text: str | bytes) -> 
 @pytest.mark.parametrize(
     ("data", "fault"),
     [
-        (b'{"a": 1, "a": 2}', "'a' is twice"),
-        (b'[{"b": {"a": 1, "a": 1}}]', "'a' is twice"),
+        (b'{"a": 1, "a": 2}', "the key 'a' twice"),
+        (b'[{"b": {"a": 1, "a": 1}}]', "the key 'a' twice"),
         (b"[NaN]", "NaN is not a finite number"),
         (b"[-Infinity]", "is not a finite number"),
         (b"[1e999]", "is not a finite number"),
@@ -120,7 +120,7 @@ def test_a_file_that_is_not_json_is_named(tmp_path: Path, text: str | bytes) -> 
         (b'{"a":' * 300 + b"1" + b"}" * 300, "nested too deeply"),
         (b"1" * 5000, "5000 digits"),
         (b"[" + b"1" * 400 + b"]", "400 digits"),
-        (b'["\\ud800"]', "half a character"),
+        (b'["\\ud800"]', "a text has half a character"),
         ('["a"]'.encode("utf-16"), "utf-8"),
         (b'["\xff"]', "utf-8"),
     ],

@@ -96,7 +96,7 @@ def test_a_tiff_of_millions_of_strips_is_refused_before_they_are_listed(compress
 
 
 def test_a_tiff_whose_strips_cover_it_again_and_again_is_refused() -> None:
-    with pytest.raises(UserError, match="cover it more than 32 times"):
+    with pytest.raises(UserError, match="cover the picture more than 32 times"):
         decode(tiff(64, 48, 20_000, 47), "a.tif")
 
 
@@ -119,7 +119,7 @@ def test_a_tiff_with_tiles_that_reach_beyond_it_is_read() -> None:
 def test_a_webp_may_have_half_of_the_pixels_and_is_refused_by_its_header() -> None:
     data = encoded(Image.fromarray(PIXELS), "WEBP")
     assert decode(data, "a.webp", max_pixels=2 * 64 * 48).size == (64, 48)
-    with pytest.raises(TooLargeError, match=r"64 x 48 pixels are more than the 3,071 allowed for WEBP: as JPEG or PNG"):
+    with pytest.raises(TooLargeError, match=r"64 x 48 pixels are more than the 3,071 allowed for WEBP \(JPEG and PNG"):
         decode(data, "a.webp", max_pixels=2 * 64 * 48 - 1)
     assert decode(data, "a.webp", max_pixels=None).size == (64, 48)
 
@@ -154,5 +154,5 @@ def test_only_the_first_of_several_frames_is_decoded(kind: str, corrupt: Callabl
 
 
 def test_a_gif_is_not_opened_at_all() -> None:
-    with pytest.raises(UserError, match="no such file format"):
+    with pytest.raises(UserError, match="its content has none of these formats"):
         decode(encoded(Image.new("P", (3, 3)), "GIF"), "a.gif")

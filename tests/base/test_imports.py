@@ -77,7 +77,7 @@ def test_a_class_comes_from_an_installed_package_or_from_the_projects_own_code(i
         check_class(name)
     assert module_file("tools_of_others.inner.optim") == installed / "tools_of_others" / "inner" / "optim.py"
     for name in ("tests.small.A", "ci.A", "benchmarks.cuda.kit.A"):
-        with pytest.raises(UserError, match="no digest of code has"):
+        with pytest.raises(UserError, match="no code digest covers"):
             check_class(name)
     for name in ("no_such_package.A", "tools_of_others.other.A", "rfdetr_core.no_such_module.A"):
         with pytest.raises(UserError, match="there is no module"):
@@ -96,7 +96,7 @@ def test_nothing_is_imported_from_a_dataset(tmp_path: Path, monkeypatch: pytest.
         (project / "data").symlink_to(data)
     monkeypatch.syspath_prepend(str(project))
     monkeypatch.setattr("rfdetr_core.base.imports.in_project.__defaults__", (project,))
-    with pytest.raises(UserError, match="no digest of code has"):
+    with pytest.raises(UserError, match="no code digest covers"):
         check_class("data.images.optim.A")
     guard = Guard(Code(project), "train")
     with pytest.raises(UserError, match=r"stage train imports data/images/optim\.py"):

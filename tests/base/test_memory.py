@@ -128,7 +128,7 @@ run(lambda: validate_dataset(root, config, out / "report", out / "manifest", cac
 def test_a_validation_without_memory_drops_no_image(least: int, pictures: Path, tmp_path: Path) -> None:
     done = run_short(VALIDATE, str(pictures.parent), str(least), str(tmp_path))
     assert done.returncode == 1
-    assert "error: memory ran out at train/a_" in done.stderr, done.stderr
+    assert "error: memory ran out while train/a_" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "manifest").exists()
     assert not (tmp_path / "report").exists()

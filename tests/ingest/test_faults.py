@@ -54,7 +54,7 @@ def test_messages_name_the_likely_cause(tmp_path: Path) -> None:
         "a track": "id of a track",
         "file of the characters of an address": r"'train/\xe9 2.png'",
         "decimal comma": "decimal points",
-        "names that are numbers": "is 0, not text: quote it",
+        "names that are numbers": "is 0, not text. Write it in quotes",
         "path of another machine": "remove the key",
         "polygon not nested": "put [ and ] around it",
         "RLE too short": "sum up to 3062",

@@ -118,7 +118,9 @@ def test_images_may_be_in_dvc_and_labels_in_git(dvc_project: Path) -> None:
     git(dvc_project, "add", "data")
     assert check_folder(Path("data/mine")) == []
     shutil.rmtree(dvc_project / "data/mine/test/images")
-    with pytest.raises(UserError, match=r"data/mine/test/images is not here.* dvc pull data/mine/test/images\.dvc"):
+    with pytest.raises(
+        UserError, match=r"data/mine/test/images does not exist, but .* dvc pull data/mine/test/images\.dvc"
+    ):
         check_folder(Path("data/mine"))
 
 

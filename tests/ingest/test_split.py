@@ -138,7 +138,9 @@ def test_a_split_is_cut_only_on_request_and_conversion_keeps_it(tmp_path: Path) 
 def test_a_split_that_exists_is_never_cut_again(tmp_path: Path) -> None:
     _, error = validate(make_coco(tmp_path / "data"), tmp_path, split={"valid": 0.5})
     assert error is not None
-    assert error.startswith("validate.split.valid asks for a valid split, but valid/_annotations.coco.json has one")
+    assert error.startswith(
+        "validate.split.valid asks for a valid split, but valid/_annotations.coco.json already has one"
+    )
 
 
 @pytest.mark.parametrize("split", [{"valid": 0.0}, {"valid": 0.7, "test": 0.3}, {"valid": 1.0}, {"part": 0.1}])

@@ -28,7 +28,7 @@ def test_the_position_grid_follows_the_resolution_only_for_variants_where_it_did
 
 
 def test_an_indivisible_resolution_is_an_error_with_the_nearest_ones() -> None:
-    with pytest.raises(UserError, match=r"400 .* 16 x windows 2 = 32 .* 384 or 416"):
+    with pytest.raises(UserError, match=r"400 .* by 32, .* 16 x windows 2 .* 384 or 416"):
         parse(ModelConfig, {"variant": "nano", "resolution": 400}, "params.yaml: model").architecture(3)
 
 

@@ -166,7 +166,7 @@ def test_a_class_of_the_project_that_params_name_is_an_input_of_train(trained: P
     for command in (("python", "-m", "rfdetr_core", "check"), ("dvc", "repro")):
         done = project.run(*command, check=False)
         assert done.returncode != 0
-        assert "no digest of code has" in done.stdout + done.stderr
+        assert "no code digest covers" in done.stdout + done.stderr
     assert Lock.read(project.folder).stages["train"] == before
 
 

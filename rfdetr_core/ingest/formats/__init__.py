@@ -18,7 +18,7 @@ _FORMATS = (
     (coco.PLAIN_LAYOUT, coco.plain_files, coco.read_plain),
     (yolo.LAYOUT, yolo.is_present, yolo.read),
 )
-_NAMED = "\n  COCO files of other names: name them in validate.coco of params.yaml"
+_NAMED = "\n  COCO files with other names, which validate.coco of params.yaml must name"
 LABEL_SUFFIXES = (".json", ".txt", ".yaml", ".yml")  # suffixes of the files beside the images of a dataset
 
 

@@ -30,8 +30,8 @@ LAYOUT = f"COCO as Roboflow exports it: train/{ANNOTATIONS} beside the images, a
 # Folder names of the splits, compared without case.
 FOLDERS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 PLAIN_LAYOUT = (
-    "COCO itself: annotations/instances_train2017.json and train2017/ (or images/train2017/), val, test; CVAT's "
-    "instances_default.json is train"
+    "original COCO: annotations/instances_train2017.json and train2017/ (or images/train2017/), the same for val and "
+    "test; CVAT's instances_default.json is train"
 )
 _PLAIN = re.compile(r"instances_((train|val|test|default)[^/]*)\.json", re.IGNORECASE)
 _SPLITS = {"val": "valid", "default": "train"}
@@ -78,7 +78,7 @@ def read_json(root: Path, file: str, findings: Findings) -> Any:
         problem = "it is nested too deeply"
     except (OSError, ValueError) as error:
         problem = str(getattr(error, "strerror", error))
-    findings.add("labels-unreadable", place, f"it is not valid JSON: {problem}")
+    findings.add("labels-unreadable", place, f"it cannot be read as JSON: {problem}")
     return None
 
 
@@ -114,7 +114,7 @@ def read_plain(root: Path, findings: Findings) -> Dataset:
     places = {}
     for split, names in plain_files(root).items():
         if len(names) > 1:
-            message = f"{' and '.join(names)} are both the {split} split. Choose: validate.coco in params.yaml"
+            message = f"{' and '.join(names)} are both the {split} split. Choose one with validate.coco in params.yaml"
             findings.add("labels-malformed", Place(names[1]), message)
             continue
         name = _PLAIN.fullmatch(names[0].removeprefix("annotations/"))
@@ -166,7 +166,7 @@ def _read_splits(root: Path, places: Mapping[str, tuple[str, str]], findings: Fi
         unlisted = {path for path in listing(root, folder) if path not in listed} if not findings.broken else set()
         misspelt = (_find_misspelt(root, dataset[name], unlisted, findings) for name in names)
         for path in sorted(unlisted.difference(*misspelt)):
-            findings.add("image-not-listed", Place(path, image=path), f"{files} does not name this image")
+            findings.add("image-not-listed", Place(path, image=path), f"this image is not in {files}")
     return dataset
 
 
@@ -236,9 +236,7 @@ def _read_split(root: Path, file: str, folder: str, findings: Findings) -> Split
     for number, entry in enumerate(lists[2]):
         class_id = ids.integer(entry)
         if class_id is None:
-            findings.add(
-                "class-malformed", Place(file), f"categories[{number}] is {short_repr(entry)}, without a valid id"
-            )
+            findings.add("class-malformed", Place(file), f"categories[{number}] has no valid id: {short_repr(entry)}")
         else:
             categories.append(Category(class_id, entry.get("name"), entry.get("supercategory")))
     if ids.converted:
@@ -274,8 +272,9 @@ def _check_licences(entries: list[Any], file: str, licences: Mapping[str, str], 
     unknown = [(entry, licence) for entry, licence in licence_ids if licence not in ("", "0", *licences)]
     if unknown:
         (entry, licence), *_ = unknown
-        message = f"{len(unknown)} images have a license that is not in licenses. The first: {short_repr(licence)}, of "
-        findings.add("metadata-licence-unknown", Place(file), message + short_repr(entry.get("file_name")))
+        message = f"{len(unknown)} images have a license that is not in the list licenses. The first: "
+        message += f"{short_repr(licence)} of {short_repr(entry.get('file_name'))}"
+        findings.add("metadata-licence-unknown", Place(file), message)
 
 
 def _metadata(entry: dict[str, Any], licences: Mapping[str, str]) -> dict[str, str] | None:
@@ -296,7 +295,7 @@ def _read_images(
     for number, entry in enumerate(entries):
         identity = ids.integer_or_text(entry)
         if identity is None:
-            findings.add("image-malformed", Place(file), f"images[{number}] is {short_repr(entry)}, without a valid id")
+            findings.add("image-malformed", Place(file), f"images[{number}] has no valid id: {short_repr(entry)}")
             continue
         problem = name_problem(entry.get("file_name"))
         path = joined(folder, str(entry.get("file_name")))
@@ -306,7 +305,11 @@ def _read_images(
         elif identity in images:
             findings.add("image-id-doubled", place, f"another entry also has the image id {identity}")
         elif path in paths:
-            findings.add("image-listed-twice", place, f"image id {identity} and {paths[path]} are both {path}")
+            findings.add(
+                "image-listed-twice",
+                place,
+                f"the entries with the image ids {identity} and {paths[path]} both name {path}",
+            )
         earlier = images.get(identity)
         # If an id has two files, its annotations may belong to either, so both are left out.
         if earlier is None or earlier.path != path:
@@ -336,13 +339,11 @@ def _read_annotations(
         integer_id = identity if isinstance(identity, int) else None
         place = Place(file, annotation=integer_id, image=record.path if record else None)
         if identity is None:
-            findings.add(
-                "annotation-malformed", place, f"annotations[{number}] is {short_repr(entry)}, without a valid id"
-            )
+            findings.add("annotation-malformed", place, f"annotations[{number}] has no valid id: {short_repr(entry)}")
         elif identity in seen_ids:
             findings.add("annotation-id-doubled", place, f"another annotation also has the id {identity}")
         elif owner not in images:
-            findings.add("annotation-without-image", place, f"there is no image id {short_repr(entry.get('image_id'))}")
+            findings.add("annotation-without-image", place, f"no image has the id {short_repr(entry.get('image_id'))}")
         elif record:
             box, segmentation, area = map(entry.get, ("bbox", "segmentation", "area"))
             class_id = ids.integer(entry, "category_id")
@@ -356,5 +357,5 @@ def _read_annotations(
             record.annotations.append(Annotation(place, category, box, segmentation, area, crowd))
         seen_ids.add(-1 if identity is None else identity)
     if ignored:
-        message = f"{len(ignored)} annotations have ignore: 1, the first has id {ignored[0]}"
+        message = f"{len(ignored)} annotations have ignore: 1. The first has the id {ignored[0]}"
         findings.add("ignored-as-crowd", Place(file), message)

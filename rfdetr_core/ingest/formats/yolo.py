@@ -49,7 +49,7 @@ def read(root: Path, findings: Findings) -> Dataset:
         findings.add("labels-unreadable", place, str(error).replace(str(root / place.file), "it"))
         return {}
     if not isinstance(content, dict):
-        findings.add("labels-malformed", place, f"it has {short_repr(content)} instead of keys")
+        findings.add("labels-malformed", place, f"it has no keys, only {short_repr(content)}")
         return {}
     categories = _read_names(content, place, findings)
     base, keypoints = _base_folder(root, content.get("path"), place, findings), _keypoints(content, place, findings)
@@ -102,7 +102,9 @@ def _count_unlabelled(root: Path, name: str, records: list[ImageRecord], place: 
     ]
     if without_labels:
         first, count = without_labels[0], len(without_labels)
-        message = f"{count} of {len(records)} images of {name} have no label file, so they count as without objects"
+        message = (
+            f"{count} of {len(records)} images of {name} have no label file, so they count as images without objects"
+        )
         message += f". The first: {first}. Its label file would be {label_path(first)}"
         findings.add("image-without-labels", place, message)
 
@@ -121,7 +123,9 @@ def _check_unused_label_files(root: Path, owners: dict[str, str], findings: Find
             continue
         if label := spelt.get(plain_name(path)):
             image = owners[label]
-            message = f"the label file of {image!a} is {label!a}, not {path!a}: case or Unicode form differs"
+            message = (
+                f"the label file of {image!a} must be called {label!a}, not {path!a}: case or Unicode form differs"
+            )
             if findings.add("name-differs", Place(path, image=image), message):
                 misspelt.add(image)
             continue
@@ -184,9 +188,9 @@ def _base_folder(root: Path, entry: Any, place: Place, findings: Findings) -> st
     if entry.startswith(("/", "\\")) or entry[1:2] == ":":
         if name_problem(f"x/{_path_below(root, '.', entry)}") or entry[1:2] == ":":
             message = (
-                f"path is {short_repr(entry)}, outside the dataset folder. Is it from another machine? If so, remove "
+                f"path is {short_repr(entry)}, which is outside the dataset folder. Is it from another machine? If so, "
             )
-            message += f"the key: then train, val and test are relative to the folder of {place.file}"
+            message += f"remove the key: then train, val and test are relative to the folder of {place.file}"
             findings.add("labels-outside", place, message)
             return None
     else:
@@ -318,7 +322,7 @@ def _read_objects(root: Path, record: ImageRecord, keypoints: int, findings: Fin
                 ". Is the last number the id of a track, as CVAT writes it? Remove it: export again without tracks"
             )
         elif len(values) == 5:
-            message += ". Is the last number a confidence? Then these are predictions"
+            message += ". Is the last number a confidence? Then the file has predictions, not labels"
         findings.add("annotation-malformed", place, message)
     return lines is not None
 
