@@ -38,8 +38,8 @@ from rfdetr_core.inference.benchmark import (
     measure,
     noise,
     open_model,
-    torch_threads,
 )
+from rfdetr_core.inference.predictor import torch_threads
 from rfdetr_core.model.config import VARIANTS
 from rfdetr_core.model.detector import build_detector
 

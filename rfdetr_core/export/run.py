@@ -30,7 +30,7 @@ from rfdetr_core.export.graph import RESIZE, CompleteGraph, RawGraph
 from rfdetr_core.export.onnx_file import OnnxDraft
 from rfdetr_core.export.openvino_file import OpenVinoDraft, to_openvino
 from rfdetr_core.inference.exported import ExportedPredictor, as_input
-from rfdetr_core.inference.predictor import BasePredictor
+from rfdetr_core.inference.predictor import BasePredictor, torch_threads
 from rfdetr_core.inference.sessions import Array, open_session
 from rfdetr_core.lineage.records import RECORD, record_names
 from rfdetr_core.model.config import Architecture
@@ -270,7 +270,8 @@ def _measure(
         folder = Path(temporary)
         path, *_ = draft.write(folder, {**description, "parity": {}})
         read_exported(path)
-        session = open_session(path, threads=1)  # so that every machine with this processor measures the same
+        # One thread, here and below: so every machine with this processor measures the same differences.
+        session = open_session(path, threads=1)
         capability = torch.backends.cpu.get_cpu_capability()
         figures: dict[str, Any] = {
             "runtime": session.runtime,
@@ -282,7 +283,10 @@ def _measure(
                 opened = parity.FileWithTokens(
                     session, open_session(draft.write_with_tokens(folder), threads=1), images
                 )
-                differences = parity.compare(opened, source.detector, source.architecture, pictures, config.batch_size)
+                with torch_threads(1):
+                    differences = parity.compare(
+                        opened, source.detector, source.architecture, pictures, config.batch_size
+                    )
                 figures["queries"] = differences.figures()
             elif config.batch_size is None:
                 figures["batches"] = parity.compare_batches(session, images, side, [*pictures, *parity.noise()][0])

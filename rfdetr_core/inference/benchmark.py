@@ -27,7 +27,7 @@ from rfdetr_core.checkpoint.exported import SUFFIXES
 from rfdetr_core.data.preprocess import normalise, pixels
 from rfdetr_core.inference.conversion import to_rgb
 from rfdetr_core.inference.exported import ExportedPredictor, as_input, load_predictor
-from rfdetr_core.inference.predictor import BasePredictor, Predictor
+from rfdetr_core.inference.predictor import BasePredictor, Predictor, torch_threads
 from rfdetr_core.ingest.folder import listing
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
@@ -183,17 +183,6 @@ def benchmark(
             )
             rows += measure(all_contenders, pictures, batch, seconds)
     return Benchmark(machine({row.device for row in rows}), source, seconds, rows)
-
-
-@contextlib.contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Let torch use `count` CPU threads while the block runs."""
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads_before)
 
 
 def open_model(path: Path, device: str, threads: int) -> BasePredictor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import numbers
 import sys
@@ -355,3 +356,14 @@ def find_device(name: str) -> str:
     if str(name) not in devices:
         raise UserError(f"device {str(name)!r} is not available. Use auto, or one of: {', '.join(devices)}.")
     return str(name)
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use `count` CPU threads while the block runs. On some processors their number changes the last bits."""
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads_before)

@@ -43,6 +43,7 @@ def use_portable(config: TrainConfig) -> None:
     if (capability := torch.backends.cpu.get_cpu_capability()) != "AVX2" or not with_mkl:
         raise UserError(
             "train.portable needs an x86-64 processor with AVX2, a torch with MKL, and environment variables that are "
-            f"set before Python starts. Here torch has {capability}. Set train.portable: false, or start Python again."
+            f"set before Python starts. Here torch computes with {capability}. Set train.portable: false, or start "
+            "Python again."
         )
     setattr(torch.backends.mkldnn, "enabled", False)  # noqa: B010 - a property of a module

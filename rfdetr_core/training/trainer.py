@@ -217,7 +217,8 @@ def build_trainer(
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - a property of a module
     if "spawn" in config.strategy:
         raise UserError(
-            f"train.strategy {config.strategy} copies the training to other processes, which is impossible. Use ddp."
+            f"train.strategy is {config.strategy}, which copies the training to other processes. That is impossible. "
+            "Use ddp."
         )
     kind = device_kind(config)
     if kind == "cpu":
