@@ -37,6 +37,8 @@ from rfdetr_core.training.module import TrainingModule
 from rfdetr_core.training.record import first_process, sole_writer
 from rfdetr_core.training.run import errors_explained, quiet_lightning, say_batch_size
 
+_USAGE = "build_trainer takes train_config and model_config, in this order. Give other options by name."
+
 
 class RFDETRModelModule(TrainingModule):
     """Trains a detector. A subclass may override any step or hook of Lightning.
@@ -280,12 +282,12 @@ def build_trainer(*arguments: Any, **keywords: Any) -> Trainer:
     names = ("train_config", "model_config")
     _check_callbacks(keywords.get("callbacks"))
     if not arguments and not keywords.keys() & {*names, "config"}:
-        raise UserError("build_trainer takes train_config and model_config, in this order. Give other options by name.")
+        raise UserError(_USAGE)
     if len(arguments) < 2 and not keywords.keys() & set(names):
         return training.build_trainer(*arguments, **keywords)
     options = dict(zip(names, arguments, strict=False)) | keywords
     if len(arguments) > 2 or not options.keys() >= set(names):
-        raise UserError("build_trainer takes train_config and model_config, in this order. Give other options by name.")
+        raise UserError(_USAGE)
     train_config, model_config = (options.pop(name) for name in names)
     check_configs("build_trainer", model_config, train_config)
     return _configured(prepare(model_config, train_config), **options)

@@ -104,8 +104,9 @@ def check_values(value: Any, where: str, place: str = "") -> None:
         current, current_place, level = waiting.pop()
         remaining -= 64 + (len(current) if isinstance(current, str) else 0)
         if remaining < 0 or level > MOST_LEVELS:
-            limit = f"{MOST_LEVELS} levels of nesting" if level > MOST_LEVELS else f"{MOST_BYTES:,} bytes when expanded"
-            raise UserError(f"{where}: {place or short(current_place) or 'its content'} has more than {limit}.")
+            raise UserError(
+                f"{where}: {place or short(current_place) or 'its content'} has more than {exceeded_limit(level)}."
+            )
         if problem := _problem(current):
             raise UserError(f"{where}: {current_place or 'its content'}: {problem}.")
         if isinstance(current, dict):
@@ -145,6 +146,11 @@ def _value_text(value: Any) -> str:
     return (
         short(repr(value[: 2 * _SHOWN] if isinstance(value, str) else value)) if plain else f"a {type(value).__name__}"
     )
+
+
+def exceeded_limit(level: int) -> str:
+    """The limit that a content exceeds: the levels of nesting if `level` exceeds it, else the size."""
+    return f"{MOST_LEVELS} levels of nesting" if level > MOST_LEVELS else f"{MOST_BYTES:,} bytes when expanded"
 
 
 def short(text: str) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import MOST_LEVELS, open_regular
 from rfdetr_core.base.memory import shortage_message
-from rfdetr_core.base.schema import MOST_BYTES, short
+from rfdetr_core.base.schema import MOST_BYTES, exceeded_limit, short
 
 # Older files of upstream have `args` of these types instead of a dict. Both only hold values.
 _NAMESPACES: list[Any] = [argparse.Namespace, types.SimpleNamespace]
@@ -140,8 +140,9 @@ class _Copy:
             self.remaining -= _REPEATED if id(value) in self.copied else 0
             self.copied.add(id(value))
         if self.remaining < 0 or level > MOST_LEVELS:
-            limit = f"{MOST_LEVELS} levels of nesting" if level > MOST_LEVELS else f"{MOST_BYTES:,} bytes when expanded"
-            raise UserError(f"{self.path}: {place.partition('.')[0] or 'its content'} has more than {limit}.")
+            raise UserError(
+                f"{self.path}: {place.partition('.')[0] or 'its content'} has more than {exceeded_limit(level)}."
+            )
         if isinstance(value, Tensor):
             self._check_bytes(_bytes_of(value), place)
             return value

@@ -26,7 +26,7 @@ from rfdetr_core.data.datamodule import TrainingData
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.evaluation.evaluate import detect, machine_of, split_to_score
 from rfdetr_core.evaluation.scoring import Scored, write_results
-from rfdetr_core.inference.predictor import Predictor
+from rfdetr_core.inference.predictor import Predictor, torch_threads
 from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.metrics.names import PREFIX
 from rfdetr_core.observers.history import read_history
@@ -200,13 +200,12 @@ def _threads(number: Any) -> Iterator[int]:
     If `number` is not a positive number up to 1024, the current number is kept. Afterwards, the settings that
     Lightning's Trainer changes for the whole process (deterministic algorithms) are restored.
     """
-    before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    workspace = os.environ.get(_WORKSPACE)
+    deterministic, workspace = torch.are_deterministic_algorithms_enabled(), os.environ.get(_WORKSPACE)
+    count = number if isinstance(number, int) and 0 < number <= 1024 else torch.get_num_threads()
     try:
-        torch.set_num_threads(number if isinstance(number, int) and 0 < number <= 1024 else before)
-        yield torch.get_num_threads()
+        with torch_threads(count):
+            yield torch.get_num_threads()
     finally:
-        torch.set_num_threads(before)
         torch.use_deterministic_algorithms(deterministic)
         os.environ.pop(_WORKSPACE, None)
         if workspace is not None:
